@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Each sets up .venv by itself. Windows: see README, "Without make".
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.skipstone-ready
+PEERS := stable-diffusion-sdkit==2.1.5 ca-tome==0.1.3 deepcache
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/skipstone demo
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy core nodes a1111_extension
+
+bench: setup
+	$(BIN)/skipstone bench tokens
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,39 @@
+"""Skipstone: wait less for diffusion pictures without losing the picture.
+
+This folder is three things at once: the `skipstone` Python package, a ComfyUI node pack (`comfy_entrypoint`) and an
+AUTOMATIC1111/Forge extension (through `scripts/`). Importing it does no work: names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+WEB_DIRECTORY = "./web"
+
+_PUBLIC = {
+    "accelerate": ".core.engine.accelerate",
+    "Handle": ".core.engine.accelerate",
+    "TokenMerge": ".core.recipe",
+    "Recipe": ".core.recipe",
+    "preset": ".core.recipe",
+    "SkipstoneError": ".core.errors",
+}
+
+__all__ = ["WEB_DIRECTORY", "__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562), so that hosts that never need it never pay for it."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name], __name__), name)
+
+
+async def comfy_entrypoint() -> Any:
+    """ComfyUI's V3 entry: the extension that lists the nodes. ComfyUI is imported here and nowhere earlier."""
+    from .nodes import SkipstoneExtension
+
+    return SkipstoneExtension()

@@ -1,0 +1,32 @@
+"""The catalogue of model families. A new family is one file here and one line in `FAMILIES`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import ModelError
+from .diffusers_unet import DIFFUSERS_UNET
+from .dit import DIFFUSERS_DIT, DIT
+from .family import Family, Inputs, KeyBias, Site, class_name, unwrapped
+from .ldm_unet import LDM_UNET
+
+FAMILIES: tuple[Family, ...] = (LDM_UNET, DIFFUSERS_UNET, DIFFUSERS_DIT, DIT)
+
+__all__ = ["FAMILIES", "Family", "Inputs", "KeyBias", "Site", "class_name", "recognise", "sites_of", "unwrapped"]
+
+
+def recognise(root: nn.Module) -> Family:
+    """The family of a network. Raises :class:`ModelError` for one that no family matches."""
+    for family in FAMILIES:
+        if family.matches(unwrapped(root)):
+            return family
+    known = ", ".join(f.name for f in FAMILIES)
+    raise ModelError(f"{class_name(root)} is of no supported family ({known}): give the U-Net or transformer itself")
+
+
+def sites_of(root: nn.Module, family: Family) -> list[Site]:
+    """The transformer blocks of a network. Raises :class:`ModelError` when it has none."""
+    sites = family.sites(unwrapped(root))
+    if not sites:
+        raise ModelError(f"{class_name(root)} has no self-attention to merge tokens in: use it without token merging")
+    return sites

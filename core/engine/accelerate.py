@@ -1,0 +1,203 @@
+"""The one verb of the library: `accelerate(model_or_pipeline, recipe) -> Handle`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..blocks import Inputs
+from ..errors import Decline, ModelError
+from ..recipe import Recipe, TokenMerge, as_recipe
+from .attach import Override
+from .engine import Engine
+from .labels import Labels
+from .meter import Report
+from .session import Call
+
+
+class Schedule(Protocol):
+    """Where a pipeline's calls can be read from (:class:`skipstone.core.pipelines.diffusers.PipelineSchedule`)."""
+
+    train_steps: float
+
+    def token(self) -> object:
+        """An object that is another one whenever a new run begins."""
+
+    def timesteps(self) -> list[float]:
+        """The run's timesteps, one per call."""
+
+    def value(self, timestep: Any) -> float | None:
+        """A timestep's value without waiting for the device, where that is possible."""
+
+
+def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome") -> Handle:
+    """Make a model or diffusers pipeline faster until the handle is removed.
+
+    target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
+    recipe: a :class:`Recipe`, a :class:`TokenMerge`, a preset name, a JSON file's path or a recipe dict.
+
+    Returns a :class:`Handle`, also usable as a context manager. Accelerating the same model again replaces what was
+    there. A neutral recipe touches nothing. Raises :class:`RecipeError` or :class:`ModelError` with the remedy.
+    """
+    wanted = as_recipe(recipe)
+    root = _network(target)
+    for earlier in _handles_on(root):
+        earlier.remove()
+    return Handle(root, wanted, None if target is root else target)
+
+
+class Handle:
+    """What :func:`accelerate` installed on a model: read its report, remove it.
+
+    On a pipeline, runs begin and end by themselves. On a bare model a run begins at the first forward and whenever the
+    timestep rises or the latent's size changes; :meth:`begin` and :meth:`end` say it explicitly.
+    """
+
+    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None) -> None:
+        """Install. Use :func:`accelerate`."""
+        self.engine = Engine(root, recipe)
+        self._schedule = _schedule(pipeline)
+        self._by_hand = False
+        self._forget()
+        self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe in force."""
+        return self.engine.recipe
+
+    def report(self) -> Report:
+        """What was done in the current run, or in the last one when none is under way."""
+        running = self.engine.running
+        return running.meter.finish() if running else self.engine.report
+
+    def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> None:
+        """Begin a run of a bare model by hand. timesteps: one per call where they are known; the run before ends."""
+        self.end()
+        self._by_hand = True
+        self.engine.begin(timesteps, train_steps)
+
+    def end(self) -> Report:
+        """End the run under way, free its state, and return its report."""
+        self._forget()
+        self._by_hand = False
+        return self.engine.end()
+
+    def remove(self) -> Report:
+        """Take everything off the model, which is then as it was before. May be called twice."""
+        for remover in reversed(self._removers):
+            remover()
+        self._removers = []
+        return self.end()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.remove()
+
+    def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
+        removers: list[Callable[[], None]] = []
+        if self.engine.family.calls_forward:
+            override = Override(root, self._around, repeats=True)
+            override.install()
+            removers.append(override.remove)
+        else:
+            removers.append(root.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            removers.append(root.register_forward_hook(self._after, with_kwargs=True, always_call=True).remove)
+        if pipeline is not None:
+            from ..pipelines.diffusers import watch_end
+
+            removers.append(watch_end(pipeline, self.end))
+        return removers
+
+    def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._before(None, args, kwargs)
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            self._after(None, args, kwargs, None)
+
+    def _before(self, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = self.engine.family.inputs(args, kwargs)
+        try:
+            timestep, latent = self._timestep(inputs), _latent(inputs.latent)
+        except Decline as reason:
+            (self.engine.running or self.engine.begin()).meter.decline("a whole call", str(reason))
+            return
+        self._begin_if_new(timestep, latent)
+        streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
+        session = self.engine.running
+        assert session is not None
+        session.begin_call(Call(timestep, latent, streams))
+
+    def _after(self, module: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
+        if self.engine.running:
+            self.engine.running.end_call()
+
+    def _timestep(self, inputs: Inputs) -> float:
+        known = self._schedule.value(inputs.timestep) if self._schedule else None
+        if known is not None:
+            return known
+        value = inputs.timestep
+        if isinstance(value, Tensor) and value.numel():
+            return float(value.flatten()[0])
+        if isinstance(value, (int, float)):
+            return float(value)
+        raise Decline("no timestep could be read from its arguments")
+
+    def _begin_if_new(self, timestep: float, latent: tuple[int, int]) -> None:
+        token = self._schedule.token() if self._schedule else None
+        rises = self._last is not None and timestep > self._last
+        new = token is not self._token or latent != self._latent or rises
+        self._last, self._latent, self._token = timestep, latent, token
+        if self._by_hand or (self.engine.running and not new):
+            return
+        self.engine.end()
+        self._labels = Labels()
+        self.engine.begin(self._calls_from(timestep), self._schedule.train_steps if self._schedule else 1000.0)
+
+    def _calls_from(self, timestep: float) -> list[float] | None:
+        steps = self._schedule.timesteps() if self._schedule else []
+        return steps[steps.index(timestep) :] if timestep in steps else None
+
+    def _forget(self) -> None:
+        self._labels = Labels()
+        self._last: float | None = None
+        self._latent: tuple[int, int] | None = None
+        self._token: object = None
+
+
+def _latent(value: Any) -> tuple[int, int]:
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        raise Decline("its input is no picture latent [batch, channels, height, width]")
+    return value.shape[2], value.shape[3]
+
+
+def _network(target: Any) -> nn.Module:
+    if isinstance(target, nn.Module):
+        return target
+    for name in ("unet", "transformer"):
+        if isinstance(getattr(target, name, None), nn.Module):
+            return getattr(target, name)
+    raise ModelError(f"{type(target).__name__} is no model and has no unet or transformer: give one that has")
+
+
+def _schedule(pipeline: Any) -> Schedule | None:
+    if getattr(pipeline, "scheduler", None) is None:
+        return None
+    from ..pipelines.diffusers import PipelineSchedule
+
+    return PipelineSchedule(pipeline)
+
+
+def _handles_on(root: nn.Module) -> list[Handle]:
+    """Handles whose hook or override stands on the module."""
+    own = getattr(root.__dict__.get("forward"), "__self__", None)
+    hooks = [*root._forward_pre_hooks.values(), own.around if isinstance(own, Override) else None]
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    return [owner for owner in owners if isinstance(owner, Handle)]

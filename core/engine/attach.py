@@ -1,0 +1,77 @@
+"""Overriding a module's `forward` for one call, and putting back exactly what stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+Around = Callable[..., Any]
+"""(inner forward, *args, **kwargs) -> output"""
+
+
+class Override:
+    """One module's forward, run through `around(inner, *args, **kwargs)` while installed.
+
+    What stood in the instance's `forward` (accelerate's hooks, a host's object patch) is the inner forward. Entered a
+    second time in one call (reference-only ControlNet, perturbed attention), the module runs plain, unless `repeats`.
+    """
+
+    def __init__(self, module: nn.Module, around: Around, repeats: bool = False) -> None:
+        """Prepare; nothing is touched until :meth:`install`. The callable put in place stays the same object."""
+        self._module = module
+        self.around = around
+        self._repeats = repeats
+        self._spent = True
+        self._forward = self._call
+
+    def install(self) -> None:
+        """Put the override in the instance's `forward`."""
+        self._had_own = "forward" in self._module.__dict__
+        self._inner = self._module.forward
+        self._spent = False
+        self._module.__dict__["forward"] = self._forward
+
+    def remove(self) -> None:
+        """Put back what stood there, unless somebody replaced ours meanwhile; then ours just passes calls on."""
+        self._spent = True
+        own = self._module.__dict__
+        if own.get("forward") is not self._forward:
+            return
+        if self._had_own:
+            own["forward"] = self._inner
+        else:
+            del own["forward"]
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self._spent:
+            return self._inner(*args, **kwargs)
+        self._spent = not self._repeats
+        return self.around(self._inner, *args, **kwargs)
+
+
+class Overrides:
+    """Overrides that are installed together for one call."""
+
+    def __init__(self, items: Iterable[Override]) -> None:
+        """Prepare; nothing is touched."""
+        self._items = tuple(items)
+        self._on = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def install(self) -> None:
+        """Install all, in order."""
+        if not self._on:
+            self._on = True
+            for item in self._items:
+                item.install()
+
+    def remove(self) -> None:
+        """Remove all, last first. May be called any number of times."""
+        if self._on:
+            self._on = False
+            for item in reversed(self._items):
+                item.remove()

@@ -1,0 +1,33 @@
+"""Multiply-adds of the modules that token maps touch, from their shapes (one sample; matmuls of attention included)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..tokens.grid import Partition
+
+
+def module_macs(module: nn.Module, role: str, tokens: int, channels: int, context: int | None) -> int:
+    """Multiply-adds of an attention or feed-forward on `tokens` tokens; `context`: tokens of a cross-attention's keys."""
+    if role == "ff":
+        return tokens * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+    inner = _inner(module, channels)
+    if context is None:
+        return 4 * tokens * channels * inner + 2 * tokens * tokens * inner
+    return 2 * tokens * channels * inner + 2 * tokens * context * inner
+
+
+def _inner(attention: nn.Module, channels: int) -> int:
+    query = getattr(attention, "to_q", None)
+    return getattr(query, "out_features", channels)
+
+
+def matching_macs(partition: Partition, metric: Tensor, matching: Literal["dense", "local"]) -> int:
+    """Multiply-adds of the similarity between sources and destinations for metric [B, N, C]."""
+    batch, _, channels = metric.shape
+    if matching == "dense":
+        return batch * channels * len(partition.src) * len(partition.dst)
+    count, depth = partition.tiles.src.shape
+    return batch * channels * count * depth * partition.tiles.dst.shape[1]

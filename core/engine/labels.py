@@ -1,0 +1,55 @@
+"""Who the rows of a forward belong to, where no host says so (bare models and diffusers pipelines).
+
+A conditioning tensor that was seen before identifies its cond by object identity. Otherwise the forward's place among
+those of its timestep does: the first of two is the same cond at each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from torch import Tensor
+
+from .clock import Stream
+
+_MOST_CONDITIONINGS = 16
+
+
+class Labels:
+    """Labels the forwards of one run."""
+
+    def __init__(self) -> None:
+        """Before the first forward."""
+        self._known: list[Tensor] = []
+        self._timestep: float | None = None
+        self._place = 0
+        self._first_count: int | None = None
+
+    def label(self, timestep: float, conditioning: Any, rows: int) -> tuple[Stream, ...]:
+        """The stream of this forward's rows. Call once per forward, in order."""
+        self._advance(timestep)
+        key: Hashable = self._identity(conditioning)
+        if key is None:
+            key = ("place", self._place % (self._first_count or self._place + 1))
+        context = conditioning.shape[1] if isinstance(conditioning, Tensor) and conditioning.ndim > 1 else None
+        return (Stream((key, rows, context), rows),)
+
+    def _advance(self, timestep: float) -> None:
+        if timestep == self._timestep:
+            self._place += 1
+            return
+        if self._timestep is not None and self._first_count is None:
+            self._first_count = self._place + 1
+        self._timestep, self._place = timestep, 0
+
+    def _identity(self, conditioning: Any) -> Hashable:
+        if not isinstance(conditioning, Tensor):
+            return None
+        for number, known in enumerate(self._known):
+            if known is conditioning:
+                return ("cond", number)
+        if self._first_count is None and len(self._known) < _MOST_CONDITIONINGS:
+            self._known.append(conditioning)
+            return ("cond", len(self._known) - 1)
+        return None

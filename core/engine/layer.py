@@ -1,0 +1,183 @@
+"""One transformer block in one run: finds its pairs at checkpoints, reuses them between, and runs its modules on the map.
+
+The order inside a block is that of CA-ToMe: `x + expand(attn1(reduce(norm1(x))))`, pairs found on the raw `x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..blocks import KeyBias, Site
+from ..errors import Decline
+from ..recipe import TokenMerge
+from ..tokens.grid import Grid, Partition, drawn, grid_of, top_left
+from ..tokens.maps import Pairs, TokenMap, bucket_size, counts_above, select_pairs
+from ..tokens.matching import best_pairs
+from .arguments import Arguments, split
+from .attach import Around, Override
+from .clock import Stream
+from .costs import matching_macs, module_macs
+from .meter import Entry, Meter
+
+_SEED_STEP = 1_000_003
+
+
+class Run(Protocol):
+    """What a layer reads of the session that it belongs to."""
+
+    settings: TokenMerge
+    meter: Meter
+    epoch: int
+    index: int
+    latent: tuple[int, int]
+    streams: tuple[Stream, ...]
+
+    def check_level(self, grid: Grid) -> None:
+        """Raise Decline for a grid coarser than the recipe serves."""
+
+    def on_pairs(self, layer: str, pairs: Pairs) -> None:
+        """Told whenever pairs were searched."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Something kept since the checkpoint epoch at which it was found."""
+
+    epoch: int
+    pairs: Pairs
+
+
+class TokenLayer:
+    """A site's state over one run. Nothing of it outlives the session."""
+
+    def __init__(self, site: Site, number: int, run: Run, key_bias: KeyBias | None) -> None:
+        """number: the site's place in the network, part of the seed of random destinations."""
+        self.site = site
+        self._number = number
+        self._run = run
+        self._key_bias = key_bias
+        self._stored: dict[Hashable, _Stored] = {}
+        self._maps: dict[tuple[Hashable, ...], TokenMap] = {}
+        self._maps_epoch = -1
+        self.start_forward()
+
+    def start_forward(self) -> None:
+        """Forget what belongs to one forward."""
+        self._raw: Tensor | None = None
+        self._map: TokenMap | None = None
+        self._search_macs = 0
+        self._counted = False
+
+    def overrides(self) -> list[Override]:
+        """The overrides that serve this layer."""
+        targets = [(m, role) for role, m in self.site.modules.items() if role in self._run.settings.targets]
+        return [Override(self.site.norm, self._around_norm), *(Override(m, self._around(role)) for m, role in targets)]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by pairs and maps, in bytes."""
+        return sum(s.pairs.nbytes for s in self._stored.values()) + sum(m.nbytes for m in self._maps.values())
+
+    def _around_norm(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._raw = x
+        return inner(x, *args, **kwargs)
+
+    def _around(self, role: str) -> Around:
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            call = Arguments(args, kwargs)
+            try:
+                token_map = self._token_map(args[0] if args else None)
+                parts = [] if token_map.identity else split(token_map, call, self_attention=role == "attn1")
+            except Decline as reason:
+                self._run.meter.decline(self.site.name, str(reason))
+                return inner(*args, **kwargs)
+            self._count(role, token_map, call)
+            if token_map.identity:
+                return inner(*args, **kwargs)
+            self._add_bias(role, token_map, parts)
+            return token_map.expand([inner(*p.args, **p.kwargs) for p in parts])
+
+        return around
+
+    def _add_bias(self, role: str, token_map: TokenMap, parts: list[Arguments]) -> None:
+        """Proportional attention: log(group size) on the key logits, where the host's attention can carry it."""
+        if role != "attn1" or not self._run.settings.proportional:
+            return
+        try:
+            if self._key_bias is None:
+                raise Decline("this model's attention takes no key bias here")
+            for part, bias in zip(parts, token_map.log_sizes(), strict=True):
+                part.kwargs = self._key_bias(self.site.modules[role], part.kwargs, bias.to(part.args[0].dtype))
+        except Decline as reason:
+            self._run.meter.note(f"proportional attention is off: {reason}")
+
+    def _token_map(self, x: Any) -> TokenMap:
+        """The map for this forward: assembled from stored pairs where all streams have them, else found anew."""
+        raw = self._raw
+        if not isinstance(x, Tensor) or x.ndim != 3 or raw is None or raw.shape[:2] != x.shape[:2]:
+            raise Decline("its tokens are not [batch, tokens, channels] with the block's norm in front")
+        if self._map is None:
+            self._map = self._assemble(raw)
+        return self._map
+
+    def _assemble(self, raw: Tensor) -> TokenMap:
+        streams, epoch = self._run.streams, self._run.epoch
+        layout = tuple((s.key, s.rows, self._run.latent, raw.shape[1], raw.dtype, raw.device) for s in streams)
+        if self._maps_epoch != epoch:
+            self._maps, self._maps_epoch = {}, epoch
+        if layout not in self._maps:
+            stored = [self._stored.get(key) for key in layout]
+            current = [s.pairs for s in stored if s is not None and s.epoch == epoch]
+            pairs = Pairs.cat(current) if len(current) == len(layout) else self._search(raw, layout)
+            self._maps[layout] = TokenMap(pairs)
+        return self._maps[layout]
+
+    def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
+        """Partition, match, select (CA-ToMe III-A), and keep the pairs per stream. Waits for the device once."""
+        settings, streams = self._run.settings, self._run.streams
+        if sum(s.rows for s in streams) != raw.shape[0]:
+            raise Decline(f"a batch of {raw.shape[0]} where {sum(s.rows for s in streams)} rows were announced")
+        grid = grid_of(self._run.latent, raw.shape[1])
+        self._run.check_level(grid)
+        partition = self._partition(grid, raw.device)
+        with torch.no_grad():
+            score, best = best_pairs(raw.detach(), partition, settings.matching)
+            bucket = bucket_size(grid.tokens, settings.bucket)
+            counts = counts_above(score, settings.threshold, bucket, shared=settings.batch == "max")
+            pairs = select_pairs(score, best, partition, counts)
+        self._search_macs = matching_macs(partition, raw, settings.matching)
+        self._keep(layout, pairs)
+        return pairs
+
+    def _keep(self, layout: tuple[Any, ...], pairs: Pairs) -> None:
+        at = 0
+        for key, stream in zip(layout, self._run.streams, strict=True):
+            self._stored[key] = _Stored(self._run.epoch, pairs.rows(at, at + stream.rows))
+            at += stream.rows
+        self._run.on_pairs(self.site.name, pairs)
+
+    def _partition(self, grid: Grid, device: torch.device) -> Partition:
+        settings = self._run.settings
+        if settings.destination == "top_left":
+            return top_left(grid, settings.stride, device)
+        seed = (settings.seed * _SEED_STEP + self._number) * _SEED_STEP + self._run.epoch
+        return drawn(grid, settings.stride, torch.Generator().manual_seed(seed % 2**63), device)
+
+    def _count(self, role: str, token_map: TokenMap, call: Arguments) -> None:
+        module, x = self.site.modules[role], call.args[0]
+        batch, tokens, channels = x.shape
+        context = call.context_tokens if role == "attn2" else None
+        groups = [(len(g), k) for g, k in zip(token_map.groups, token_map.kept, strict=True)]
+        dense = batch * module_macs(module, role, tokens, channels, context)
+        done = sum(n * module_macs(module, role, kept, channels, context) for n, kept in groups)
+        search = 0 if self._counted else self._search_macs
+        pairs = "" if self._counted else "searched" if search else "reused"
+        self._counted = True
+        name = self.site.name if role == "attn1" else f"{self.site.name}.{role}"
+        kept = sum(n * k for n, k in groups)
+        self._run.meter.add(Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs))

@@ -1,0 +1,161 @@
+"""What ran and what it saved: counted where it happens, told in a :class:`Report`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One module in one forward: tokens in and kept (summed over the batch), multiply-adds dense and done.
+
+    pairs: "searched" or "reused", empty for further modules of a block whose pairs are counted already.
+    """
+
+    layer: str
+    call: int
+    tokens: int
+    kept: int
+    macs_dense: int
+    macs_done: int
+    pairs: str
+
+
+@dataclass
+class LayerReport:
+    """Totals of one layer over a run. kept_by_call: share of its tokens that attention ran on, per call."""
+
+    tokens: int = 0
+    kept: int = 0
+    searched: int = 0
+    reused: int = 0
+    macs_dense: int = 0
+    macs_done: int = 0
+    kept_by_call: dict[int, float] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Count one entry."""
+        self.tokens += entry.tokens
+        self.kept += entry.kept
+        self.searched += entry.pairs == "searched"
+        self.reused += entry.pairs == "reused"
+        self.macs_dense += entry.macs_dense
+        self.macs_done += entry.macs_done
+        self.kept_by_call[entry.call] = entry.kept / max(1, entry.tokens)
+
+
+@dataclass
+class Report:
+    """What Skipstone did in one run.
+
+    calls: evaluations of the denoiser. served: layers that ran on a token map at least once. declined: reason -> what.
+    macs_dense, macs_done: multiply-adds of the served modules without and with merging, pair search included.
+    """
+
+    calls: int = 0
+    layers: dict[str, LayerReport] = field(default_factory=dict)
+    declined: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    cache_bytes: int = 0
+    planned: bool = True
+
+    @property
+    def served(self) -> int:
+        """Number of layers served."""
+        return len(self.layers)
+
+    @property
+    def merged_share(self) -> float:
+        """Share of the served layers' tokens that were merged away, in [0, 1]."""
+        tokens = sum(layer.tokens for layer in self.layers.values())
+        return 1 - sum(layer.kept for layer in self.layers.values()) / tokens if tokens else 0.0
+
+    @property
+    def macs_dense(self) -> int:
+        """Multiply-adds that the served modules would have cost."""
+        return sum(layer.macs_dense for layer in self.layers.values())
+
+    @property
+    def macs_done(self) -> int:
+        """Multiply-adds that they did cost, pair search included."""
+        return sum(layer.macs_done for layer in self.layers.values())
+
+    @property
+    def searched(self) -> int:
+        """How often pairs were searched anew."""
+        return sum(layer.searched for layer in self.layers.values())
+
+    @property
+    def reused(self) -> int:
+        """How often pairs were reused."""
+        return sum(layer.reused for layer in self.layers.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        totals = ("served", "merged_share", "macs_dense", "macs_done", "searched", "reused")
+        return {**asdict(self), **{name: getattr(self, name) for name in totals}}
+
+    def to_json(self) -> str:
+        """The report as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def summary(self) -> str:
+        """A few plain lines for a node, panel or console."""
+        if not self.calls:
+            return "Skipstone: no run yet"
+        lines = [self._headline()]
+        lines += [f"not served: {_shorten(what)}: {reason}" for reason, what in self.declined.items()]
+        return "\n".join([*lines, *self.notes])
+
+    def _headline(self) -> str:
+        if not self.served:
+            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged"
+        saved = 1 - self.macs_done / self.macs_dense if self.macs_dense else 0.0
+        return (
+            f"merged {self.merged_share:.0%} of the tokens in {self.served} layers, {self.calls} calls\n"
+            f"pairs searched {self.searched}x, reused {self.reused}x\n"
+            f"saved {saved:.0%} of these layers' attention, {(self.macs_dense - self.macs_done) / 1e9:.1f} GMAC\n"
+            f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"
+        )
+
+
+class Meter:
+    """Collects entries of one run."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.report = Report()
+        self._started = time.perf_counter()
+        self._declined: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, entry: Entry) -> None:
+        """Count one layer of one forward."""
+        self.report.layers.setdefault(entry.layer, LayerReport()).add(entry)
+
+    def decline(self, what: str, reason: str) -> None:
+        """Note that `what` (a layer or call) was not served, and why."""
+        self._declined[reason].add(what)
+
+    def note(self, text: str) -> None:
+        """Add one line to the report, once."""
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+    def keep_cache(self, nbytes: int) -> None:
+        """Note the cache's present size; the report tells the peak."""
+        self.report.cache_bytes = max(self.report.cache_bytes, nbytes)
+
+    def finish(self) -> Report:
+        """Bring the report up to date and return it."""
+        self.report.seconds = time.perf_counter() - self._started
+        self.report.declined = {reason: sorted(what) for reason, what in self._declined.items()}
+        return self.report
+
+
+def _shorten(what: list[str]) -> str:
+    return what[0] if len(what) == 1 else f"{what[0]} and {len(what) - 1} more"

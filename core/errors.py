@@ -1,0 +1,19 @@
+"""The errors that Skipstone raises: one type per kind of trouble, each message one line that names the remedy."""
+
+from __future__ import annotations
+
+
+class SkipstoneError(ValueError):
+    """Base of all errors raised on purpose. Hosts catch it, tell the user once, and run dense."""
+
+
+class RecipeError(SkipstoneError):
+    """A recipe, preset or schedule that cannot be read or makes no sense."""
+
+
+class ModelError(SkipstoneError):
+    """A model that Skipstone cannot serve."""
+
+
+class Decline(Exception):
+    """Raised inside a call by one layer that cannot be served; that layer runs dense and the reason is reported."""

@@ -1,0 +1,211 @@
+"""What the user asks for: frozen dataclasses, presets, and their JSON form.
+
+A :class:`Recipe` holds one setting object per mechanism. Everything is checked when it is built, so that a recipe which
+exists is a recipe that can run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
+from .errors import RecipeError
+from .schedule import CHECKPOINT_PRESETS, parse_checkpoints
+
+FORMAT_VERSION = 1
+
+Destination = Literal["top_left", "random"]
+BatchRule = Literal["per_sample", "max"]
+Matching = Literal["dense", "local"]
+Target = Literal["attn1", "attn2", "ff"]
+MAX_DOWNSAMPLES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class TokenMerge:
+    """Cached adaptive token merging (CA-ToMe, arXiv 2501.00946, section III).
+
+    threshold: cosine similarity in [-1, 1] from which a source token is merged into its best destination; 1 is off.
+    checkpoints: calls at which the pairs are searched anew: a preset name, `"every"`, or a list of call indices of the
+        paper's 51 calls. In between, the pairs are reused.
+    stride: cell size (rows, columns); each full cell has one destination token.
+    max_downsample: coarsest level served, as latent side over token-grid side. `"auto"` is the finest level that has
+        attention and, where that is not the latent's own resolution (SDXL, DiT), the next one as well.
+    destination: `"top_left"` token of each cell (the paper), or one drawn at random per checkpoint (the released code).
+    batch: `"per_sample"` merges each sample by its own count; `"max"` (the released code) by the largest of the batch.
+    targets: modules that run on merged tokens.
+    matching: `"dense"` compares every source with every destination; `"local"` only inside tiles of 8 x 8 cells.
+    proportional: add log(group size) to the key logits, so that a merged token weighs as many as it stands for.
+    start, end: part of the sampling run that is served, 0 the noisiest call and 1 the last.
+    bucket: merged counts are rounded down to a multiple of this; `"auto"` is N/16 rounded to 32.
+    absolute: take `checkpoints` as indices of the actual calls, without mapping to the run's length.
+    index_base: 1 counts calls from one, as the released code does.
+    seed: seed of the random destinations.
+    """
+
+    threshold: float = 0.7
+    checkpoints: str | tuple[int, ...] = "config_3"
+    stride: tuple[int, int] = (2, 2)
+    max_downsample: int | Literal["auto"] = "auto"
+    destination: Destination = "top_left"
+    batch: BatchRule = "per_sample"
+    targets: tuple[Target, ...] = ("attn1",)
+    matching: Matching = "dense"
+    proportional: bool = False
+    start: float = 0.0
+    end: float = 1.0
+    bucket: int | Literal["auto"] = "auto"
+    absolute: bool = False
+    index_base: Literal[0, 1] = 0
+    seed: int = 0
+
+    kind = "token_merge"
+
+    def __post_init__(self) -> None:
+        """Normalise lists to tuples and refuse what cannot run. Raises :class:`RecipeError`."""
+        for name in ("stride", "targets"):
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "checkpoints", parse_checkpoints(self.checkpoints))
+        number("threshold", self.threshold, -1.0, 1.0, "1 switches merging off, 0.7 is the paper's choice")
+        window(self.start, self.end)
+        choice("destination", self.destination, get_args(Destination))
+        choice("batch", self.batch, get_args(BatchRule))
+        choice("matching", self.matching, get_args(Matching))
+        choice("index_base", self.index_base, (0, 1))
+        choice("max_downsample", self.max_downsample, ("auto", *MAX_DOWNSAMPLES))
+        for target in self.targets:
+            choice("targets", target, get_args(Target))
+        stride_pair(self.stride)
+        if self.bucket != "auto":
+            integer("bucket", self.bucket, 1, "use 1 for exact counts or 'auto'")
+        integer("seed", self.seed, 0, "use any whole number from 0 on")
+        for name in ("proportional", "absolute"):
+            choice(name, getattr(self, name), (True, False))
+
+    @property
+    def neutral(self) -> bool:
+        """True when these settings cannot change anything, so that no override is installed at all."""
+        return self.threshold >= 1.0 or not self.targets or self.start >= self.end or self.stride == (1, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything Skipstone does to one model: one setting object per mechanism, None where it is not used."""
+
+    merge: TokenMerge | None = None
+    name: str = ""
+
+    @property
+    def neutral(self) -> bool:
+        """True when the recipe changes nothing."""
+        return self.merge is None or self.merge.neutral
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`."""
+        methods = [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in (self.merge,) if m is not None]
+        return {"skipstone": FORMAT_VERSION, "name": self.name, "methods": methods}
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as a JSON file."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Recipe:
+        """Build a recipe from its JSON form. Raises :class:`RecipeError` that says which key is wrong."""
+        if not isinstance(data, dict) or "skipstone" not in data:
+            raise RecipeError("not a Skipstone recipe: expected an object with the key 'skipstone' (format version)")
+        if data["skipstone"] != FORMAT_VERSION:
+            raise RecipeError(
+                f"recipe format {data['skipstone']!r} is not supported (this is {FORMAT_VERSION}): update Skipstone"
+            )
+        known_keys("recipe", data, {"skipstone", "name", "methods"})
+        methods = data.get("methods", [])
+        if not isinstance(methods, list) or not all(isinstance(m, dict) for m in methods):
+            raise RecipeError("recipe key 'methods' must be a list of objects, each with a 'kind'")
+        fields: dict[str, Any] = {}
+        for method in methods:
+            slot, value = _method_from_dict(method)
+            if slot in fields:
+                raise RecipeError(f"recipe has two methods of kind {method['kind']!r}: keep one")
+            fields[slot] = value
+        return cls(name=str(data.get("name", "")), **fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Parse JSON text. Raises :class:`RecipeError`."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"recipe is not JSON (line {error.lineno}: {error.msg}): check the file") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe file. Raises :class:`RecipeError` when it is missing or wrong."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read recipe {str(path)!r} ({error}): give the path of a JSON file") from None
+        return cls.from_json(text)
+
+
+_KINDS = {TokenMerge.kind: ("merge", TokenMerge)}
+
+_PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
+_REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
+_MERGE_PRESETS = {
+    "ca_tome": _PAPER,
+    "balanced": dataclasses.replace(_PAPER, matching="local", proportional=True),
+    "reference": _REFERENCE,
+}
+
+
+def preset(name: str) -> Recipe:
+    """A ready recipe: `ca_tome` (the paper), `reference` (choices of the released code), `balanced` (ours), or
+    `ca_tome:<checkpoint preset>`, for instance `ca_tome:config_1`. Raises :class:`RecipeError` for other names."""
+    base, _, checkpoints = name.partition(":")
+    if base not in _MERGE_PRESETS:
+        raise RecipeError(f"no preset named {name!r}: choose one of {', '.join(preset_names())}")
+    merge = _MERGE_PRESETS[base]
+    return Recipe(merge=dataclasses.replace(merge, checkpoints=checkpoints) if checkpoints else merge, name=name)
+
+
+def preset_names() -> list[str]:
+    """Names that :func:`preset` takes."""
+    return [*_MERGE_PRESETS, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
+
+
+def as_recipe(value: Recipe | TokenMerge | str | Path | dict[str, Any]) -> Recipe:
+    """Accept a recipe in any of its forms: object, single method, preset name, JSON file path or dict."""
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, TokenMerge):
+        return Recipe(merge=value)
+    if isinstance(value, dict):
+        return Recipe.from_dict(value)
+    if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
+        return Recipe.load(value)
+    if isinstance(value, str):
+        return preset(value)
+    raise RecipeError(f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, preset or JSON file")
+
+
+def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
+    kind = data.get("kind")
+    if kind not in _KINDS:
+        raise RecipeError(f"unknown method kind {kind!r}: known kinds are {', '.join(_KINDS)}")
+    slot, cls = _KINDS[kind]
+    values = {k: v for k, v in data.items() if k != "kind"}
+    known_keys(kind, values, {f.name for f in dataclasses.fields(cls)})
+    return slot, cls(**values)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
