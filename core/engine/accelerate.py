@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,7 +23,9 @@ from .session import Call
 class Schedule(Protocol):
     """Where a pipeline's calls can be read from (:class:`skipstone.core.pipelines.diffusers.PipelineSchedule`)."""
 
-    train_steps: float
+    @property
+    def train_steps(self) -> float:
+        """Number of training timesteps."""
 
     def token(self) -> object:
         """An object that is another one whenever a new run begins."""
@@ -50,6 +53,18 @@ def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str,
     return Handle(root, wanted, None if target is root else target)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What tells one run from the next: the schedule's token, the latent's size, a timestep that only falls."""
+
+    timestep: float = float("inf")
+    latent: tuple[int, int] | None = None
+    token: object = None
+
+    def follows_not(self, before: _Seen) -> bool:
+        return self.token is not before.token or self.latent != before.latent or self.timestep > before.timestep
+
+
 class Handle:
     """What :func:`accelerate` installed on a model: read its report, remove it.
 
@@ -62,7 +77,8 @@ class Handle:
         self.engine = Engine(root, recipe)
         self._schedule = _schedule(pipeline)
         self._by_hand = False
-        self._forget()
+        self._labels = Labels()
+        self._seen = _Seen()
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
 
     @property
@@ -151,10 +167,9 @@ class Handle:
         raise Decline("no timestep could be read from its arguments")
 
     def _begin_if_new(self, timestep: float, latent: tuple[int, int]) -> None:
-        token = self._schedule.token() if self._schedule else None
-        rises = self._last is not None and timestep > self._last
-        new = token is not self._token or latent != self._latent or rises
-        self._last, self._latent, self._token = timestep, latent, token
+        now = _Seen(timestep, latent, self._schedule.token() if self._schedule else None)
+        new = now.follows_not(self._seen)
+        self._seen = now
         if self._by_hand or (self.engine.running and not new):
             return
         self.engine.end()
@@ -167,9 +182,7 @@ class Handle:
 
     def _forget(self) -> None:
         self._labels = Labels()
-        self._last: float | None = None
-        self._latent: tuple[int, int] | None = None
-        self._token: object = None
+        self._seen = _Seen()
 
 
 def _latent(value: Any) -> tuple[int, int]:

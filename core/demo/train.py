@@ -1,0 +1,269 @@
+"""Train the demo model from nothing but drawn pictures: `python -m skipstone.core.demo.train --minutes 80 --out DIR`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from .classifier import accuracy, held_out_accuracy, load_classifier, save_classifier, train_classifier
+from .model import DemoPipeline, load_demo, new_pipeline, pipeline_tensors, save_demo, to_latents, to_pil
+from .pictures import CLASSES, draw_pictures
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The command line."""
+
+    out: Path
+    """Folder for weights, training state, sample grids and the report."""
+    minutes: float = 80.0
+    """Wall-clock budget of the U-Net's training; the learning rate reaches zero at its end."""
+    pictures: int = 30_000
+    """Drawn training pictures."""
+    batch: int = 16
+    lr: float = 1e-3
+    warmup: int = 200
+    """Steps of linear learning-rate warm-up."""
+    dropout: float = 0.12
+    """Share of labels replaced by the empty prompt, for classifier-free guidance."""
+    ema: float = 0.999
+    guidance: float = 3.0
+    """Guidance scale of the sample grids and of the final evaluation."""
+    snapshot_minutes: float = 5.0
+    classifier_steps: int = 1500
+    samples: int = 300
+    """Generated pictures that the classifier judges at the end."""
+    seed: int = 0
+
+
+@dataclass
+class Run:
+    """Everything that a resumed run needs: weights, their moving average, the optimizer, how far it is."""
+
+    pipe: DemoPipeline
+    optimizer: torch.optim.Optimizer
+    average: dict[str, torch.Tensor]
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+def log(**values: Any) -> None:
+    """One line of JSON per event."""
+    print(json.dumps({"at": datetime.datetime.now().strftime("%H:%M:%S"), **values}), flush=True)
+
+
+def new_run(settings: Settings) -> Run:
+    """An untrained run; convolutions in channels-last, the last layer at zero."""
+    pipe = new_pipeline()
+    pipe.unet.to(memory_format=torch.channels_last).train()
+    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
+    parameters = [*pipe.unet.parameters(), *pipe.class_table.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    return Run(pipe, optimizer, {name: tensor.clone() for name, tensor in pipeline_tensors(pipe).items()})
+
+
+def save_run(run: Run, path: Path) -> None:
+    """Write the whole state of `run`."""
+    tensors = {f"weights.{name}": tensor for name, tensor in pipeline_tensors(run.pipe).items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in run.average.items()}
+    for index, state in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"step": str(run.step), "seconds": str(run.seconds)})
+
+
+def resume_run(run: Run, path: Path) -> None:
+    """Read into `run` what `save_run` wrote."""
+    with safe_open(path, framework="pt") as file:
+        run.step, run.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, name = key.split(".", 1)
+        if kind == "optimizer":
+            index, moment = name.split(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        else:
+            (pipeline_tensors(run.pipe) if kind == "weights" else run.average)[name].copy_(tensor)
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def draw_timesteps(count: int, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """Timesteps int64 [count] whose log-SNR is spread like that of the cosine schedule.
+
+    The linear schedule works with every sampler but spends half of its steps in near-pure noise; the log-SNR of the
+    cosine schedule at time u is -2 log tan(pi u / 2) (Nichol & Dhariwal 2021, eq. 17).
+    """
+    noise_to_signal = ((1 - alphas_cumprod) / alphas_cumprod).log()
+    wanted = 2 * (torch.rand(count) * math.pi / 2).tan().log()
+    return torch.searchsorted(noise_to_signal, wanted).clamp(max=len(alphas_cumprod) - 1)
+
+
+def diffusion_loss(run: Run, pictures: torch.Tensor, labels: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Mean squared error of the predicted velocity for `pictures` uint8 [B, 3, 64, 64]."""
+    scheduler, table = run.pipe.scheduler, run.pipe.class_table
+    latents = to_latents(pictures).contiguous(memory_format=torch.channels_last)
+    noise, t = torch.randn_like(latents), draw_timesteps(len(latents), scheduler.alphas_cumprod)
+    labels = torch.where(torch.rand(len(labels)) < dropout, table.null, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = run.pipe.unet(scheduler.add_noise(latents, noise, t), t, table(labels)).sample
+    return F.mse_loss(velocity.float(), scheduler.get_velocity(latents, noise, t))
+
+
+def learning_rate(settings: Settings, run: Run) -> float:
+    """Linear warm-up by steps, cosine decay by the share of the time budget that is spent."""
+    spent = min(run.seconds / (60 * settings.minutes), 1)
+    return settings.lr * min((run.step + 1) / settings.warmup, 1) * (1 + math.cos(math.pi * spent)) / 2
+
+
+def update_average(run: Run, decay: float) -> None:
+    """Move the averaged weights towards the live ones; young averages move faster."""
+    decay = min(decay, (1 + run.step) / (10 + run.step))
+    live = pipeline_tensors(run.pipe)
+    torch._foreach_lerp_(list(run.average.values()), [live[name] for name in run.average], 1 - decay)
+
+
+def train_step(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+    """One batch: loss, gradient, AdamW, average."""
+    chosen = torch.randint(len(pictures), (settings.batch,))
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, run)
+    loss = diffusion_loss(run, pictures[chosen], labels[chosen], settings.dropout)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.optimizer.param_groups[0]["params"], 1.0)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.step += 1
+    update_average(run, settings.ema)
+    run.losses.append(loss.item())
+
+
+def record(settings: Settings, run: Run, **more: Any) -> dict[str, Any]:
+    """What the weights' metadata say about their training."""
+    minutes, date = round(run.seconds / 60, 1), datetime.date.today().isoformat()
+    images = run.step * settings.batch
+    return {"steps": run.step, "images": images, "batch": settings.batch, "minutes": minutes, "date": date, **more}
+
+
+def sample(pipe: DemoPipeline, settings: Settings, count: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` pictures [count, 3, 64, 64] in 0..1 and the labels that were asked for; the classes take turns."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    labels = torch.arange(count) % len(CLASSES)
+    pipe.set_progress_bar_config(disable=True)
+    keywords = {"guidance_scale": settings.guidance, "generator": generator, "output_type": "pt"}
+    drawn = [pipe(part, num_inference_steps=steps, **keywords).images for part in labels.split(50)]
+    return torch.cat(drawn), labels
+
+
+def save_grid(pictures: torch.Tensor, path: Path) -> None:
+    """Write pictures [B, 3, H, W] as a grid with one column per class."""
+    rows = pictures.unflatten(0, (-1, len(CLASSES)))
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    to_pil(sheet[None])[0].resize((2 * sheet.shape[2], 2 * sheet.shape[1]), Image.Resampling.NEAREST).save(path)
+
+
+def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> None:
+    """Write the state, the averaged weights and a grid; log how many of its pictures the classifier names right."""
+    save_run(run, settings.out / "state.safetensors")
+    path = settings.out / "snapshot.safetensors"
+    save_demo(run.average, path, record(settings, run))
+    pictures, labels = sample(load_demo(path), settings, count, steps)
+    save_grid(pictures, settings.out / f"grid_{run.step:05d}.png")
+    right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
+    loss = sum(run.losses) / max(len(run.losses), 1)
+    run.losses.clear()
+    log(snapshot=run.step, images=run.step * settings.batch, minutes=run.seconds / 60, loss=loss, right=right)
+
+
+def choose_threads(take_step: Callable[[], None]) -> None:
+    """Take one step with every core and one with a single core, and stay with the faster.
+
+    On a shared machine a starved core makes all others wait at every operator.
+    """
+    spent = {}
+    for threads in (os.cpu_count() or 1, 1):
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        take_step()
+        spent[threads] = time.perf_counter() - start
+    torch.set_num_threads(min(spent, key=spent.__getitem__))
+
+
+def train_unet(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+    """Train until the time budget is spent; snapshots do not count against it."""
+    take_step = partial(train_step, settings, run, pictures, labels)
+    next_snapshot = run.seconds + 60 * settings.snapshot_minutes
+    while run.seconds < 60 * settings.minutes:
+        start = time.perf_counter()
+        for _ in range(24):
+            take_step()
+        choose_threads(take_step)
+        run.seconds += time.perf_counter() - start
+        loss = sum(run.losses[-26:]) / 26
+        log(step=run.step, minutes=round(run.seconds / 60, 2), loss=round(loss, 4), threads=torch.get_num_threads())
+        if run.seconds >= next_snapshot:
+            snapshot(settings, run)
+            next_snapshot = run.seconds + 60 * settings.snapshot_minutes
+    save_run(run, settings.out / "state.safetensors")
+
+
+def prepare_classifier(settings: Settings, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+    """Train and save the classifier if `out` has none yet; its held-out accuracy."""
+    path = settings.out / "icons_classifier.safetensors"
+    if not path.exists():
+        model = train_classifier(pictures, labels, settings.classifier_steps)
+        save_classifier(model, path, held_out_accuracy(model))
+    held_out = held_out_accuracy(load_classifier(path))
+    log(classifier_held_out_accuracy=held_out)
+    return held_out
+
+
+def finish(settings: Settings, run: Run, held_out: float) -> None:
+    """Judge 50-step samples of the averaged weights and write these with the full record."""
+    path = settings.out / "icons_unet.safetensors"
+    save_demo(run.average, path, record(settings, run))
+    pictures, labels = sample(load_demo(path), settings, settings.samples, steps=50)
+    save_grid(pictures[: 6 * len(CLASSES)], settings.out / "grid_final.png")
+    right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
+    judged = {"sample_accuracy": right, "samples": settings.samples, "guidance": settings.guidance}
+    report = record(settings, run, classifier_held_out_accuracy=held_out, sampler="DDIM, 50 steps", **judged)
+    save_demo(run.average, path, report)
+    (settings.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    log(**report)
+
+
+def main(settings: Settings) -> None:
+    """Draw, train the classifier, train (or resume) the U-Net, evaluate."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    pictures, labels = draw_pictures(settings.pictures, settings.seed)
+    log(drawn=len(pictures))
+    held_out = prepare_classifier(settings, pictures, labels)
+    run = new_run(settings)
+    state = settings.out / "state.safetensors"
+    if state.exists():
+        resume_run(run, state)
+        torch.manual_seed(settings.seed + run.step)
+    train_unet(settings, run, pictures, labels)
+    finish(settings, run, held_out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
