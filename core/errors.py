@@ -15,5 +15,9 @@ class ModelError(SkipstoneError):
     """A model that Skipstone cannot serve."""
 
 
+class MaskError(SkipstoneError):
+    """A mask, or mask file, that cannot be read or does not fit the model."""
+
+
 class Decline(Exception):
     """Raised inside a call by one layer that cannot be served; that layer runs dense and the reason is reported."""

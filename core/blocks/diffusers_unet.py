@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import Decline
 from .family import Family, Site, block_sites, class_name
+from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
 
 _BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
@@ -34,3 +35,52 @@ DIFFUSERS_UNET = Family(
     names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
     key_bias=mask_bias,
 )
+
+
+def unet_graph(root: nn.Module) -> BlockGraph:
+    """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
+    builder = GraphBuilder()
+    skips: list[frozenset[int]] = [builder.state]
+    for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]
+        path = f"down_blocks.{number}"
+        for layer in range(len(stage.resnets)):
+            _layer(builder, path, stage, layer, depth=len(skips))
+            skips.append(builder.state)
+        for sampler in range(len(getattr(stage, "downsamplers", None) or ())):
+            _sample(builder, f"{path}.downsamplers.{sampler}", stage.downsamplers[sampler], depth=len(skips))
+            skips.append(builder.state)
+    _middle(builder, root.mid_block)  # type: ignore[arg-type]
+    for number, stage in enumerate(root.up_blocks):  # type: ignore[arg-type, union-attr]
+        path = f"up_blocks.{number}"
+        for layer in range(len(stage.resnets)):
+            builder.join(skips.pop())
+            _layer(builder, path, stage, layer, depth=len(skips))
+        for sampler in range(len(getattr(stage, "upsamplers", None) or ())):
+            _sample(builder, f"{path}.upsamplers.{sampler}", stage.upsamplers[sampler], depth=len(skips))
+    return builder.build()
+
+
+def _layer(builder: GraphBuilder, path: str, stage: Any, layer: int, depth: int) -> None:
+    builder.add(Block(f"{path}.resnets.{layer}", "resnet", stage.resnets[layer], depth))
+    attentions = getattr(stage, "attentions", None)
+    if attentions is not None and len(attentions) > layer and attentions[layer] is not None:
+        builder.add(Block(f"{path}.attentions.{layer}", _kind(attentions[layer]), attentions[layer], depth))
+
+
+def _middle(builder: GraphBuilder, middle: Any) -> None:
+    if middle is None:
+        return
+    builder.add(Block("mid_block.resnets.0", "resnet", middle.resnets[0], MIDDLE))
+    for number, resnet in enumerate(list(middle.resnets)[1:]):
+        attention = middle.attentions[number] if len(middle.attentions) > number else None
+        if attention is not None:
+            builder.add(Block(f"mid_block.attentions.{number}", _kind(attention), attention, MIDDLE))
+        builder.add(Block(f"mid_block.resnets.{number + 1}", "resnet", resnet, MIDDLE))
+
+
+def _sample(builder: GraphBuilder, name: str, module: nn.Module, depth: int) -> None:
+    builder.add(Block(name, "sample", module, depth, derived=True))
+
+
+def _kind(attention: nn.Module) -> str:
+    return "transformer" if class_name(attention) == "Transformer2DModel" else "attention"

@@ -6,6 +6,7 @@ from torch import nn
 
 from .diffusers_unet import diffusers_sites, mask_bias
 from .family import Family, Site, block_sites, class_name
+from .graph import Block, BlockGraph, Caching, GraphBuilder
 
 _BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
 
@@ -34,4 +35,26 @@ DIT = Family(
     names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
     calls_forward=True,
     notes="facebook DiT's forward_with_cfg calls forward directly",
+)
+
+
+def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
+    """Blocks of a transformer: with branch caching the attentions and feed-forwards, with output caching whole blocks."""
+    builder = GraphBuilder(caching)
+    path = "transformer_blocks" if hasattr(root, "transformer_blocks") else "blocks"
+    for depth, block in enumerate(getattr(root, path)):
+        if caching == "output":
+            builder.add(Block(f"{path}.{depth}", "block", block, depth))
+            continue
+        for kind, names in _BRANCHES:
+            name = next((n for n in names if isinstance(getattr(block, n, None), nn.Module)), None)
+            if name is not None:
+                builder.add(Block(f"{path}.{depth}.{name}", kind, getattr(block, name), depth))
+    return builder.build()
+
+
+_BRANCHES = (
+    ("attention", ("attn1", "attn")),
+    ("cross-attention", ("attn2", "cross_attn")),
+    ("feed-forward", ("ff", "mlp")),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from .family import Family, Site, block_sites, class_name
+from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
 
 ROOTS = ("UNetModel", "IntegratedUNet2DConditionModel")
 
@@ -23,3 +24,33 @@ LDM_UNET = Family(
     sites=_sites,
     names=(("x",), ("timesteps",), ("context", "y")),
 )
+
+
+_KINDS = {
+    "ResBlock": "resnet",
+    "SpatialTransformer": "transformer",
+    "AttentionBlock": "attention",
+    "Downsample": "sample",
+    "Upsample": "sample",
+}
+
+
+def ldm_graph(root: nn.Module) -> BlockGraph:
+    """ResBlocks and SpatialTransformers in forward order, with the skips from input blocks to output blocks."""
+    builder = GraphBuilder()
+    skips: list[frozenset[int]] = []
+    for depth, layers in enumerate(root.input_blocks):  # type: ignore[arg-type, union-attr]
+        _walk(builder, f"input_blocks.{depth}", layers, depth)
+        skips.append(builder.state)
+    _walk(builder, "middle_block", root.middle_block, MIDDLE)  # type: ignore[arg-type]
+    for number, layers in enumerate(root.output_blocks):  # type: ignore[arg-type, union-attr]
+        builder.join(skips.pop())
+        _walk(builder, f"output_blocks.{number}", layers, len(skips))
+    return builder.build()
+
+
+def _walk(builder: GraphBuilder, path: str, layers: nn.Module, depth: int) -> None:
+    for number, layer in enumerate(layers.children()):
+        kind = _KINDS.get(class_name(layer))
+        if kind is not None:
+            builder.add(Block(f"{path}.{number}", kind, layer, depth, derived=kind == "sample"))

@@ -1,0 +1,126 @@
+"""A mask: which block runs at which call. Written by rules, by training or by hand; kept as safetensors with a JSON header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..blocks.graph import BlockGraph, Caching
+from ..errors import MaskError
+
+FORMAT_VERSION = 1
+_MOST_ENTRIES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Mask:
+    """run bool [T, L]: True where a block runs, False where its cached output is reused.
+
+    family: of the model it was made for. blocks: names of its L blocks, in forward order. timesteps: training timestep
+    of each call, falling. caching: what is cached, whole outputs or branches. probabilities [T, L]: as learned, or None.
+    provenance: how it came to be, for people.
+    """
+
+    run: np.ndarray
+    family: str
+    blocks: tuple[str, ...]
+    timesteps: tuple[float, ...]
+    caching: Caching = "output"
+    probabilities: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions. Raises :class:`MaskError`."""
+        calls, blocks = self.run.shape if self.run.ndim == 2 else (-1, -1)
+        if (calls, blocks) != (len(self.timesteps), len(self.blocks)):
+            raise MaskError(
+                f"mask of shape {list(self.run.shape)} does not fit its {len(self.timesteps)} timesteps and {len(self.blocks)} blocks"
+            )
+        if not calls or not self.run[0].all():
+            raise MaskError("the first call of a mask must run every block: nothing is cached before it")
+        if self.caching not in get_args(Caching):
+            raise MaskError(f"caching {self.caching!r} is not one of {', '.join(get_args(Caching))}")
+        if self.probabilities is not None and self.probabilities.shape != self.run.shape:
+            raise MaskError("the mask's probabilities have another shape than the mask")
+
+    @property
+    def share(self) -> float:
+        """Share of entries that run, in [0, 1]."""
+        return float(self.run.mean())
+
+    def check(self, family: str, graph: BlockGraph) -> None:
+        """Raise :class:`MaskError` unless the mask was made for this family and these blocks."""
+        names = tuple(graph.blocks[i].name for i in graph.masked)
+        if family != self.family:
+            raise MaskError(f"the mask is for a {self.family}, this model is a {family}: choose a mask made for it")
+        if names != self.blocks:
+            raise MaskError(
+                f"the mask has {len(self.blocks)} blocks, this model {len(names)} others: make a mask for this model"
+            )
+
+    def row_at(self, timestep: float) -> np.ndarray:
+        """The row [L] of the call nearest in timestep."""
+        distances = np.abs(np.asarray(self.timesteps) - timestep)
+        return self.run[int(distances.argmin())]
+
+    def mapped(self, timesteps: tuple[float, ...]) -> Mask:
+        """This mask for a run with other timesteps: each call takes the nearest row; runs that the nearer rows would have
+        made between two calls are made at the later one, so that no cache gets older than the mask allows."""
+        if len(timesteps) == len(self.timesteps) and np.allclose(timesteps, self.timesteps, atol=1.0):
+            return self
+        own = np.asarray(self.timesteps)
+        nearest = [int(np.abs(own - t).argmin()) for t in timesteps]
+        rows = [self.run[at] for at in nearest]
+        rows[0] = np.ones(len(self.blocks), dtype=bool)
+        return Mask(np.stack(rows), self.family, self.blocks, tuple(timesteps), self.caching, None, self.provenance)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as a safetensors file."""
+        tensors = {"run": torch.from_numpy(self.run.astype(np.uint8))}
+        if self.probabilities is not None:
+            tensors["probabilities"] = torch.from_numpy(self.probabilities.astype(np.float32))
+        head = {"skipstone_mask": FORMAT_VERSION, "family": self.family, "blocks": list(self.blocks)}
+        head |= {"timesteps": list(self.timesteps), "caching": self.caching, "provenance": self.provenance}
+        save_file(tensors, str(path), metadata={"mask": json.dumps(head)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mask:
+        """Read a mask file. Raises :class:`MaskError` for anything that is none."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                head = json.loads((file.metadata() or {})["mask"])
+                tensors = {name: file.get_tensor(name) for name in ("run", "probabilities") if name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise MaskError(f"cannot read mask {str(path)!r} ({error}): give a mask file of Skipstone") from None
+        except (KeyError, json.JSONDecodeError):
+            raise MaskError(f"{str(path)!r} is a safetensors file but no Skipstone mask") from None
+        return cls._from_parts(head, tensors, str(path))
+
+    @classmethod
+    def _from_parts(cls, head: Any, tensors: dict[str, torch.Tensor], path: str) -> Mask:
+        if not isinstance(head, dict) or head.get("skipstone_mask") != FORMAT_VERSION or "run" not in tensors:
+            raise MaskError(f"{path!r} is no mask of format {FORMAT_VERSION}: update Skipstone or make the mask anew")
+        if tensors["run"].numel() > _MOST_ENTRIES:
+            raise MaskError(f"{path!r} has {tensors['run'].numel()} entries, which no model needs")
+        probabilities = tensors.get("probabilities")
+        try:
+            return cls(
+                run=tensors["run"].numpy().astype(bool),
+                family=str(head["family"]),
+                blocks=tuple(map(str, head["blocks"])),
+                timesteps=tuple(map(float, head["timesteps"])),
+                caching=head["caching"],
+                probabilities=None if probabilities is None else probabilities.numpy(),
+                provenance=dict(head.get("provenance") or {}),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise (
+                error if isinstance(error, MaskError) else MaskError(f"{path!r} has a broken header: {error}")
+            ) from None
