@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import ModelError
-from .diffusers_unet import DIFFUSERS_UNET
+from .diffusers_unet import DIFFUSERS_DDPM, DIFFUSERS_UNET
 from .dit import DIFFUSERS_DIT, DIT
 from .family import Family, Inputs, KeyBias, Site, class_name, unwrapped
 from .ldm_unet import LDM_UNET
 
-FAMILIES: tuple[Family, ...] = (LDM_UNET, DIFFUSERS_UNET, DIFFUSERS_DIT, DIT)
+FAMILIES: tuple[Family, ...] = (LDM_UNET, DIFFUSERS_UNET, DIFFUSERS_DDPM, DIFFUSERS_DIT, DIT)
 
 __all__ = ["FAMILIES", "Family", "Inputs", "KeyBias", "Site", "class_name", "recognise", "sites_of", "unwrapped"]
 

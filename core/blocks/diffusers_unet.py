@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import Decline
 from .family import Family, Site, block_sites, class_name
-from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
+from .graph import MIDDLE, Block, BlockGraph, Caching, GraphBuilder
 
 _BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
@@ -28,18 +28,9 @@ def diffusers_sites(root: nn.Module) -> list[Site]:
     return block_sites(root, ("BasicTransformerBlock",), "attn1", "attn2", "ff")
 
 
-DIFFUSERS_UNET = Family(
-    name="diffusers U-Net",
-    matches=lambda root: class_name(root) == "UNet2DConditionModel",
-    sites=diffusers_sites,
-    names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
-    key_bias=mask_bias,
-)
-
-
-def unet_graph(root: nn.Module) -> BlockGraph:
+def unet_graph(root: nn.Module, caching: Caching = "output") -> BlockGraph:
     """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
-    builder = GraphBuilder()
+    builder = GraphBuilder(caching)
     skips: list[frozenset[int]] = [builder.state]
     for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]
         path = f"down_blocks.{number}"
@@ -84,3 +75,21 @@ def _sample(builder: GraphBuilder, name: str, module: nn.Module, depth: int) -> 
 
 def _kind(attention: nn.Module) -> str:
     return "transformer" if class_name(attention) == "Transformer2DModel" else "attention"
+
+
+DIFFUSERS_UNET = Family(
+    name="diffusers U-Net",
+    matches=lambda root: class_name(root) == "UNet2DConditionModel",
+    sites=diffusers_sites,
+    names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
+    graph=unet_graph,
+    key_bias=mask_bias,
+)
+
+DIFFUSERS_DDPM = Family(
+    name="diffusers DDPM U-Net",
+    matches=lambda root: class_name(root) == "UNet2DModel",
+    sites=lambda root: [],
+    names=(("sample",), ("timestep",), ("class_labels",)),
+    graph=unet_graph,
+)

@@ -10,31 +10,10 @@ from .graph import Block, BlockGraph, Caching, GraphBuilder
 
 _BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
 
-DIFFUSERS_DIT = Family(
-    name="diffusers DiT",
-    matches=lambda root: class_name(root) in ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
-    sites=diffusers_sites,
-    names=(("hidden_states",), ("timestep",), ("encoder_hidden_states", "class_labels")),
-    key_bias=mask_bias,
-)
-
-
-def _has_dit_blocks(root: nn.Module) -> bool:
-    blocks = getattr(root, "blocks", None)
-    return isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and class_name(blocks[0]) in _BLOCKS
-
-
-def _sites(root: nn.Module) -> list[Site]:
-    return block_sites(root, _BLOCKS, "attn", "cross_attn", "mlp")
-
-
-DIT = Family(
-    name="DiT",
-    matches=_has_dit_blocks,
-    sites=_sites,
-    names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
-    calls_forward=True,
-    notes="facebook DiT's forward_with_cfg calls forward directly",
+_BRANCHES = (
+    ("attention", ("attn1", "attn")),
+    ("cross-attention", ("attn2", "cross_attn")),
+    ("feed-forward", ("ff", "mlp")),
 )
 
 
@@ -53,8 +32,33 @@ def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
     return builder.build()
 
 
-_BRANCHES = (
-    ("attention", ("attn1", "attn")),
-    ("cross-attention", ("attn2", "cross_attn")),
-    ("feed-forward", ("ff", "mlp")),
+DIFFUSERS_DIT = Family(
+    name="diffusers DiT",
+    matches=lambda root: class_name(root) in ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
+    sites=diffusers_sites,
+    graph=dit_graph,
+    cachings=("branch", "output"),
+    names=(("hidden_states",), ("timestep",), ("encoder_hidden_states", "class_labels")),
+    key_bias=mask_bias,
+)
+
+
+def _has_dit_blocks(root: nn.Module) -> bool:
+    blocks = getattr(root, "blocks", None)
+    return isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and class_name(blocks[0]) in _BLOCKS
+
+
+def _sites(root: nn.Module) -> list[Site]:
+    return block_sites(root, _BLOCKS, "attn", "cross_attn", "mlp")
+
+
+DIT = Family(
+    name="DiT",
+    matches=_has_dit_blocks,
+    sites=_sites,
+    graph=dit_graph,
+    cachings=("branch", "output"),
+    names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
+    calls_forward=True,
+    notes="facebook DiT's forward_with_cfg calls forward directly",
 )

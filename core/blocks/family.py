@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .graph import BlockGraph, Caching
+
 
 @dataclass(frozen=True)
 class Site:
@@ -46,6 +48,7 @@ class Family:
     """How to find the blocks of one kind of network, and how to read the arguments of its forward.
 
     names: for the latent, timestep and conditioning: keyword names, in the order tried; positions 0, 1, 2.
+    graph: (network, caching) -> its blocks and who reads whom. cachings: what can be cached, the default first.
     calls_forward: the family's own code calls `forward` without `__call__`, so that hooks would not fire.
     """
 
@@ -53,6 +56,8 @@ class Family:
     matches: Callable[[nn.Module], bool]
     sites: Callable[[nn.Module], list[Site]]
     names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    graph: Callable[..., BlockGraph]
+    cachings: tuple[Caching, ...] = ("output",)
     key_bias: KeyBias | None = None
     calls_forward: bool = False
     notes: str = field(default="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from .family import Family, Site, block_sites, class_name
-from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
+from .graph import MIDDLE, Block, BlockGraph, Caching, GraphBuilder
 
 ROOTS = ("UNetModel", "IntegratedUNet2DConditionModel")
 
@@ -18,14 +18,6 @@ def _sites(root: nn.Module) -> list[Site]:
     return block_sites(root, ("BasicTransformerBlock",), "attn1", "attn2", "ff")
 
 
-LDM_UNET = Family(
-    name="ldm U-Net",
-    matches=_matches,
-    sites=_sites,
-    names=(("x",), ("timesteps",), ("context", "y")),
-)
-
-
 _KINDS = {
     "ResBlock": "resnet",
     "SpatialTransformer": "transformer",
@@ -35,9 +27,9 @@ _KINDS = {
 }
 
 
-def ldm_graph(root: nn.Module) -> BlockGraph:
+def ldm_graph(root: nn.Module, caching: Caching = "output") -> BlockGraph:
     """ResBlocks and SpatialTransformers in forward order, with the skips from input blocks to output blocks."""
-    builder = GraphBuilder()
+    builder = GraphBuilder(caching)
     skips: list[frozenset[int]] = []
     for depth, layers in enumerate(root.input_blocks):  # type: ignore[arg-type, union-attr]
         _walk(builder, f"input_blocks.{depth}", layers, depth)
@@ -54,3 +46,12 @@ def _walk(builder: GraphBuilder, path: str, layers: nn.Module, depth: int) -> No
         kind = _KINDS.get(class_name(layer))
         if kind is not None:
             builder.add(Block(f"{path}.{number}", kind, layer, depth, derived=kind == "sample"))
+
+
+LDM_UNET = Family(
+    name="ldm U-Net",
+    matches=_matches,
+    sites=_sites,
+    graph=ldm_graph,
+    names=(("x",), ("timesteps",), ("context", "y")),
+)
