@@ -17,7 +17,7 @@ from .attach import Override
 from .engine import Engine
 from .labels import Labels
 from .meter import Report
-from .session import Call
+from .session import Call, Observer
 
 
 class Schedule(Protocol):
@@ -37,11 +37,14 @@ class Schedule(Protocol):
         """A timestep's value without waiting for the device, where that is possible."""
 
 
-def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome") -> Handle:
+def accelerate(
+    target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome", observer: Observer | None = None
+) -> Handle:
     """Make a model or diffusers pipeline faster until the handle is removed.
 
     target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
     recipe: a :class:`Recipe`, a :class:`TokenMerge`, a preset name, a JSON file's path or a recipe dict.
+    observer: told of all pairs that are searched (calibration).
 
     Returns a :class:`Handle`, also usable as a context manager. Accelerating the same model again replaces what was
     there. A neutral recipe touches nothing. Raises :class:`RecipeError` or :class:`ModelError` with the remedy.
@@ -50,7 +53,7 @@ def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str,
     root = _network(target)
     for earlier in _handles_on(root):
         earlier.remove()
-    return Handle(root, wanted, None if target is root else target)
+    return Handle(root, wanted, None if target is root else target, observer)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ class Handle:
     timestep rises or the latent's size changes; :meth:`begin` and :meth:`end` say it explicitly.
     """
 
-    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None) -> None:
+    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None, observer: Observer | None = None) -> None:
         """Install. Use :func:`accelerate`."""
-        self.engine = Engine(root, recipe)
+        self.engine = Engine(root, recipe, observer=observer)
         self._schedule = _schedule(pipeline)
         self._by_hand = False
         self._labels = Labels()
@@ -143,7 +146,7 @@ class Handle:
         try:
             timestep, latent = self._timestep(inputs), _latent(inputs.latent)
         except Decline as reason:
-            (self.engine.running or self.engine.begin()).meter.decline("a whole call", str(reason))
+            (self.engine.running or self.engine.begin()).decline_call(str(reason))
             return
         self._begin_if_new(timestep, latent)
         streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
