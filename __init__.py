@@ -16,6 +16,7 @@ WEB_DIRECTORY = "./web"
 _PUBLIC = {
     "accelerate": ".core.engine.accelerate",
     "Handle": ".core.engine.accelerate",
+    "BlockSkip": ".core.recipe_skip",
     "TokenMerge": ".core.recipe",
     "Recipe": ".core.recipe",
     "preset": ".core.recipe",

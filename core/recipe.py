@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
 from .errors import RecipeError
+from .plan.mask import Mask
+from .recipe_skip import BlockSkip
 from .schedule import CHECKPOINT_PRESETS, parse_checkpoints
 
 FORMAT_VERSION = 1
@@ -92,21 +94,30 @@ class TokenMerge:
         return self.threshold >= 1.0 or not self.targets or self.start >= self.end or self.stride == (1, 1)
 
 
+Method = TokenMerge | BlockSkip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything Skipstone does to one model: one setting object per mechanism, None where it is not used."""
 
     merge: TokenMerge | None = None
     name: str = ""
+    skip: BlockSkip | None = None
 
     @property
     def neutral(self) -> bool:
         """True when the recipe changes nothing."""
-        return self.merge is None or self.merge.neutral
+        return all(method.neutral for method in self.methods)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The setting objects that are there."""
+        return tuple(m for m in (self.merge, self.skip) if m is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`."""
-        methods = [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in (self.merge,) if m is not None]
+        methods = [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in self.methods]
         return {"skipstone": FORMAT_VERSION, "name": self.name, "methods": methods}
 
     def to_json(self) -> str:
@@ -157,7 +168,7 @@ class Recipe:
         return cls.from_json(text)
 
 
-_KINDS = {TokenMerge.kind: ("merge", TokenMerge)}
+_KINDS: dict[str, tuple[str, type[Any]]] = {TokenMerge.kind: ("merge", TokenMerge), BlockSkip.kind: ("skip", BlockSkip)}
 
 _PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
 _REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
@@ -183,19 +194,23 @@ def preset_names() -> list[str]:
     return [*_MERGE_PRESETS, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
 
 
-def as_recipe(value: Recipe | TokenMerge | str | Path | dict[str, Any]) -> Recipe:
+def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     """Accept a recipe in any of its forms: object, single method, preset name, JSON file path or dict."""
     if isinstance(value, Recipe):
         return value
     if isinstance(value, TokenMerge):
         return Recipe(merge=value)
+    if isinstance(value, BlockSkip):
+        return Recipe(skip=value)
     if isinstance(value, dict):
         return Recipe.from_dict(value)
     if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
         return Recipe.load(value)
     if isinstance(value, str):
         return preset(value)
-    raise RecipeError(f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, preset or JSON file")
+    raise RecipeError(
+        f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, BlockSkip, preset or JSON file"
+    )
 
 
 def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
@@ -209,4 +224,6 @@ def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(values.get("mask"), (dict, Mask)):
+        raise RecipeError("a mask in memory has no JSON form: save it and give the recipe its path")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

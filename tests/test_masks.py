@@ -15,12 +15,15 @@ from torch import Tensor
 from skipstone.core.blocks import recognise
 from skipstone.core.blocks.graph import Block, BlockGraph, GraphBuilder
 from skipstone.core.engine.attach import Overrides
+from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream, Tick
-from skipstone.core.engine.skip import BlockPart
+from skipstone.core.engine.skip import SkipPart
 from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.plan import rules
 from skipstone.core.plan.liveness import State, derive, liveness, paper_rule
 from skipstone.core.plan.mask import Mask
+from skipstone.core.plan.skips import SkipPlan
+from skipstone.core.recipe_skip import BlockSkip
 
 CALLS = 8
 TIMESTEPS = tuple(np.linspace(999.0, 0.0, CALLS))
@@ -49,16 +52,23 @@ def random_mask(blocks: int, seed: int, calls: int = CALLS) -> np.ndarray:
     return mask
 
 
+def part_of(
+    run: np.ndarray, graph: BlockGraph, timesteps: tuple[float, ...] | None, kind: type[SkipPart] = SkipPart
+) -> SkipPart:
+    plan = SkipPlan(BlockSkip(mask=mask_of(run, graph)), graph, "x", timesteps)
+    return kind(plan, graph)
+
+
 def mask_of(run: np.ndarray, graph: BlockGraph, family: str = "x") -> Mask:
     names = tuple(graph.blocks[i].name for i in graph.masked)
     return Mask(run, family, names, TIMESTEPS[: len(run)], graph.caching)
 
 
-class Poisoned(BlockPart):
+class Poisoned(SkipPart):
     """Dead values are NaN: whoever reads one spoils the picture."""
 
-    def _around(self, number: int, block: Block) -> Any:
-        around = super()._around(number, block)
+    def _around(self, number: int) -> Any:
+        around = super()._around(number)
 
         def poisoned(*args: Any, **kwargs: Any) -> Any:
             out = around(*args, **kwargs)
@@ -69,12 +79,12 @@ class Poisoned(BlockPart):
         return poisoned
 
 
-def sample(case: tiny.Case, part: BlockPart) -> Tensor:
+def sample(case: tiny.Case, part: SkipPart) -> Tensor:
     """A run of CALLS calls with cond and uncond in one batch."""
     x, cond = case.latent(), case.cond()
     overrides = Overrides(part.overrides())
     for k, t in enumerate(TIMESTEPS):
-        part.begin(Tick(k, new=True), t, (Stream("uncond", 1), Stream("cond", 1)), ())
+        part.begin(Tick(k, new=True), Call(t, case.size, (Stream("uncond", 1), Stream("cond", 1))))
         overrides.install()
         try:
             prediction = case(x, t, cond)
@@ -92,8 +102,8 @@ def test_a_planned_run_with_dead_blocks_gives_the_bits_of_the_unrectified_mask(
 ) -> None:
     case = tiny.BUILDERS[name]()
     graph = recognise(case.model).graph(case.model, caching)
-    mask = mask_of(random_mask(len(graph.masked), seed), graph)
-    planned, plain = Poisoned(mask, graph, TIMESTEPS), BlockPart(mask, graph, None)
+    mask = random_mask(len(graph.masked), seed)
+    planned, plain = part_of(mask, graph, TIMESTEPS, Poisoned), part_of(mask, graph, None)
     assert torch.equal(sample(case, planned), sample(case, plain))
     assert planned.counts[State.RUN] <= plain.counts[State.RUN]
     assert planned.nbytes == 0, "everything is freed as soon as nobody reads it"
@@ -104,7 +114,7 @@ def test_a_mask_of_ones_changes_no_bit(name: str, caching: str) -> None:
     case = tiny.BUILDERS[name]()
     graph = recognise(case.model).graph(case.model, caching)
     ones = np.ones((CALLS, len(graph.masked)), dtype=bool)
-    part = BlockPart(mask_of(ones, graph), graph, TIMESTEPS)
+    part = part_of(ones, graph, TIMESTEPS)
     assert torch.equal(sample(case, part), case.sample(TIMESTEPS))
     assert part.nbytes == 0 and part.counts[State.RUN] == CALLS * len(graph)
 
@@ -112,7 +122,7 @@ def test_a_mask_of_ones_changes_no_bit(name: str, caching: str) -> None:
 def test_counts_are_those_of_the_plan(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
     mask = random_mask(len(graph.masked), 7)
-    part = BlockPart(mask_of(mask, graph), graph, TIMESTEPS)
+    part = part_of(mask, graph, TIMESTEPS)
     sample(unet, part)
     states = liveness(mask, graph)
     assert [int((states == s).sum()) for s in State] == part.counts.tolist()
@@ -160,7 +170,7 @@ def test_the_deepcache_rule_gives_the_image_of_the_deepcache_package(every: int,
 
     case = tiny.diffusers_unet(layers_per_block=2)
     graph = recognise(case.model).graph(case.model)
-    part = BlockPart(mask_of(rules.deepcache(CALLS, graph, every, branch), graph), graph, TIMESTEPS)
+    part = part_of(rules.deepcache(CALLS, graph, every, branch), graph, TIMESTEPS)
     ours = sample(case, part)
 
     class Scheduler:
@@ -191,7 +201,7 @@ def test_fora_runs_all_branches_at_each_nth_call() -> None:
 
 def test_depth_codes_run_the_outermost_levels(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    mask = rules.depths([12, 0, 1, 2, 12], graph)
+    mask = rules.depths([0, 1, 2, 12], graph)
     rows = [{graph.blocks[i].depth for i, on in zip(graph.masked, row, strict=True) if on} for row in mask]
     everything = {graph.blocks[i].depth for i in graph.masked}
     assert rows == [everything, set(), {0}, {0, 1}, everything]
@@ -199,10 +209,10 @@ def test_depth_codes_run_the_outermost_levels(unet: tiny.Case) -> None:
 
 def test_a_depth_of_zero_repeats_the_last_prediction(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    part = BlockPart(mask_of(rules.depths([12, 0], graph), graph), graph, TIMESTEPS[:2])
+    part = part_of(rules.depths([0], graph), graph, TIMESTEPS[:2])
     overrides, x, outputs = Overrides(part.overrides()), unet.latent(), []
     for k in range(2):
-        part.begin(Tick(k, new=True), TIMESTEPS[k], (Stream("a", 2),), ())
+        part.begin(Tick(k, new=True), Call(TIMESTEPS[k], unet.size, (Stream("a", 2),)))
         overrides.install()
         outputs.append(unet(x + k, TIMESTEPS[k], unet.cond()))
         overrides.remove()
@@ -212,11 +222,11 @@ def test_a_depth_of_zero_repeats_the_last_prediction(unet: tiny.Case) -> None:
 
 def test_a_stream_without_cache_runs_in_full(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    part = BlockPart(mask_of(rules.interval(3, graph, 3), graph), graph, None)
+    part = part_of(rules.interval(3, graph, 3), graph, None)
     overrides = Overrides(part.overrides())
 
     def call(k: int, name: str) -> Tensor:
-        part.begin(Tick(k, new=True), TIMESTEPS[k], (Stream(name, 2),), ())
+        part.begin(Tick(k, new=True), Call(TIMESTEPS[k], unet.size, (Stream(name, 2),)))
         overrides.install()
         out = unet(unet.latent(seed=k), TIMESTEPS[k], unet.cond())
         overrides.remove()

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ..blocks import Inputs
 from ..errors import Decline, ModelError
-from ..recipe import Recipe, TokenMerge, as_recipe
+from ..recipe import Method, Recipe, as_recipe
 from .attach import Override
+from .call import Call
 from .engine import Engine
 from .labels import Labels
+from .merge import Observer
 from .meter import Report
-from .session import Call, Observer
 
 
 class Schedule(Protocol):
@@ -38,12 +39,12 @@ class Schedule(Protocol):
 
 
 def accelerate(
-    target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome", observer: Observer | None = None
+    target: Any, recipe: Recipe | Method | str | Path | dict[str, Any] = "ca_tome", observer: Observer | None = None
 ) -> Handle:
     """Make a model or diffusers pipeline faster until the handle is removed.
 
     target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
-    recipe: a :class:`Recipe`, a :class:`TokenMerge`, a preset name, a JSON file's path or a recipe dict.
+    recipe: a :class:`Recipe`, a :class:`TokenMerge` or :class:`BlockSkip`, a preset name, a JSON file's path or a recipe dict.
     observer: told of all pairs that are searched (calibration).
 
     Returns a :class:`Handle`, also usable as a context manager. Accelerating the same model again replaces what was

@@ -14,10 +14,15 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..blocks import Family, KeyBias, recognise, sites_of
-from ..recipe import Recipe, TokenMerge
-from .meter import Report
-from .session import Call, Observer, Session
+from ..blocks import Family, KeyBias, Site, recognise, sites_of, unwrapped
+from ..blocks.graph import BlockGraph
+from ..plan.skips import SkipPlan, caching_of
+from ..recipe import Recipe
+from .call import Call, Horizon
+from .merge import MergePart, Observer
+from .meter import Meter, Report
+from .session import Part, Session
+from .skip import SkipPart
 
 log = logging.getLogger("skipstone")
 
@@ -37,8 +42,13 @@ class Engine:
         self.family: Family = recognise(root)
         self.recipe = recipe
         self.report = Report()
-        self._settings = recipe.merge or TokenMerge(threshold=1.0)
-        self._sites = sites_of(root, self.family) if not recipe.neutral else []
+        self._merge = recipe.merge if recipe.merge and not recipe.merge.neutral else None
+        self._skip = recipe.skip if recipe.skip and not recipe.skip.neutral else None
+        self._sites: list[Site] = sites_of(root, self.family) if self._merge else []
+        self._graph: BlockGraph | None = None
+        if self._skip:
+            caching = caching_of(self._skip, self.family.cachings, self.family.name)
+            self._graph = self.family.graph(unwrapped(root), caching)
         self._key_bias = key_bias or self.family.key_bias
         self._observer = observer
         self._runs: list[Session] = []
@@ -50,7 +60,8 @@ class Engine:
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> Session:
         """Begin a run. `timesteps`: one per call, in order, only where the host knows that these will be the calls."""
-        session = Session(self._settings, self._sites, timesteps, train_steps, self._key_bias, self._observer)
+        known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
+        session = Session(Horizon(known, train_steps), self._parts)
         self._runs.append(session)
         return session
 
@@ -58,7 +69,7 @@ class Engine:
         """End the innermost run and free its state. Without a run, the last report again."""
         if self._runs:
             self.report = self._runs.pop().close()
-            if self.report.calls and not self.report.served and not self.recipe.neutral:
+            if self.report.calls and self.report.idle and not self.recipe.neutral:
                 log.warning(self.report.summary())
         return self.report
 
@@ -81,3 +92,13 @@ class Engine:
             yield
         finally:
             session.end_call()
+
+    def _parts(self, horizon: Horizon, meter: Meter) -> list[Part]:
+        """Skipping wraps merging: a block that is reused never asks for its tokens."""
+        parts: list[Part] = []
+        if self._merge:
+            parts.append(MergePart(self._merge, self._sites, horizon, meter, self._key_bias, self._observer))
+        if self._skip and self._graph:
+            plan = SkipPlan(self._skip, self._graph, self.family.name, horizon.timesteps, horizon.train_steps)
+            parts.append(SkipPart(plan, self._graph, meter))
+        return parts

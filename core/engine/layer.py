@@ -20,7 +20,7 @@ from ..tokens.maps import Pairs, TokenMap, bucket_size, counts_above, select_pai
 from ..tokens.matching import best_pairs
 from .arguments import Arguments, split
 from .attach import Around, Override
-from .clock import Stream
+from .call import Call
 from .costs import matching_macs, module_macs
 from .meter import Entry, Meter
 
@@ -28,14 +28,13 @@ _SEED_STEP = 1_000_003
 
 
 class Run(Protocol):
-    """What a layer reads of the session that it belongs to."""
+    """What a layer reads of the run that it belongs to (:class:`.merge.MergePart`)."""
 
     settings: TokenMerge
     meter: Meter
     epoch: int
     index: int
-    latent: tuple[int, int]
-    streams: tuple[Stream, ...]
+    call: Call
 
     def check_level(self, grid: Grid) -> None:
         """Raise Decline for a grid coarser than the recipe serves."""
@@ -126,8 +125,7 @@ class TokenLayer:
         return self._map
 
     def _assemble(self, raw: Tensor) -> TokenMap:
-        streams, epoch = self._run.streams, self._run.epoch
-        layout = tuple((s.key, s.rows, self._run.latent, raw.shape[1], raw.dtype, raw.device) for s in streams)
+        epoch, layout = self._run.epoch, self._run.call.keys(raw.shape[1], raw.dtype, raw.device)
         if self._maps_epoch != epoch:
             self._maps, self._maps_epoch = {}, epoch
         if layout not in self._maps:
@@ -139,10 +137,10 @@ class TokenLayer:
 
     def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
         """Partition, match, select (CA-ToMe III-A), and keep the pairs per stream. Waits for the device once."""
-        settings, streams = self._run.settings, self._run.streams
-        if sum(s.rows for s in streams) != raw.shape[0]:
-            raise Decline(f"a batch of {raw.shape[0]} where {sum(s.rows for s in streams)} rows were announced")
-        grid = grid_of(self._run.latent, raw.shape[1])
+        settings, call = self._run.settings, self._run.call
+        if call.rows != raw.shape[0]:
+            raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
+        grid = grid_of(call.latent, raw.shape[1])
         self._run.check_level(grid)
         partition = self._partition(grid, raw.device)
         with torch.no_grad():
@@ -156,7 +154,7 @@ class TokenLayer:
 
     def _keep(self, layout: tuple[Any, ...], pairs: Pairs) -> None:
         at = 0
-        for key, stream in zip(layout, self._run.streams, strict=True):
+        for key, stream in zip(layout, self._run.call.streams, strict=True):
             self._stored[key] = _Stored(self._run.epoch, pairs.rows(at, at + stream.rows))
             at += stream.rows
         self._run.on_pairs(self.site.name, pairs)

@@ -63,6 +63,14 @@ class Report:
     seconds: float = 0.0
     cache_bytes: int = 0
     planned: bool = True
+    blocks_run: int = 0
+    blocks_reused: int = 0
+    blocks_dead: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing was served at all."""
+        return not self.served and not self.blocks_reused and not self.blocks_dead
 
     @property
     def served(self) -> int:
@@ -113,14 +121,21 @@ class Report:
         return "\n".join([*lines, *self.notes])
 
     def _headline(self) -> str:
-        if not self.served:
-            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged"
+        if self.idle:
+            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged or skipped"
+        lines = [self._merged()] if self.served else []
+        if entered := self.blocks_run + self.blocks_reused + self.blocks_dead:
+            lines.append(
+                f"ran {self.blocks_run} of {entered} blocks, {self.blocks_run / entered:.0%}, in {self.calls} calls"
+            )
+        return "\n".join([*lines, f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"])
+
+    def _merged(self) -> str:
         saved = 1 - self.macs_done / self.macs_dense if self.macs_dense else 0.0
         return (
             f"merged {self.merged_share:.0%} of the tokens in {self.served} layers, {self.calls} calls\n"
             f"pairs searched {self.searched}x, reused {self.reused}x\n"
-            f"saved {saved:.0%} of these layers' attention, {(self.macs_dense - self.macs_done) / 1e9:.1f} GMAC\n"
-            f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"
+            f"saved {saved:.0%} of these layers' attention, {(self.macs_dense - self.macs_done) / 1e9:.1f} GMAC"
         )
 
 
@@ -145,6 +160,12 @@ class Meter:
         """Add one line to the report, once."""
         if text not in self.report.notes:
             self.report.notes.append(text)
+
+    def count_blocks(self, run: int, reused: int, dead: int) -> None:
+        """Add a run's counts of blocks."""
+        self.report.blocks_run += run
+        self.report.blocks_reused += reused
+        self.report.blocks_dead += dead
 
     def keep_cache(self, nbytes: int) -> None:
         """Note the cache's present size; the report tells the peak."""

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks.graph import Block, BlockGraph
-from ..plan.liveness import State, derive, kept_after, liveness
-from ..plan.mask import Mask
+from ..blocks.graph import BlockGraph
+from ..plan.liveness import State
+from ..plan.skips import SkipPlan
 from .attach import Override
-from .clock import Stream, Tick
-
-Layout = tuple[Stream, ...]
+from .call import Call
+from .clock import Tick
+from .meter import Meter
 
 
 class BlockCache:
@@ -29,20 +29,20 @@ class BlockCache:
         self._held: dict[Hashable, Tensor] = {}
         self._like: Tensor | None = None
 
-    def keep(self, streams: Layout, keys: list[Hashable], value: Tensor) -> None:
+    def keep(self, call: Call, value: Tensor) -> None:
         """Store the rows of each stream."""
-        for key, rows in zip(keys, value.split([s.rows for s in streams]), strict=True):
+        for key, rows in zip(call.keys(), value.split([s.rows for s in call.streams]), strict=True):
             self._held[key] = rows.clone()
 
     def note(self, value: Tensor) -> None:
         """Remember what the block's output looks like."""
         self._like = value.new_empty((0, *value.shape[1:]))
 
-    def has(self, keys: list[Hashable]) -> bool:
+    def has(self, keys: tuple[Hashable, ...]) -> bool:
         """Is there a value for all of these streams?"""
         return all(key in self._held for key in keys)
 
-    def take(self, keys: list[Hashable]) -> Tensor:
+    def take(self, keys: tuple[Hashable, ...]) -> Tensor:
         """The cached output for these streams, as a tensor of its own."""
         return torch.cat([self._held[key] for key in keys])
 
@@ -50,7 +50,7 @@ class BlockCache:
         """A writable tensor of the right shape that nobody reads; None before the block has run."""
         return None if self._like is None else self._like.new_empty((rows, *self._like.shape[1:]))
 
-    def drop(self, keys: list[Hashable]) -> None:
+    def drop(self, keys: tuple[Hashable, ...]) -> None:
         """Forget these streams."""
         for key in keys:
             self._held.pop(key, None)
@@ -61,63 +61,59 @@ class BlockCache:
         return sum(t.nbytes for t in self._held.values())
 
 
-class BlockPart:
-    """The block side of a run's plan and its caches."""
+class SkipPart:
+    """Block skipping in one run: the plan's row for each forward, and a cache per block."""
 
-    def __init__(self, mask: Mask, graph: BlockGraph, timesteps: tuple[float, ...] | None) -> None:
-        """mask: checked against the graph. timesteps: of the calls to come, None where they are not known."""
-        self._mask, self._graph = mask, graph
+    def __init__(self, plan: SkipPlan, graph: BlockGraph, meter: Meter | None = None) -> None:
+        """Before the first call."""
+        self._plan, self._graph = plan, graph
+        self._meter = meter
         self._caches = [BlockCache() for _ in graph.blocks]
-        self._states = self._kept = None
-        if timesteps:
-            run = mask.mapped(timesteps).run
-            self._states, self._kept = liveness(run, graph), kept_after(run, graph)
-        self._row = np.full(len(graph), State.RUN, dtype=np.int8)
-        self._keep = np.ones(len(graph), dtype=bool)
-        self._streams: Layout = ()
-        self._keys: list[Hashable] = []
-        self.counts = np.zeros(3, dtype=np.int64)
+        self._full = np.full(len(graph), State.RUN, dtype=np.int8)
+        self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
+        self._call = Call(0.0, (0, 0), ())
+        self.counts = np.zeros(len(State), dtype=np.int64)
 
     def overrides(self) -> list[Override]:
         """One per block."""
-        return [Override(b.module, self._around(i, b)) for i, b in enumerate(self._graph.blocks)]
+        return [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
 
-    def abandon(self) -> None:
-        """The run left its plan: rows are found by timestep, nothing is dead, caches stay until the end."""
-        self._states = self._kept = None
-
-    def begin(self, tick: Tick, timestep: float, streams: Layout, kind: tuple[Hashable, ...]) -> None:
-        """Decide this forward's row. kind: latent size, dtype, device; part of the key of each stream."""
-        self._streams, self._keys = streams, [(s.key, s.rows, *kind) for s in streams]
-        planned = self._states is not None and self._kept is not None
-        self._row = self._states[tick.index] if planned else self._row_at(timestep)  # type: ignore[index]
-        self._keep = self._kept[tick.index] if planned else np.ones(len(self._graph), dtype=bool)  # type: ignore[index]
-        lacks = any(not self._caches[i].has(self._keys) for i in np.flatnonzero(self._row == State.REUSE))
-        if tick.index == 0 or tick.surprise or lacks:
-            self._row = np.full(len(self._graph), State.RUN, dtype=np.int8)
+    def begin(self, tick: Tick, call: Call) -> bool:
+        """Decide this forward's row. A stream that lacks a cache makes the whole forward run in full."""
+        if tick.surprise:
+            self._plan.abandon()
+        self._call, keys = call, call.keys()
+        self._row, self._keep = self._plan.row(tick.index, call.timestep)
+        reused = np.flatnonzero(self._row == State.REUSE)
+        if tick.surprise or not all(self._caches[i].has(keys) for i in reused):
+            self._row = self._full
+        return True
 
     def end(self) -> None:
-        """After a forward: free what no later call reads."""
+        """Free what no later call reads."""
+        keys = self._call.keys()
         for i in np.flatnonzero(~self._keep):
-            self._caches[i].drop(self._keys)
+            self._caches[i].drop(keys)
+
+    def close(self) -> None:
+        """Tell the counts, and forget all."""
+        if self._meter is not None:
+            self._meter.count_blocks(*(int(self.counts[s]) for s in (State.RUN, State.REUSE, State.DEAD)))
+        self._caches = []
 
     @property
     def nbytes(self) -> int:
         """Memory held by caches, in bytes."""
         return sum(c.nbytes for c in self._caches)
 
-    def _row_at(self, timestep: float) -> np.ndarray:
-        runs = derive(self._mask.row_at(timestep)[None], self._graph)[0]
-        return np.where(runs, State.RUN, State.REUSE).astype(np.int8)
-
-    def _around(self, number: int, block: Block) -> Callable[..., Any]:
+    def _around(self, number: int) -> Callable[..., Any]:
         cache = self._caches[number]
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             state = State(self._row[number])
-            value = cache.take(self._keys) if state == State.REUSE else None
+            value = cache.take(self._call.keys()) if state == State.REUSE else None
             if state == State.DEAD:
-                value = cache.blank(sum(s.rows for s in self._streams))
+                value = cache.blank(self._call.rows)
             if value is None:
                 return self._run(number, inner, args, kwargs)
             self.counts[state] += 1
@@ -131,7 +127,7 @@ class BlockPart:
         self.counts[State.RUN] += 1
         self._caches[number].note(value)
         if self._keep[number]:
-            self._caches[number].keep(self._streams, self._keys, value)
+            self._caches[number].keep(self._call, value)
         return output
 
 

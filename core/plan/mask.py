@@ -41,7 +41,7 @@ class Mask:
         calls, blocks = self.run.shape if self.run.ndim == 2 else (-1, -1)
         if (calls, blocks) != (len(self.timesteps), len(self.blocks)):
             raise MaskError(
-                f"mask of shape {list(self.run.shape)} does not fit its {len(self.timesteps)} timesteps and {len(self.blocks)} blocks"
+                f"mask of shape {list(self.run.shape)} does not fit {len(self.timesteps)} timesteps x {len(self.blocks)} blocks"
             )
         if not calls or not self.run[0].all():
             raise MaskError("the first call of a mask must run every block: nothing is cached before it")

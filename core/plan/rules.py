@@ -46,14 +46,12 @@ def quad_calls(calls: int, count: int, centre: float = 0.3, power: float = 1.4) 
 
 
 def depths(codes: Sequence[int], graph: BlockGraph) -> np.ndarray:
-    """DaTo's cache depths, one code per call: 0 repeats the call, d runs the d outermost levels, 10 and above all.
+    """DaTo's cache depths (arXiv 2501.00375), one code for each call from 1 on, as published; call 0 runs everything.
 
-    Codes for one call less than T are taken as those of calls 1 to T-1, as published.
+    0 repeats the call before, d runs the d outermost levels, 10 and above all.
     """
-    rows = [_row(graph, MIDDLE if code >= FULL_DEPTH else code - 1) for code in codes]
-    if rows:
-        rows[0] = _row(graph, MIDDLE)
-    return np.stack(rows) if rows else np.zeros((0, len(graph.masked)), dtype=bool)
+    levels = [MIDDLE, *(MIDDLE if code >= FULL_DEPTH else code - 1 for code in codes)]
+    return np.stack([_row(graph, depth) for depth in levels])
 
 
 def _full_calls(calls: int, every: int) -> list[int]:

@@ -1,0 +1,34 @@
+"""What a host says of one forward, and what is known of a run before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from .clock import Stream
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a host says of one forward: its training timestep, its latent's (H, W), and who its rows belong to."""
+
+    timestep: float
+    latent: tuple[int, int]
+    streams: tuple[Stream, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return sum(s.rows for s in self.streams)
+
+    def keys(self, *more: Hashable) -> tuple[Hashable, ...]:
+        """One key per stream: its cond, its rows, the latent's size, and what else matters."""
+        return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What is known of a run ahead: the timesteps of its calls, in order, or None; the length of the training range."""
+
+    timesteps: tuple[float, ...] | None = None
+    train_steps: float = 1000.0

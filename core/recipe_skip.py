@@ -1,0 +1,70 @@
+"""Settings of block skipping: which rule or mask says what runs at which call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .checks import as_tuple, choice, integer, window
+from .errors import RecipeError
+from .plan.mask import Mask
+
+Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
+SkipMode = Literal["uniform", "quad"]
+
+
+@dataclass(frozen=True)
+class BlockSkip:
+    """Blocks hand out their cached output at calls where a mask says so (methods page, "Block masks").
+
+    rule: `"deepcache"` runs the outermost layers between full calls (arXiv 2312.00858); `"interval"` and `"fora"`
+        (arXiv 2407.01425) nothing; `"depths"` follows `depths`, one DaTo code per call; `"mask"` a mask file.
+    every: a full call each so many calls. branch: DeepCache's skip branch. mode: DeepCache's spacing of full calls.
+    depths: 0 repeats a call, d runs the d outermost levels, 10 and above all. Mapped to other step counts by timestep.
+    mask: a :class:`Mask` or the path of its file; giving one chooses rule `"mask"`.
+    caching: what is cached: `"output"` of a block or the `"branch"` it adds; `"auto"` is the family's default.
+    last_full: run everything at the last call, which removes left-over noise.
+    start, end: outside this part of the run every block runs.
+    """
+
+    rule: Rule = "deepcache"
+    every: int = 3
+    branch: int = 0
+    mode: SkipMode = "uniform"
+    depths: tuple[int, ...] = ()
+    mask: str | Mask = ""
+    caching: Literal["auto", "output", "branch"] = "auto"
+    last_full: bool = False
+    start: float = 0.0
+    end: float = 1.0
+
+    kind = "block_skip"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run. Raises :class:`RecipeError`."""
+        object.__setattr__(self, "depths", as_tuple("depths", self.depths))
+        if self.mask:
+            object.__setattr__(self, "rule", "mask")
+        choice("rule", self.rule, get_args(Rule))
+        choice("mode", self.mode, get_args(SkipMode))
+        choice("caching", self.caching, ("auto", "output", "branch"))
+        choice("last_full", self.last_full, (True, False))
+        integer("every", self.every, 1, "1 runs every call in full, 3 is DeepCache's choice")
+        integer("branch", self.branch, 0, "0 runs least")
+        window(self.start, self.end)
+        for code in self.depths:
+            integer("depths", code, 0, "0 repeats a call, 1 runs the last layer, 12 runs all")
+        if self.rule == "depths" and not self.depths:
+            raise RecipeError("rule 'depths' needs a list of depth codes, such as 12, 1, 1, 0")
+        if self.rule == "mask" and not self.mask:
+            raise RecipeError("rule 'mask' needs a mask or the path of its file")
+
+    @property
+    def neutral(self) -> bool:
+        """True when every block runs at every call."""
+        by_interval = self.rule in ("deepcache", "interval", "fora")
+        return (by_interval and self.every == 1) or self.start >= self.end
+
+    def load_mask(self) -> Mask | None:
+        """The mask that is meant, None for rules. Raises :class:`MaskError` for a file that is none."""
+        return Mask.load(self.mask) if isinstance(self.mask, str) and self.mask else self.mask or None  # type: ignore[return-value]
