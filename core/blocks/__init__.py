@@ -9,8 +9,19 @@ from .diffusers_unet import DIFFUSERS_DDPM, DIFFUSERS_UNET
 from .dit import DIFFUSERS_DIT, DIT
 from .family import Family, Inputs, KeyBias, Site, class_name, unwrapped
 from .ldm_unet import LDM_UNET
+from .mmdit import DIFFUSERS_FLUX, DIFFUSERS_SD3, FLUX, SD3
 
-FAMILIES: tuple[Family, ...] = (LDM_UNET, DIFFUSERS_UNET, DIFFUSERS_DDPM, DIFFUSERS_DIT, DIT)
+FAMILIES: tuple[Family, ...] = (
+    LDM_UNET,
+    DIFFUSERS_UNET,
+    DIFFUSERS_DDPM,
+    DIFFUSERS_DIT,
+    DIT,
+    SD3,
+    DIFFUSERS_SD3,
+    FLUX,
+    DIFFUSERS_FLUX,
+)
 
 __all__ = ["FAMILIES", "Family", "Inputs", "KeyBias", "Site", "class_name", "recognise", "sites_of", "unwrapped"]
 

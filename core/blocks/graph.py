@@ -25,6 +25,8 @@ class Block:
     depth: how far from the output its skip connection is, 0 the outermost; :data:`MIDDLE` below all skips. In a
         transformer, its place. This is the number that DeepCache's branch and DaTo's depth speak of.
     derived: an up- or downsampler. It has no mask entry of its own and runs when something it reads did.
+    carries: for each output, the input (keyword, position) that it continues. With branch caching, a block that has
+        them is cached as the difference it makes to these; one without is a branch already.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Block:
     module: nn.Module
     depth: int
     derived: bool = False
+    carries: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

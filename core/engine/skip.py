@@ -12,43 +12,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blocks.graph import BlockGraph
+from ..blocks.graph import Block, BlockGraph
 from ..plan.liveness import State
 from ..plan.skips import SkipPlan
-from .attach import Override
+from .attach import Around, Override
 from .call import Call
 from .clock import Tick
 from .meter import Meter
 
+Values = tuple[Tensor | None, ...]
+"""A block's output, or what it adds to its inputs: one tensor [rows, ...], or several."""
+
 
 class BlockCache:
-    """One block's outputs, per stream: [rows, ...] tensors, cloned in and out, since hosts edit in place."""
+    """One block's values, per stream: cloned in and out, since hosts edit in place."""
 
     def __init__(self) -> None:
         """Empty."""
-        self._held: dict[Hashable, Tensor] = {}
-        self._like: Tensor | None = None
+        self._held: dict[Hashable, Values] = {}
+        self._like: Values | None = None
 
-    def keep(self, call: Call, value: Tensor) -> None:
+    def keep(self, call: Call, values: Values) -> None:
         """Store the rows of each stream."""
-        for key, rows in zip(call.keys(), value.split([s.rows for s in call.streams]), strict=True):
-            self._held[key] = rows.clone()
+        at = 0
+        for key, stream in zip(call.keys(), call.streams, strict=True):
+            self._held[key] = tuple(None if v is None else v[at : at + stream.rows].clone() for v in values)
+            at += stream.rows
 
-    def note(self, value: Tensor) -> None:
+    def note(self, values: Values) -> None:
         """Remember what the block's output looks like."""
-        self._like = value.new_empty((0, *value.shape[1:]))
+        if self._like is None:
+            self._like = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
     def has(self, keys: tuple[Hashable, ...]) -> bool:
         """Is there a value for all of these streams?"""
         return all(key in self._held for key in keys)
 
-    def take(self, keys: tuple[Hashable, ...]) -> Tensor:
-        """The cached output for these streams, as a tensor of its own."""
-        return torch.cat([self._held[key] for key in keys])
+    def take(self, keys: tuple[Hashable, ...]) -> Values:
+        """The cached values for these streams, as tensors of their own."""
+        columns = zip(*(self._held[key] for key in keys), strict=True)
+        return tuple(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
-    def blank(self, rows: int) -> Tensor | None:
-        """A writable tensor of the right shape that nobody reads; None before the block has run."""
-        return None if self._like is None else self._like.new_empty((rows, *self._like.shape[1:]))
+    def blank(self, rows: int) -> Values | None:
+        """Writable tensors of the right shape that nobody reads; None before the block has run."""
+        if self._like is None:
+            return None
+        return tuple(None if v is None else v.new_empty((rows, *v.shape[1:])) for v in self._like)
 
     def drop(self, keys: tuple[Hashable, ...]) -> None:
         """Forget these streams."""
@@ -58,7 +67,7 @@ class BlockCache:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(t.nbytes for t in self._held.values())
+        return sum(t.nbytes for values in self._held.values() for t in values if t is not None)
 
 
 class SkipPart:
@@ -106,31 +115,44 @@ class SkipPart:
         """Memory held by caches, in bytes."""
         return sum(c.nbytes for c in self._caches)
 
-    def _around(self, number: int) -> Callable[..., Any]:
-        cache = self._caches[number]
+    def _around(self, number: int) -> Around:
+        cache, block = self._caches[number], self._graph.blocks[number]
+        difference = self._graph.caching == "branch" and bool(block.carries)
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             state = State(self._row[number])
-            value = cache.take(self._call.keys()) if state == State.REUSE else None
+            values = cache.take(self._call.keys()) if state == State.REUSE else None
             if state == State.DEAD:
-                value = cache.blank(self._call.rows)
-            if value is None:
-                return self._run(number, inner, args, kwargs)
-            self.counts[state] += 1
-            return _wrapped(value, kwargs)
+                values = cache.blank(self._call.rows)
+            self.counts[state if values is not None else State.RUN] += 1
+            inputs = _carried(block, args, kwargs) if difference else None
+            if values is not None:
+                return _output(_added(inputs, values) if inputs else values, kwargs)
+            before = tuple(v.clone() for v in inputs) if inputs else None
+            output = inner(*args, **kwargs)
+            values = output if isinstance(output, tuple) else (output,)
+            cache.note(values)
+            if self._keep[number]:
+                cache.keep(self._call, _subtracted(values, before) if before else values)
+            return output
 
         return around
 
-    def _run(self, number: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = inner(*args, **kwargs)
-        value = output[0] if isinstance(output, tuple) else output
-        self.counts[State.RUN] += 1
-        self._caches[number].note(value)
-        if self._keep[number]:
-            self._caches[number].keep(self._call, value)
-        return output
+
+def _carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The inputs that a block's outputs continue."""
+    return tuple(kwargs[name] if name in kwargs else args[place] for name, place in block.carries)
 
 
-def _wrapped(value: Tensor, kwargs: dict[str, Any]) -> Any:
-    """diffusers' transformers give a tuple when called with return_dict=False."""
-    return (value,) if kwargs.get("return_dict") is False else value
+def _added(inputs: tuple[Tensor, ...], values: Values) -> Values:
+    return tuple(None if v is None else x + v for x, v in zip(inputs[-len(values) :], values, strict=True))
+
+
+def _subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
+    return tuple(None if v is None else v - x for v, x in zip(values, inputs[-len(values) :], strict=True))
+
+
+def _output(values: Values, kwargs: dict[str, Any]) -> Any:
+    """As the block itself would give it: a tuple where it has several outputs, or was told return_dict=False."""
+    several = len(values) > 1 or kwargs.get("return_dict") is False
+    return values if several else values[0]
