@@ -17,8 +17,10 @@ from skipstone.core.blocks.graph import Block, BlockGraph, GraphBuilder
 from skipstone.core.engine.attach import Overrides
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream, Tick
+from skipstone.core.engine.probe import CostProbe
 from skipstone.core.engine.skip import SkipPart
 from skipstone.core.errors import MaskError, RecipeError
+from skipstone.core.evaluate.macs import count_macs
 from skipstone.core.plan import rules
 from skipstone.core.plan.liveness import State, derive, liveness, paper_rule
 from skipstone.core.plan.mask import Mask
@@ -271,7 +273,7 @@ def test_hostile_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> No
 def test_a_mask_for_another_family_or_other_blocks_is_refused(unet: tiny.Case) -> None:
     family = recognise(unet.model)
     graph = family.graph(unet.model)
-    with pytest.raises(MaskError, match="is for a ldm U-Net|others"):
+    with pytest.raises(MaskError, match=r"is for a ldm U-Net|others"):
         a_mask().check(family.name, graph)
     mask_of(rules.interval(CALLS, graph, 2), graph, family.name).check(family.name, graph)
 
@@ -283,3 +285,22 @@ def test_a_mapped_mask_runs_all_blocks_first_and_takes_the_nearest_rows() -> Non
     assert mapped.run[0].all()
     assert np.array_equal(mapped.run[::2][1:], mask.run[1:])
     assert mask.mapped(TIMESTEPS) is mask
+
+
+@pytest.mark.parametrize("name", ["ldm", "diffusers", "sdxl", "dit", "pixart"])
+def test_the_probe_counts_what_torchs_own_counter_counts(name: str) -> None:
+    case = tiny.BUILDERS[name]()
+    x, cond = case.latent(), case.cond()
+    with CostProbe(case.model) as probe:
+        case(x, 500.0, cond)
+    assert probe.macs == count_macs(lambda: case(x, 500.0, cond))
+    assert not any(m._forward_hooks for m in case.model.modules())
+
+
+def test_multiply_adds_of_a_run_are_those_of_the_plan(unet: tiny.Case) -> None:
+    graph = recognise(unet.model).graph(unet.model)
+    mask = random_mask(len(graph.masked), 3)
+    part = part_of(mask, graph, TIMESTEPS)
+    spent = count_macs(lambda: sample(unet, part))
+    dense = count_macs(lambda: unet.sample(TIMESTEPS))
+    assert dense - spent == int(part.macs.sum() - part.macs[State.RUN]) > 0

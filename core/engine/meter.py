@@ -66,6 +66,8 @@ class Report:
     blocks_run: int = 0
     blocks_reused: int = 0
     blocks_dead: int = 0
+    block_macs_run: int = 0
+    block_macs_all: int = 0
 
     @property
     def idle(self) -> bool:
@@ -161,8 +163,10 @@ class Meter:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
-    def count_blocks(self, run: int, reused: int, dead: int) -> None:
-        """Add a run's counts of blocks."""
+    def count_blocks(self, run: int, reused: int, dead: int, macs_run: int, macs_all: int) -> None:
+        """Add a run's counts of blocks, and their multiply-adds: of those that ran, and of all had they run."""
+        self.report.block_macs_run += macs_run
+        self.report.block_macs_all += macs_all
         self.report.blocks_run += run
         self.report.blocks_reused += reused
         self.report.blocks_dead += dead

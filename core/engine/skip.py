@@ -19,6 +19,7 @@ from .attach import Around, Override
 from .call import Call
 from .clock import Tick
 from .meter import Meter
+from .probe import CostProbe
 
 Values = tuple[Tensor | None, ...]
 """A block's output, or what it adds to its inputs: one tensor [rows, ...], or several."""
@@ -81,7 +82,9 @@ class SkipPart:
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
         self._call = Call(0.0, (0, 0), ())
+        self._cost: list[int | None] = [None] * len(graph)
         self.counts = np.zeros(len(State), dtype=np.int64)
+        self.macs = np.zeros(len(State), dtype=np.int64)
 
     def overrides(self) -> list[Override]:
         """One per block."""
@@ -107,7 +110,8 @@ class SkipPart:
     def close(self) -> None:
         """Tell the counts, and forget all."""
         if self._meter is not None:
-            self._meter.count_blocks(*(int(self.counts[s]) for s in (State.RUN, State.REUSE, State.DEAD)))
+            run, reused, dead = (int(self.counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
+            self._meter.count_blocks(run, reused, dead, int(self.macs[State.RUN]), int(self.macs.sum()))
         self._caches = []
 
     @property
@@ -124,12 +128,13 @@ class SkipPart:
             values = cache.take(self._call.keys()) if state == State.REUSE else None
             if state == State.DEAD:
                 values = cache.blank(self._call.rows)
-            self.counts[state if values is not None else State.RUN] += 1
+            if values is not None:
+                self._count(number, state)
             inputs = _carried(block, args, kwargs) if difference else None
             if values is not None:
                 return _output(_added(inputs, values) if inputs else values, kwargs)
             before = tuple(v.clone() for v in inputs) if inputs else None
-            output = inner(*args, **kwargs)
+            output = self._probed(number, inner, args, kwargs)
             values = output if isinstance(output, tuple) else (output,)
             cache.note(values)
             if self._keep[number]:
@@ -137,6 +142,21 @@ class SkipPart:
             return output
 
         return around
+
+    def _probed(self, number: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a block; its first run of the session tells what it costs per row."""
+        if self._cost[number] is None:
+            with CostProbe(self._graph.blocks[number].module) as probe:
+                output = inner(*args, **kwargs)
+            self._cost[number] = probe.macs // max(1, self._call.rows)
+        else:
+            output = inner(*args, **kwargs)
+        self._count(number, State.RUN)
+        return output
+
+    def _count(self, number: int, state: State) -> None:
+        self.counts[state] += 1
+        self.macs[state] += (self._cost[number] or 0) * self._call.rows
 
 
 def _carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
