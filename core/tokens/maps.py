@@ -47,7 +47,7 @@ def bucket_size(tokens: int, bucket: int | str) -> int:
     """The step that merged counts are rounded down to: N/16 rounded to a multiple of 32 (at least 32 when N/16 >= 16)."""
     if isinstance(bucket, int):
         return bucket
-    return max(1, round(tokens / 16 / 32) * 32) if tokens >= 256 else max(1, tokens // 16)
+    return max(32, round(tokens / 16 / 32) * 32) if tokens >= 256 else max(1, tokens // 16)
 
 
 def counts_above(score: Tensor, threshold: float, bucket: int, shared: bool) -> tuple[int, ...]:
