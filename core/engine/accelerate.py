@@ -31,8 +31,8 @@ class Schedule(Protocol):
     def token(self) -> object:
         """An object that is another one whenever a new run begins."""
 
-    def timesteps(self) -> list[float]:
-        """The run's timesteps, one per call."""
+    def calls_from(self, timestep: Any, value: float) -> list[float] | None:
+        """Timesteps of the calls to come from this one on, None where it is not of the schedule."""
 
     def value(self, timestep: Any) -> float | None:
         """A timestep's value without waiting for the device, where that is possible."""
@@ -59,14 +59,18 @@ def accelerate(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What tells one run from the next: the schedule's token, the latent's size, a timestep that only falls."""
+    """What tells one run from the next: the schedule's token (without one, a timestep that rises), the latent's size.
+
+    Where intermediate evaluations and rounding meet (KDPM2), timesteps rise by less than a thousandth.
+    """
 
     timestep: float = float("inf")
     latent: tuple[int, int] | None = None
     token: object = None
 
     def follows_not(self, before: _Seen) -> bool:
-        return self.token is not before.token or self.latent != before.latent or self.timestep > before.timestep
+        rises = self.token is None and self.timestep > before.timestep * 1.001
+        return rises or self.token is not before.token or self.latent != before.latent
 
 
 class Handle:
@@ -149,7 +153,7 @@ class Handle:
         except Decline as reason:
             (self.engine.running or self.engine.begin()).decline_call(str(reason))
             return
-        self._begin_if_new(timestep, latent)
+        self._begin_if_new(inputs.timestep, timestep, latent)
         streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
         session = self.engine.running
         assert session is not None
@@ -170,7 +174,7 @@ class Handle:
             return float(value)
         raise Decline("no timestep could be read from its arguments")
 
-    def _begin_if_new(self, timestep: float, latent: tuple[int, int]) -> None:
+    def _begin_if_new(self, given: Any, timestep: float, latent: tuple[int, int]) -> None:
         now = _Seen(timestep, latent, self._schedule.token() if self._schedule else None)
         new = now.follows_not(self._seen)
         self._seen = now
@@ -178,11 +182,8 @@ class Handle:
             return
         self.engine.end()
         self._labels = Labels()
-        self.engine.begin(self._calls_from(timestep), self._schedule.train_steps if self._schedule else 1000.0)
-
-    def _calls_from(self, timestep: float) -> list[float] | None:
-        steps = self._schedule.timesteps() if self._schedule else []
-        return steps[steps.index(timestep) :] if timestep in steps else None
+        calls = self._schedule.calls_from(given, timestep) if self._schedule else None
+        self.engine.begin(calls, self._schedule.train_steps if self._schedule else 1000.0)
 
     def _forget(self) -> None:
         self._labels = Labels()

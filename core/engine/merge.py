@@ -79,12 +79,14 @@ class MergePart:
 
     def close(self) -> None:
         """Tell which layers were never entered, and forget all."""
+        layers, self._layers = self._layers, []
+        if self.index < 0:
+            return
         report = self.meter.finish()
         known = {name for names in report.declined.values() for name in names} | set(report.layers)
-        for layer in self._layers:
+        for layer in layers:
             if layer.site.name not in known and not any(name.startswith(layer.site.name + ".") for name in known):
                 self.meter.decline(layer.site.name, "never entered: bypassed by the host, another patch, or the window")
-        self._layers = []
 
     @property
     def nbytes(self) -> int:

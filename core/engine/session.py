@@ -50,6 +50,11 @@ class Session:
             if part.begin(tick, call):
                 overrides.install()
 
+    def decline_call(self, reason: str) -> None:
+        """A forward that cannot be served at all: it is counted and runs dense."""
+        self.meter.report.calls += 1
+        self.meter.decline("a whole call", reason)
+
     def end_call(self) -> None:
         """After a forward, also a failed one: take the overrides off and let go of its tensors. May be called twice."""
         self._remove()
