@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 
 from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
 from .errors import RecipeError
-from .plan.mask import Mask
 from .recipe_skip import BlockSkip
 from .schedule import CHECKPOINT_PRESETS, parse_checkpoints
 
@@ -224,6 +223,6 @@ def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(values.get("mask"), (dict, Mask)):
+    if not isinstance(values.get("mask", ""), str):
         raise RecipeError("a mask in memory has no JSON form: save it and give the recipe its path")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

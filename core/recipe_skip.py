@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .checks import as_tuple, choice, integer, window
 from .errors import RecipeError
-from .plan.mask import Mask
+
+if TYPE_CHECKING:
+    from .plan.mask import Mask
 
 Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
@@ -67,4 +69,8 @@ class BlockSkip:
 
     def load_mask(self) -> Mask | None:
         """The mask that is meant, None for rules. Raises :class:`MaskError` for a file that is none."""
-        return Mask.load(self.mask) if isinstance(self.mask, str) and self.mask else self.mask or None  # type: ignore[return-value]
+        if not isinstance(self.mask, str):
+            return self.mask
+        from .plan.mask import Mask
+
+        return Mask.load(self.mask) if self.mask else None

@@ -14,8 +14,10 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine import session as session_module
 from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.layer import TokenLayer
+from skipstone.core.engine.merge import MergePart
+from skipstone.core.engine.session import Session
 from skipstone.core.errors import ModelError, RecipeError
 from skipstone.core.recipe import Recipe, TokenMerge
 from skipstone.core.tokens.maps import Pairs, TokenMap
@@ -244,7 +246,7 @@ def born(monkeypatch: pytest.MonkeyPatch, quick_gc: None) -> list[weakref.ref[An
 
         monkeypatch.setattr(cls, "__init__", init)
 
-    for cls in (session_module.Session, session_module.TokenLayer, Pairs, TokenMap):
+    for cls in (Session, MergePart, TokenLayer, Pairs, TokenMap):
         watch(cls)
     return refs
 
@@ -258,7 +260,7 @@ def alive(refs: list[weakref.ref[Any]]) -> set[str]:
 def test_a_runs_state_dies_with_it(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
     handle = accelerate(case.model, MERGE)
     case.sample(STEPS)
-    assert alive(born) == {"Session", "TokenLayer", "Pairs", "TokenMap"}
+    assert alive(born) == {"Session", "MergePart", "TokenLayer", "Pairs", "TokenMap"}
     handle.end()
     assert alive(born) == set()
     handle.remove()
