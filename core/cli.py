@@ -36,6 +36,11 @@ COMMANDS: dict[str, Command] = {
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".calibrate.pairs", "CalibratePairs", "calibrate_pairs"
     ),
+    "blocks": Command("print the blocks of a model", ".mask_files", "Blocks", "show_blocks"),
+    "mask make": Command("write a mask by a rule", ".mask_files", "MakeMask", "make_mask"),
+    "mask show": Command("print or draw a mask file", ".mask_files", "ShowMask", "show_mask"),
+    "mask check": Command("say whether a mask fits a model", ".mask_files", "CheckMask", "check_mask"),
+    "mask convert": Command("map a mask to another number of calls", ".mask_files", "ConvertMask", "convert_mask"),
     "recipe show": Command("print a recipe file or preset", ".recipe_files", "ShowRecipe", "show_recipe"),
     "recipe check": Command("say whether a recipe file can run", ".recipe_files", "CheckRecipe", "check_recipe"),
 }

@@ -35,7 +35,7 @@ class SkipPlan:
         self._everything = np.ones(len(graph), dtype=bool)
         self._states = self._kept = None
         if timesteps:
-            run = self._planned(timesteps)
+            run = self.planned_mask(timesteps)
             self._states, self._kept = liveness(run, graph), kept_after(run, graph)
 
     def abandon(self) -> None:
@@ -50,7 +50,8 @@ class SkipPlan:
         runs = derive(self._unplanned(index, timestep)[None], self._graph)[0] if served else self._everything
         return np.where(runs, State.RUN, State.REUSE).astype(np.int8), self._everything
 
-    def _planned(self, timesteps: tuple[float, ...]) -> np.ndarray:
+    def planned_mask(self, timesteps: tuple[float, ...]) -> np.ndarray:
+        """The settings as a mask bool [T, masked blocks] for a run whose calls are known."""
         calls, settings = len(timesteps), self._settings
         if self._mask is not None:
             run = self._mask.mapped(timesteps).run.copy()

@@ -1,0 +1,170 @@
+"""`skipstone blocks` and `skipstone mask make|show|check|convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from .blocks import Family, recognise
+from .blocks.graph import BlockGraph
+from .errors import ModelError, SkipstoneError
+from .pipelines.loading import load_pipeline
+from .plan.liveness import State, liveness
+from .plan.mask import Mask
+from .plan.skips import SkipPlan, caching_of
+from .recipe_skip import BlockSkip, Rule
+
+Model = Annotated[str, tyro.conf.Positional]
+File = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Print the blocks of a model that a mask can speak of, in the order they run."""
+
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class MakeMask:
+    """Write a mask by a rule, for a model and a number of calls."""
+
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    rule: Rule = "deepcache"
+    """deepcache, interval, fora, or depths."""
+    every: int = 3
+    """A full call each so many calls."""
+    branch: int = 0
+    """DeepCache's skip branch."""
+    depths: tuple[int, ...] = ()
+    """DaTo codes of the calls from 1 on."""
+    calls: int = 50
+    """Calls of the denoiser."""
+    out: Path = Path("mask.safetensors")
+    """File to write."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class ShowMask:
+    """Print what a mask file holds; with --png draw it."""
+
+    file: File
+    """Mask file."""
+    png: Path | None = None
+    """Picture to write: calls by blocks."""
+
+
+@dataclass(frozen=True)
+class CheckMask:
+    """Say whether a mask file fits a model."""
+
+    file: File
+    """Mask file."""
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class ConvertMask:
+    """Map a mask to another number of calls, by timestep."""
+
+    file: File
+    """Mask file."""
+    calls: int
+    """Calls of the run that it is for."""
+    out: Path
+    """File to write."""
+
+
+def show_blocks(options: Blocks) -> None:
+    """Print the catalogue of a model's blocks."""
+    family, graph = _model(options.model, options.config)
+    print(
+        f"{family.name}: {len(graph.masked)} blocks, cached as {graph.caching} (possible: {', '.join(family.cachings)})"
+    )
+    for i in graph.masked:
+        block = graph.blocks[i]
+        depth = "middle" if block.depth > len(graph) else f"depth {block.depth}"
+        print(f"  {block.name:48} {block.kind:16} {depth}")
+
+
+def make_mask(options: MakeMask) -> None:
+    """Compile a rule and write it."""
+    settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
+    family, graph = _model(options.model, options.config, settings)
+    timesteps = evenly(options.calls)
+    run = SkipPlan(settings, graph, family.name, timesteps).planned_mask(timesteps)
+    names = tuple(graph.blocks[i].name for i in graph.masked)
+    provenance = {
+        "rule": options.rule,
+        "every": options.every,
+        "branch": options.branch,
+        "depths": list(options.depths),
+    }
+    mask = Mask(run, family.name, names, timesteps, graph.caching, provenance=provenance)
+    mask.save(options.out)
+    print(f"{options.out}: {_line(mask)}")
+
+
+def show_mask(options: ShowMask) -> None:
+    """Print, and draw."""
+    mask = Mask.load(options.file)
+    print(f"{options.file}: {_line(mask)}")
+    print(f"made by: {mask.provenance or 'unknown'}")
+    if options.png:
+        from .evaluate.heatmap import heatmap
+
+        states = np.where(mask.run, State.RUN, State.REUSE)
+        heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls").save(options.png)
+        print(f"wrote {options.png}")
+
+
+def check_mask(options: CheckMask) -> None:
+    """Print one line. Raises :class:`MaskError` for a mask that does not fit."""
+    mask = Mask.load(options.file)
+    family, graph = _model(options.model, options.config, BlockSkip(mask=mask))
+    mask.check(family.name, graph)
+    states = liveness(mask.run, graph)
+    print(f"{options.file}: fits; {int((states == State.RUN).sum())} of {states.size} block runs are needed")
+
+
+def convert_mask(options: ConvertMask) -> None:
+    """Map and write."""
+    mapped = Mask.load(options.file).mapped(evenly(options.calls))
+    mapped.save(options.out)
+    print(f"{options.out}: {_line(mapped)}")
+
+
+def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
+    """Timesteps of a full, evenly spaced run of `calls` calls. Raises :class:`SkipstoneError` for none."""
+    if calls < 1:
+        raise SkipstoneError(f"{calls} calls make no run: give a number from 1 on")
+    return tuple(float(t) for t in np.linspace(train_steps - 1, 0, calls))
+
+
+def _line(mask: Mask) -> str:
+    return (
+        f"{mask.family}, {len(mask.run)} calls x {len(mask.blocks)} blocks, {mask.share:.0%} run, {mask.caching} cached"
+    )
+
+
+def _model(model: str, config: Path | None, settings: BlockSkip | None = None) -> tuple[Family, BlockGraph]:
+    pipe: Any = load_pipeline(model, config=config)
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if network is None:
+        raise ModelError(f"{model!r} has neither a unet nor a transformer: give a pipeline that has one")
+    family = recognise(network)
+    caching = caching_of(settings or BlockSkip(), family.cachings, family.name)
+    return family, family.graph(network, caching)
