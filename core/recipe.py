@@ -142,16 +142,17 @@ class Recipe:
     def from_json(cls, text: str) -> Recipe:
         """Parse JSON text. Raises :class:`RecipeError`."""
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"recipe is not JSON (line {error.lineno}: {error.msg}): check the file") from None
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RecipeError(f"recipe is not JSON ({error}): check the file") from None
+        return cls.from_dict(data)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Read a recipe file. Raises :class:`RecipeError` when it is missing or wrong."""
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise RecipeError(f"cannot read recipe {str(path)!r} ({error}): give the path of a JSON file") from None
         return cls.from_json(text)
 
@@ -199,7 +200,7 @@ def as_recipe(value: Recipe | TokenMerge | str | Path | dict[str, Any]) -> Recip
 
 def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
     kind = data.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise RecipeError(f"unknown method kind {kind!r}: known kinds are {', '.join(_KINDS)}")
     slot, cls = _KINDS[kind]
     values = {k: v for k, v in data.items() if k != "kind"}

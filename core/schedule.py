@@ -27,6 +27,7 @@ CHECKPOINT_PRESETS: dict[str, tuple[int, ...]] = {
 """The six lists of CA-ToMe Table II, and `every`: search the pairs anew at each call."""
 
 _FULL_RUN_EDGE = 0.1
+_MOST_DIGITS = 9
 
 
 def parse_checkpoints(value: str | Iterable[int]) -> str | tuple[int, ...]:
@@ -50,10 +51,10 @@ def parse_checkpoints(value: str | Iterable[int]) -> str | tuple[int, ...]:
 
 def _numbers(text: str) -> list[int]:
     parts = [p for p in text.replace(",", " ").replace(";", " ").split() if p]
-    if not parts or not all(p.isascii() and p.isdigit() for p in parts):
+    if not parts or not all(p.isascii() and p.isdigit() and len(p) <= _MOST_DIGITS for p in parts):
         names = ", ".join(CHECKPOINT_PRESETS)
         raise RecipeError(
-            f"checkpoints {text!r} cannot be read: give call numbers such as '0, 8, 11' or one of {names}"
+            f"checkpoints {text[:40]!r} cannot be read: give call numbers such as '0, 8, 11' or one of {names}"
         )
     return [int(p) for p in parts]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ class IconClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        pairs = zip((3, *CHANNELS), CHANNELS)
+        pairs = pairwise((3, *CHANNELS))
         blocks = [
             nn.Sequential(nn.Conv2d(i, o, 3, stride=2, padding=1), nn.GroupNorm(8, o), nn.GELU()) for i, o in pairs
         ]

@@ -184,8 +184,8 @@ def draw_picture(name: str, rng: np.random.Generator) -> Image.Image:
     picture = gradient(*BACKGROUNDS[rng.integers(len(BACKGROUNDS))], side)
     icon = ICONS[name]
     colour = icon.colours[rng.integers(len(icon.colours))]
-    shift = (rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08))
-    angle, scale = math.radians(rng.uniform(-7, 7)), rng.uniform(0.87, 1.10)
+    shift = (rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04))
+    angle, scale = math.radians(rng.uniform(-4, 4)), rng.uniform(0.94, 1.06)
     icon.draw(Pen(ImageDraw.Draw(picture), side, angle, scale, shift), colour)
     return picture.resize((SIZE, SIZE), Image.Resampling.BOX)
 

@@ -17,7 +17,7 @@ from .attach import Override
 from .engine import Engine
 from .labels import Labels
 from .meter import Report
-from .session import Call
+from .session import Call, Observer
 
 
 class Schedule(Protocol):
@@ -30,18 +30,21 @@ class Schedule(Protocol):
     def token(self) -> object:
         """An object that is another one whenever a new run begins."""
 
-    def timesteps(self) -> list[float]:
-        """The run's timesteps, one per call."""
+    def calls_from(self, timestep: Any, value: float) -> list[float] | None:
+        """Timesteps of the calls to come from this one on, None where it is not of the schedule."""
 
     def value(self, timestep: Any) -> float | None:
         """A timestep's value without waiting for the device, where that is possible."""
 
 
-def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome") -> Handle:
+def accelerate(
+    target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str, Any] = "ca_tome", observer: Observer | None = None
+) -> Handle:
     """Make a model or diffusers pipeline faster until the handle is removed.
 
     target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
     recipe: a :class:`Recipe`, a :class:`TokenMerge`, a preset name, a JSON file's path or a recipe dict.
+    observer: told of all pairs that are searched (calibration).
 
     Returns a :class:`Handle`, also usable as a context manager. Accelerating the same model again replaces what was
     there. A neutral recipe touches nothing. Raises :class:`RecipeError` or :class:`ModelError` with the remedy.
@@ -50,19 +53,23 @@ def accelerate(target: Any, recipe: Recipe | TokenMerge | str | Path | dict[str,
     root = _network(target)
     for earlier in _handles_on(root):
         earlier.remove()
-    return Handle(root, wanted, None if target is root else target)
+    return Handle(root, wanted, None if target is root else target, observer)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What tells one run from the next: the schedule's token, the latent's size, a timestep that only falls."""
+    """What tells one run from the next: the schedule's token (without one, a timestep that rises), the latent's size.
+
+    Where intermediate evaluations and rounding meet (KDPM2), timesteps rise by less than a thousandth.
+    """
 
     timestep: float = float("inf")
     latent: tuple[int, int] | None = None
     token: object = None
 
     def follows_not(self, before: _Seen) -> bool:
-        return self.token is not before.token or self.latent != before.latent or self.timestep > before.timestep
+        rises = self.token is None and self.timestep > before.timestep * 1.001
+        return rises or self.token is not before.token or self.latent != before.latent
 
 
 class Handle:
@@ -72,9 +79,9 @@ class Handle:
     timestep rises or the latent's size changes; :meth:`begin` and :meth:`end` say it explicitly.
     """
 
-    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None) -> None:
+    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None, observer: Observer | None = None) -> None:
         """Install. Use :func:`accelerate`."""
-        self.engine = Engine(root, recipe)
+        self.engine = Engine(root, recipe, observer=observer)
         self._schedule = _schedule(pipeline)
         self._by_hand = False
         self._labels = Labels()
@@ -143,9 +150,9 @@ class Handle:
         try:
             timestep, latent = self._timestep(inputs), _latent(inputs.latent)
         except Decline as reason:
-            (self.engine.running or self.engine.begin()).meter.decline("a whole call", str(reason))
+            (self.engine.running or self.engine.begin()).decline_call(str(reason))
             return
-        self._begin_if_new(timestep, latent)
+        self._begin_if_new(inputs.timestep, timestep, latent)
         streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
         session = self.engine.running
         assert session is not None
@@ -166,7 +173,7 @@ class Handle:
             return float(value)
         raise Decline("no timestep could be read from its arguments")
 
-    def _begin_if_new(self, timestep: float, latent: tuple[int, int]) -> None:
+    def _begin_if_new(self, given: Any, timestep: float, latent: tuple[int, int]) -> None:
         now = _Seen(timestep, latent, self._schedule.token() if self._schedule else None)
         new = now.follows_not(self._seen)
         self._seen = now
@@ -174,11 +181,8 @@ class Handle:
             return
         self.engine.end()
         self._labels = Labels()
-        self.engine.begin(self._calls_from(timestep), self._schedule.train_steps if self._schedule else 1000.0)
-
-    def _calls_from(self, timestep: float) -> list[float] | None:
-        steps = self._schedule.timesteps() if self._schedule else []
-        return steps[steps.index(timestep) :] if timestep in steps else None
+        calls = self._schedule.calls_from(given, timestep) if self._schedule else None
+        self.engine.begin(calls, self._schedule.train_steps if self._schedule else 1000.0)
 
     def _forget(self) -> None:
         self._labels = Labels()

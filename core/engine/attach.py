@@ -24,20 +24,25 @@ class Override:
         self.around = around
         self._repeats = repeats
         self._spent = True
+        self._covered = False
         self._forward = self._call
 
     def install(self) -> None:
-        """Put the override in the instance's `forward`."""
-        self._had_own = "forward" in self._module.__dict__
-        self._inner = self._module.forward
+        """Put the override in the instance's `forward`, or wake it where somebody else's wrapper stands over it."""
         self._spent = False
-        self._module.__dict__["forward"] = self._forward
+        own = self._module.__dict__
+        if self._covered and "forward" in own:
+            return
+        self._had_own = "forward" in own
+        self._inner = self._module.forward
+        own["forward"] = self._forward
 
     def remove(self) -> None:
         """Put back what stood there, unless somebody replaced ours meanwhile; then ours just passes calls on."""
         self._spent = True
         own = self._module.__dict__
-        if own.get("forward") is not self._forward:
+        self._covered = own.get("forward") is not self._forward
+        if self._covered:
             return
         if self._had_own:
             own["forward"] = self._inner

@@ -13,15 +13,11 @@ def module_macs(module: nn.Module, role: str, tokens: int, channels: int, contex
     """Multiply-adds of an attention or feed-forward on `tokens` tokens; `context`: tokens of a cross-attention's keys."""
     if role == "ff":
         return tokens * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-    inner = _inner(module, channels)
+    inner = getattr(getattr(module, "to_q", None), "out_features", channels)
     if context is None:
         return 4 * tokens * channels * inner + 2 * tokens * tokens * inner
-    return 2 * tokens * channels * inner + 2 * tokens * context * inner
-
-
-def _inner(attention: nn.Module, channels: int) -> int:
-    query = getattr(attention, "to_q", None)
-    return getattr(query, "out_features", channels)
+    width = getattr(getattr(module, "to_k", None), "in_features", channels)
+    return 2 * tokens * channels * inner + 2 * context * width * inner + 2 * tokens * context * inner
 
 
 def matching_macs(partition: Partition, metric: Tensor, matching: Literal["dense", "local"]) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from ..blocks import Family, KeyBias, recognise, sites_of
 from ..recipe import Recipe, TokenMerge
 from .meter import Report
-from .session import Call, Session
+from .session import Call, Observer, Session
 
 log = logging.getLogger("skipstone")
 
@@ -26,10 +26,13 @@ class Engine:
     """Runs a recipe on one model. Holds no tensors between runs; nested runs stack.
 
     key_bias: how this host's attention takes a bias on the key logits; the family's own way by default.
+    observer: told of all pairs that are searched.
     Raises :class:`ModelError` when the model cannot be served.
     """
 
-    def __init__(self, root: nn.Module, recipe: Recipe, key_bias: KeyBias | None = None) -> None:
+    def __init__(
+        self, root: nn.Module, recipe: Recipe, key_bias: KeyBias | None = None, observer: Observer | None = None
+    ) -> None:
         """Look the model over; nothing is changed."""
         self.family: Family = recognise(root)
         self.recipe = recipe
@@ -37,6 +40,7 @@ class Engine:
         self._settings = recipe.merge or TokenMerge(threshold=1.0)
         self._sites = sites_of(root, self.family) if not recipe.neutral else []
         self._key_bias = key_bias or self.family.key_bias
+        self._observer = observer
         self._runs: list[Session] = []
 
     @property
@@ -46,8 +50,9 @@ class Engine:
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> Session:
         """Begin a run. `timesteps`: one per call, in order, only where the host knows that these will be the calls."""
-        self._runs.append(Session(self._settings, self._sites, timesteps, train_steps, self._key_bias))
-        return self._runs[-1]
+        session = Session(self._settings, self._sites, timesteps, train_steps, self._key_bias, self._observer)
+        self._runs.append(session)
+        return session
 
     def end(self) -> Report:
         """End the innermost run and free its state. Without a run, the last report again."""

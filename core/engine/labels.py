@@ -1,7 +1,7 @@
 """Who the rows of a forward belong to, where no host says so (bare models and diffusers pipelines).
 
 A conditioning tensor that was seen before identifies its cond by object identity. Otherwise the forward's place among
-those of its timestep does: the first of two is the same cond at each call.
+those of its timestep does: the first of two is the same cond at each call (ldm's samplers join conds anew each time).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Labels:
     def __init__(self) -> None:
         """Before the first forward."""
         self._known: list[Tensor] = []
+        self._recurring: set[int] = set()
         self._timestep: float | None = None
         self._place = 0
         self._first_count: int | None = None
@@ -31,7 +32,8 @@ class Labels:
         self._advance(timestep)
         key: Hashable = self._identity(conditioning)
         if key is None:
-            key = ("place", self._place % (self._first_count or self._place + 1))
+            place = self._place % (self._first_count or self._place + 1)
+            key = ("place" if place in self._recurring else "cond", place)
         context = conditioning.shape[1] if isinstance(conditioning, Tensor) and conditioning.ndim > 1 else None
         return (Stream((key, rows, context), rows),)
 
@@ -48,6 +50,7 @@ class Labels:
             return None
         for number, known in enumerate(self._known):
             if known is conditioning:
+                self._recurring.add(number)
                 return ("cond", number)
         if self._first_count is None and len(self._known) < _MOST_CONDITIONINGS:
             self._known.append(conditioning)

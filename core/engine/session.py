@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..blocks import KeyBias, Site
@@ -26,6 +26,19 @@ class Call:
     streams: tuple[Stream, ...]
 
 
+@dataclass(frozen=True)
+class PairsFound:
+    """Told to an observer whenever a layer searched its pairs: where, at which call, for whose rows, and what."""
+
+    layer: str
+    call: int
+    streams: tuple[Stream, ...]
+    pairs: Pairs
+
+
+Observer = Callable[[PairsFound], None]
+
+
 class Session:
     """State of one run. `timesteps`: of the calls to come, where the host knows that they will be just these."""
 
@@ -36,9 +49,11 @@ class Session:
         timesteps: Sequence[float] | None = None,
         train_steps: float = 1000.0,
         key_bias: KeyBias | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Begin a run; the model is not touched before :meth:`begin_call`."""
         self.settings = settings
+        self._observer = observer
         self.meter = Meter()
         self.epoch = 0
         self.index = -1
@@ -53,7 +68,8 @@ class Session:
             self.meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
 
     def begin_call(self, call: Call) -> None:
-        """Before a forward: tick the clock, decide, install the overrides."""
+        """Before a forward: tick the clock, decide, install the overrides. Ctrl-C may have left those of the last one."""
+        self._overrides.remove()
         tick = self._clock.tick(call.timestep, call.streams)
         if tick.surprise:
             self._plan.abandon()
@@ -69,6 +85,11 @@ class Session:
             layer.start_forward()
         self._overrides.install()
 
+    def decline_call(self, reason: str) -> None:
+        """A forward that cannot be served at all: it is counted and runs dense."""
+        self.meter.report.calls += 1
+        self.meter.decline("a whole call", reason)
+
     def end_call(self) -> None:
         """After a forward, also a failed one: take the overrides off and let go of its tensors. May be called twice."""
         self._overrides.remove()
@@ -79,7 +100,7 @@ class Session:
     def close(self) -> Report:
         """End the run: nothing is kept but the report."""
         self._overrides.remove()
-        if self.meter.report.calls:
+        if self.index >= 0:
             self._note_absent()
         self._layers = []
         self._overrides = Overrides([])
@@ -95,7 +116,9 @@ class Session:
             raise Decline(f"coarser than 1/{limit} of the latent (max_downsample)")
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """Hook for calibration; a plain run does nothing here."""
+        """A layer searched its pairs: tell the observer, if there is one (calibration)."""
+        if self._observer:
+            self._observer(PairsFound(layer, self.index, self.streams, pairs))
 
     def _accepts(self, site: Site) -> bool:
         if site.refusal:

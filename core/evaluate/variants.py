@@ -40,15 +40,15 @@ def variants(block: nn.Module, inputs: Inputs, merged: int) -> list[Variant]:
     dense, local = (threshold_for(inputs, merged, matching) for matching in ("dense", "local"))
     found = [
         Variant("ideal", "ideal", ideal(block, inputs, merged), agrees=False),
-        Variant("Skipstone, dense matching", "recompute", ours(block, inputs, dense, "every")),
-        Variant("Skipstone, local matching", "recompute", ours(block, inputs, local, "every", "local"), agrees=False),
-        Variant("Skipstone, pairs reused", "reuse", ours(block, inputs, dense, (0,))),
+        Variant("Skipstone dense", "recompute", ours(block, inputs, dense, "every")),
+        Variant("Skipstone local", "recompute", ours(block, inputs, local, "every", "local"), agrees=False),
+        Variant("Skipstone reused", "reuse", ours(block, inputs, dense, (0,))),
     ]
     if find_spec("tomesd"):
         found.append(Variant("tomesd", "recompute", tomesd(block, inputs, merged)))
     if find_spec("ca_tome"):
         found.append(Variant("ca-tome", "recompute", ca_tome(block, inputs, dense, step=0)))
-        found.append(Variant("ca-tome, pairs reused", "reuse", ca_tome(block, inputs, dense, step=1)))
+        found.append(Variant("ca-tome reused", "reuse", ca_tome(block, inputs, dense, step=1)))
     return found
 
 
@@ -62,7 +62,7 @@ def dense(block: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
     return _runner(UNetModel([twin(block)]), inputs)
 
 
-def ideal(block: nn.Module, inputs: Inputs, merged: int) -> Callable[[], Tensor]:
+def ideal(block: Any, inputs: Inputs, merged: int) -> Callable[[], Tensor]:
     """Merging that costs nothing: self-attention on N - merged tokens made ready before, all else on N."""
     reduced = block.norm1(inputs.tokens)[:, merged:].contiguous()
     restored = torch.zeros_like(inputs.tokens)
@@ -108,7 +108,8 @@ def ca_tome(block: nn.Module, inputs: Inputs, threshold: float, step: int) -> Ca
 
     root = UNetModel([twin(block)])
     apply_patch(_ldm_model(root), compute_on=[0], r=threshold, use_rand=False)
-    root.input_blocks[0].inference_step = step
+    for patched in root.input_blocks:
+        patched.__dict__["inference_step"] = step
     return _runner(root, inputs)
 
 

@@ -44,14 +44,24 @@ class PipelineSchedule:
 
     def value(self, timestep: Any) -> float | None:
         """The value of a timestep that is a view of the schedule, found by its place: no wait for the device."""
+        place = self._place(timestep)
+        return None if place is None else self.timesteps()[place]
+
+    def calls_from(self, timestep: Any, value: float) -> list[float] | None:
+        """Timesteps of the calls to come from this one on, by its place (second-order schedules repeat timesteps) or value."""
+        values, place = self.timesteps(), self._place(timestep)
+        if place is None and value in values:
+            place = values.index(value)
+        return None if place is None else values[place:]
+
+    def _place(self, timestep: Any) -> int | None:
         token = self.token()
         if not isinstance(timestep, Tensor) or not isinstance(token, Tensor) or not timestep.numel():
             return None
         if timestep.untyped_storage().data_ptr() != token.untyped_storage().data_ptr():
             return None
-        place = timestep.storage_offset() - token.storage_offset()
-        values = self.timesteps()
-        return values[place] if 0 <= place < len(values) else None
+        place = int(timestep.storage_offset() - token.storage_offset())
+        return place if 0 <= place < len(self.timesteps()) else None
 
 
 def watch_end(pipeline: Any, on_end: Callable[[], Any]) -> Callable[[], None]:

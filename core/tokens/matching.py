@@ -24,8 +24,7 @@ def best_pairs(metric: Tensor, partition: Partition, matching: Literal["dense", 
     A zero token has similarity 0 to everything. Scores are fp32 on the CPU and fp16 or fp32 elsewhere.
     """
     unit = normalised(metric)
-    src, dst = unit.index_select(1, partition.src), unit.index_select(1, partition.dst)
-    return _dense(src, dst) if matching == "dense" else _local(src, dst, partition)
+    return _dense(unit, partition) if matching == "dense" else _local(unit, partition)
 
 
 def normalised(metric: Tensor) -> Tensor:
@@ -36,18 +35,19 @@ def normalised(metric: Tensor) -> Tensor:
     return unit.half() if half else unit
 
 
-def _dense(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+def _dense(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    src, dst = unit.index_select(1, partition.src), unit.index_select(1, partition.dst)
     rows = max(1, _CHUNK_ELEMENTS // (src.shape[0] * dst.shape[1]))
     across = dst.transpose(1, 2)
     parts = [(chunk @ across).max(dim=-1) for chunk in src.split(rows, dim=1)]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
 
-def _local(src: Tensor, dst: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
-    tiles, (batch, _, channels) = partition.tiles, src.shape
+def _local(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    tiles, (batch, _, channels) = partition.tiles, unit.shape
     count, depth = tiles.src.shape
-    tiled_src = src.index_select(1, tiles.src.flatten()).view(batch * count, depth, channels)
-    tiled_dst = dst.index_select(1, tiles.dst.flatten()).view(batch * count, -1, channels)
+    tiled_src = unit.index_select(1, partition.src[tiles.src.flatten()]).view(batch * count, depth, channels)
+    tiled_dst = unit.index_select(1, partition.dst[tiles.dst.flatten()]).view(batch * count, -1, channels)
     similarity = (tiled_src @ tiled_dst.transpose(1, 2)).view(batch, count, depth, -1)
     if tiles.dst_bias is not None:
         similarity = similarity + tiles.dst_bias.to(similarity.dtype)

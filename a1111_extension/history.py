@@ -1,0 +1,82 @@
+"""The last runs' reports, shared by both panels and the tab, and their HTML."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+from threading import Lock
+
+from ..core.engine.meter import LayerReport, Report
+
+KEPT_RUNS = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass: what it was, what was done, and when it ended."""
+
+    title: str
+    report: Report
+    ended: datetime = field(default_factory=datetime.now)
+
+
+class History:
+    """The newest runs, newest first. Jobs write it and page requests read it, in different threads."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._runs: deque[Run] = deque(maxlen=KEPT_RUNS)
+        self._lock = Lock()
+
+    def add(self, run: Run) -> None:
+        """File a run; the oldest beyond the last few is dropped."""
+        with self._lock:
+            self._runs.appendleft(run)
+
+    def runs(self) -> list[Run]:
+        """Newest first."""
+        with self._lock:
+            return list(self._runs)
+
+
+def headline(history: History) -> str:
+    """One line of HTML on the newest run, for the panel."""
+    runs = history.runs()
+    return f"Last run: {escape(_first_line(runs[0]))}" if runs else "No run yet."
+
+
+def page(history: History) -> str:
+    """The tab's report as HTML: the newest run with its layers, then one line for each run before."""
+    runs = history.runs()
+    if not runs:
+        return "<p>No run yet. Switch the panel on in txt2img or img2img and generate a picture.</p>"
+    newest, earlier = runs[0], runs[1:]
+    lines = "".join(f"<li>{escape(_stamp(run))}: {escape(_first_line(run))}</li>" for run in earlier)
+    before = f"<h4>Runs before</h4><ul>{lines}</ul>" if earlier else ""
+    summary = "<br>".join(map(escape, newest.report.summary().splitlines()))
+    return f"<h4>{escape(_stamp(newest))}</h4><p>{summary}</p>{_table(newest.report)}{before}"
+
+
+def _stamp(run: Run) -> str:
+    return f"{run.ended:%H:%M:%S} {run.title}"
+
+
+def _first_line(run: Run) -> str:
+    return run.report.summary().splitlines()[0]
+
+
+def _table(report: Report) -> str:
+    if not report.layers:
+        return ""
+    head = ("layer", "tokens merged", "pairs searched", "pairs reused", "multiply-adds saved")
+    rows = [(name, *_cells(layer)) for name, layer in report.layers.items()]
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table class='skipstone-table'><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{body}</table>"
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    merged = 1 - layer.kept / max(1, layer.tokens)
+    saved = 1 - layer.macs_done / max(1, layer.macs_dense)
+    return f"{merged:.0%}", str(layer.searched), str(layer.reused), f"{saved:.0%}"

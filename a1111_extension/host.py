@@ -1,0 +1,59 @@
+"""What is asked of the host: its U-Net, its checkpoint, and whether something else has the U-Net's attention in hand."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+
+def unet_of(p: Any) -> nn.Module:
+    """The U-Net that a processing object samples with: Forge's and reForge's patcher holds it, A1111's model has it."""
+    patcher = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+    return patcher.model.diffusion_model if patcher is not None else p.sd_model.model.diffusion_model
+
+
+def checkpoint_of(p: Any) -> str:
+    """The checkpoint loaded in that model; a refiner may load another into the same modules in the middle of a pass."""
+    return str(getattr(getattr(p.sd_model, "sd_checkpoint_info", None), "filename", ""))
+
+
+def is_hires(p: Any) -> bool:
+    """Is this the second pass of a hires fix?"""
+    return bool(getattr(p, "is_hr_pass", False))
+
+
+def refusal(p: Any) -> str:
+    """Why tokens cannot be merged in the pass that is about to begin; empty when they can."""
+    if getattr(_module("sd_unet"), "current_unet", None) is not None:
+        return "an SD Unet (TensorRT or the like) replaces the U-Net: set Settings > SD Unet to None"
+    if _own_merging(p) > 0:
+        return (
+            "the host's own token merging is on: set its ratio to 0 in Settings > Optimizations, or leave Skipstone off"
+        )
+    if _hypertile(hires=is_hires(p)):
+        return "Hypertile cuts the U-Net's attention into tiles: switch it off in Settings > Hypertile, or leave Skipstone off"
+    return ""
+
+
+def _own_merging(p: Any) -> float:
+    """The host's ToMe ratio: as applied to the model (A1111), or as asked for (Forge applies it to a copy)."""
+    applied = getattr(p.sd_model, "applied_token_merged_ratio", 0)
+    asked = getattr(p, "get_token_merging_ratio", None)
+    return max(applied, asked(for_hr=is_hires(p)) if asked else 0)
+
+
+def _hypertile(hires: bool) -> bool:
+    opts = getattr(_module("shared"), "opts", None)
+    return bool(
+        getattr(opts, "hypertile_enable_unet", False)
+        or (hires and getattr(opts, "hypertile_enable_unet_secondpass", False))
+    )
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(f"modules.{name}")
+    except ImportError:
+        return None

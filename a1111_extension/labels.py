@@ -1,0 +1,49 @@
+"""Who the rows of a U-Net call belong to, in hosts that batch conds as they like.
+
+AUTOMATIC1111 evaluates the rows [conds..., unconds...] of a sampler step in order, in one call or in several, and may drop
+the unconds in the middle of a run. So a row is known by its place in the step's rows, never by its place in a call.
+Forge says in each call which chunks are conds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..core.engine.clock import Stream
+
+
+class StepRows:
+    """Labels the U-Net calls of one pass."""
+
+    def __init__(self) -> None:
+        """Before the first step."""
+        self._timestep: float | None = None
+        self.new_step(None)
+
+    def new_step(self, conds: int | None) -> None:
+        """A sampler step begins. conds: number of cond rows in it, the unconds follow; None where that is not known."""
+        self._conds = conds
+        self._at = 0
+        self._chunks: Counter[int] = Counter()
+
+    def label(self, timestep: float, rows: int, chunks: Sequence[int] | None = None) -> tuple[Stream, ...]:
+        """The streams of one call. Call once per U-Net call, in order.
+
+        chunks: Forge's `cond_or_uncond`, one mark per equal part of the rows.
+        """
+        if timestep != self._timestep:
+            self._timestep = timestep
+            self.new_step(self._conds)
+        if chunks and rows % len(chunks) == 0:
+            return tuple(self._chunk(mark, rows // len(chunks)) for mark in chunks)
+        start, self._at = self._at, self._at + rows
+        if self._conds is None:
+            return (Stream(("row", start), rows),)
+        conds = min(max(self._conds - start, 0), rows)
+        parts = (Stream(("cond", start), conds), Stream(("uncond", start + conds - self._conds), rows - conds))
+        return tuple(part for part in parts if part.rows)
+
+    def _chunk(self, mark: int, rows: int) -> Stream:
+        self._chunks[mark] += 1
+        return Stream(("chunk", mark, self._chunks[mark]), rows)

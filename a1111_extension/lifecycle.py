@@ -1,0 +1,112 @@
+"""The life of a pass in the host: begun before each sampling, ended after it, and swept up when it ended badly.
+
+An exception in the U-Net skips the host's `postprocess`, so every job first clears what an earlier one may have left.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+from torch import nn
+
+from ..core.errors import SkipstoneError
+from ..core.recipe import Recipe
+from .bracket import UNetBracket
+from .history import History, Run
+from .host import checkpoint_of, unet_of
+from .settings import MERGED
+
+log = logging.getLogger("skipstone")
+
+
+@dataclass
+class _Pass:
+    """What is under way: for which processing object, on which U-Net, with which checkpoint in it."""
+
+    p: Any
+    title: str
+    recipe: Recipe
+    unet: nn.Module
+    checkpoint: str
+    bracket: UNetBracket
+    stale: bool = False
+
+    def switched(self) -> bool:
+        """Has the host put another model, or other weights into the same modules, since the pass began?"""
+        return self.stale or unet_of(self.p) is not self.unet or checkpoint_of(self.p) != self.checkpoint
+
+
+class Lifecycle:
+    """At most one pass is under way: the host samples one job at a time, whichever tab asked for it."""
+
+    def __init__(self, history: History) -> None:
+        """history: where the reports go."""
+        self.history = history
+        self._pass: _Pass | None = None
+        self._lock = RLock()
+
+    def begin(self, p: Any, recipe: Recipe, title: str) -> None:
+        """Begin a pass; the one before ends. A model that cannot be served is told of, once, and runs dense."""
+        with self._lock:
+            self.end()
+            unet = unet_of(p)
+            try:
+                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), UNetBracket(unet, recipe))
+            except SkipstoneError as error:
+                tell_dense(p, str(error))
+
+    def end(self) -> None:
+        """End the pass under way, if any, and file its report. The U-Net is then as it was before."""
+        with self._lock:
+            ended, self._pass = self._pass, None
+            if ended is None:
+                return
+            report = ended.bracket.end()
+            if not report.calls:
+                return
+            self.history.add(Run(ended.title, report))
+            _tell_merged(ended.p, ended.title, report.merged_share)
+            if not report.served:
+                tell_dense(ended.p, report.summary().replace("\n", "; "))
+
+    def on_step(self, params: Any) -> None:
+        """`on_cfg_denoiser`: a sampler step begins; a refiner may just have switched the model."""
+        with self._lock:
+            if self._pass is None:
+                return
+            p = getattr(params.denoiser, "p", None)
+            foreign = p is not None and p is not self._pass.p
+            if not foreign and self._pass.switched():
+                self.begin(self._pass.p, self._pass.recipe, f"{self._pass.title}, after a model switch")
+            if self._pass is not None:
+                self._pass.bracket.foreign = foreign
+                self._pass.bracket.rows.new_step(_rows(params.text_cond))
+
+    def on_model_loaded(self, model: Any) -> None:
+        """`on_model_loaded`: what was kept of the weights before must not be used at the next step."""
+        with self._lock:
+            if self._pass is not None:
+                self._pass.stale = True
+
+
+def tell_dense(p: Any, reason: str) -> None:
+    """Say once, under the picture and in the console, why it was made without merging."""
+    text = f"Skipstone: no tokens merged. {reason}"
+    if text not in (getattr(p, "comments", None) or {}):
+        log.warning(text)
+        p.comment(text)
+
+
+def _tell_merged(p: Any, title: str, share: float) -> None:
+    """Put the share of merged tokens into the infotext: one figure per pass; a later batch replaces an earlier one's."""
+    shares = p.__dict__.setdefault("skipstone_merged", {})
+    shares[title] = share
+    p.extra_generation_params[MERGED] = " / ".join(f"{s:.0%}" for s in shares.values())
+
+
+def _rows(cond: Any) -> int | None:
+    shape = getattr(cond, "shape", None)
+    return shape[0] if shape else None

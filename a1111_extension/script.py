@@ -1,0 +1,119 @@
+"""The script that the host runs: what Skipstone does at each of its hooks, in the order they are called."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from modules import script_callbacks, scripts
+
+from ..core.errors import SkipstoneError
+from ..core.recipe import Recipe
+from . import panel, tab, xyz
+from .history import History, headline
+from .host import is_hires, refusal
+from .lifecycle import Lifecycle, tell_dense
+from .settings import HIRES, INFOTEXT, PanelSettings
+
+HISTORY = History()
+LIFECYCLE = Lifecycle(HISTORY)
+PANELS: dict[str, panel.Panel] = {}
+"""What the host's two script instances and the tab share: the reports, the pass under way, the panels' components."""
+
+
+class SkipstoneScript(scripts.Script):
+    """The always visible panel of one tab. The instance holds no state of a job: each hook reads the arguments anew."""
+
+    def title(self) -> str:
+        """The name by which the API finds the script."""
+        return "Skipstone"
+
+    def show(self, is_img2img: bool) -> Any:
+        """In both tabs, always."""
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """The panel. The order of its components is the order of the API's arguments."""
+        built = panel.build(self.elem_id)
+        tabname = "img2img" if is_img2img else "txt2img"
+        PANELS[tabname] = built
+        self.infotext_fields = built.infotext_fields
+        self.paste_field_names = built.paste_field_names
+        self.on_after_component(partial(_show_last_run, built), elem_id=f"html_log_{tabname}")
+        return built.components
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        """A job begins: whatever an earlier one left behind by an exception goes, even with the panel off."""
+        LIFECYCLE.end()
+
+    def process(self, p: Any, *args: Any) -> None:
+        """Write the infotext, when enabled; an X/Y/Z plot's cells share one dict of it."""
+        for key in [key for key in p.extra_generation_params if key.startswith(INFOTEXT)]:
+            del p.extra_generation_params[key]
+        wanted = _wanted(p, args)
+        if wanted is None:
+            return
+        settings, _ = wanted
+        p.skipstone_merged = {}
+        p.extra_generation_params.update(settings.infotext())
+        if settings.passes == HIRES and not getattr(p, "enable_hr", False):
+            tell_dense(p, f"'{HIRES}' is chosen and this picture has no hires pass")
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """A pass begins. Forge calls this twice before a hires pass; the second call starts it afresh."""
+        LIFECYCLE.end()
+        wanted = _wanted(p, args)
+        if wanted is None:
+            return
+        settings, recipe = wanted
+        if recipe.neutral or not settings.serves(is_hires(p)):
+            return
+        if reason := refusal(p):
+            tell_dense(p, reason)
+        else:
+            LIFECYCLE.begin(p, recipe, _title(p, kwargs.get("x")))
+
+    def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
+        """Sampling is over, or was interrupted: free everything before the VAE runs and the infotext is written."""
+        LIFECYCLE.end()
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`post_sample`, for hosts that lack it."""
+        LIFECYCLE.end()
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        """As :meth:`post_sample`, once more at the job's end."""
+        LIFECYCLE.end()
+
+
+def register() -> None:
+    """Register the callbacks. Called by the shim each time the host loads it, since the host forgets them before."""
+    script_callbacks.on_cfg_denoiser(LIFECYCLE.on_step)
+    script_callbacks.on_model_loaded(LIFECYCLE.on_model_loaded)
+    script_callbacks.on_script_unloaded(LIFECYCLE.end)
+    script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_ui_tabs(partial(tab.build, HISTORY, PANELS))
+
+
+def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | None:
+    """The settings in force for a job, and their recipe; None when off, or wrong (which is told once)."""
+    try:
+        settings = xyz.with_axes(PanelSettings.of_args(args), p)
+        return (settings, settings.as_recipe()) if settings.enabled else None
+    except SkipstoneError as error:
+        tell_dense(p, str(error))
+        return None
+
+
+def _title(p: Any, latent: Any) -> str:
+    kind = "hires pass" if is_hires(p) else "first pass" if getattr(p, "enable_hr", False) else "one pass"
+    height, width = (8 * side for side in latent.shape[-2:]) if latent is not None else (p.height, p.width)
+    return f"{kind}, {width} x {height}"
+
+
+def _show_last_run(built: panel.Panel, made: Any) -> None:
+    """The host's log line was made: the panel's last line follows it."""
+    built.log = made.component
+    built.log.change(
+        fn=partial(headline, HISTORY), inputs=[], outputs=[built.last_run], show_progress="hidden", queue=False
+    )

@@ -1,0 +1,127 @@
+"""Pair drift: how much the merged pairs change from call to call, and where checkpoints are worth most.
+
+CA-ToMe section III-B: `J(k) = 1 - |P_k ∩ P_k+1| / |P_k ∪ P_k+1|` with P_k the (source, destination) pairs of call k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ..engine.clock import Stream
+from ..engine.session import PairsFound
+from ..errors import RecipeError
+from ..schedule import PAPER_CALLS, Positions
+from ..tokens.maps import Pairs
+
+
+def jaccard_distance(one: Pairs, other: Pairs) -> Tensor:
+    """Distance [B] between the pairs of the same B samples at two calls, in [0, 1]; 0 where neither has any."""
+    position = torch.arange(one.partner.shape[1], device=one.partner.device)
+    merged, merged_too = one.partner != position, other.partner != position
+    shared = (merged & (one.partner == other.partner)).sum(1)
+    either = merged.sum(1) + merged_too.sum(1) - shared
+    return 1 - torch.where(either > 0, shared / either.clamp(min=1), 1.0)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """J(k) between calls k and k + 1, for a run of `calls` calls; each list has `calls - 1` values.
+
+    layers: per layer, mean over samples and runs; None where that layer was not seen in two neighbouring calls.
+    """
+
+    calls: int
+    layers: dict[str, tuple[float | None, ...]]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean over the layers."""
+        columns = zip(*self.layers.values(), strict=True)
+        return tuple(_mean([v for v in column if v is not None]) or 0.0 for column in columns)
+
+
+class DriftMeter:
+    """Observes runs in which pairs are searched at every call; the first call of each is 0 and follows no other."""
+
+    def __init__(self) -> None:
+        """Before the first run."""
+        self.pairs_seen = 0
+        self._last: dict[tuple[str, tuple[Stream, ...]], PairsFound] = {}
+        self._distances: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def __call__(self, found: PairsFound) -> None:
+        """Compare with the same layer and rows at the call before."""
+        key = (found.layer, found.streams)
+        before = self._last.get(key)
+        if before is not None and before.call == found.call - 1:
+            self._distances[found.layer][before.call] += jaccard_distance(before.pairs, found.pairs).tolist()
+        self._last[key] = found
+        self.pairs_seen += sum(found.pairs.merged)
+
+    def drift(self) -> Drift:
+        """All runs so far."""
+        calls = 1 + max((k + 1 for values in self._distances.values() for k in values), default=0)
+        return Drift(
+            calls,
+            {
+                layer: tuple(_mean(values.get(k, [])) for k in range(calls - 1))
+                for layer, values in self._distances.items()
+            },
+        )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def staleness(drift: Sequence[float], checkpoints: Sequence[int]) -> float:
+    """Mean over the calls of the drift accumulated since the last checkpoint.
+
+    The Jaccard distance is a metric, so the accumulated drift bounds how far the pairs in use are from fresh ones.
+    """
+    stale, total, fresh = 0.0, 0.0, set(checkpoints)
+    for call in range(len(drift) + 1):
+        stale = 0.0 if call in fresh or call == 0 else stale + drift[call - 1]
+        total += stale
+    return total / (len(drift) + 1)
+
+
+def choose_checkpoints(drift: Sequence[float], count: int) -> tuple[int, ...]:
+    """The `count` calls, 0 among them, with the least :func:`staleness`; the earliest of equals. Exact, O(count T^2).
+
+    drift: J(k) for k = 0..T-2. Raises :class:`RecipeError` for a count outside 1..T.
+    """
+    level = list(accumulate(drift, initial=0.0))
+    area = list(accumulate(level, initial=0.0))
+    calls = len(level)
+    if not 1 <= count <= calls:
+        raise RecipeError(f"{count} checkpoints do not fit a run of {calls} calls: ask for 1 to {calls}")
+
+    def cost(first: int, end: int) -> float:
+        return area[end] - area[first] - (end - first) * level[first]
+
+    best: list[tuple[float, tuple[int, ...]]] = [(cost(0, end), (0,)) for end in range(calls + 1)]
+    for used in range(1, count):
+        best = [
+            min(
+                ((best[at][0] + cost(at, end), (*best[at][1], at)) for at in range(used, end)),
+                default=(math.inf, ()),
+            )
+            for end in range(calls + 1)
+        ]
+    return best[calls][1]
+
+
+def as_paper_calls(calls: Sequence[int], timesteps: Sequence[float], train_steps: float = 1000.0) -> tuple[int, ...]:
+    """Calls of a run with these timesteps as calls of the 51-call run that lists are written for, by position."""
+    positions = Positions.of_run(timesteps, train_steps)
+    if len(timesteps) == PAPER_CALLS and positions.is_full(timesteps):
+        return tuple(calls)
+    return tuple(sorted({0, *(round(positions.at(timesteps[k]) * (PAPER_CALLS - 1)) for k in calls if k)}))

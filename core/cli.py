@@ -1,0 +1,103 @@
+"""The `skipstone` command: one options dataclass and one function per subcommand, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from .errors import SkipstoneError
+
+NEEDS_CLI = "the command line needs tyro and rich: pip install 'skipstone[cli]'"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a subcommand lives: module below `core`, options dataclass, function that runs them.
+
+    knows_line: the function also takes the command line, to be kept with its figures.
+    """
+
+    help: str
+    module: str
+    options: str
+    run: str
+    knows_line: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("draw with the shipped model, dense and accelerated", ".demo.run", "DemoOptions", "run_demo"),
+    "bench tokens": Command(
+        "time token merging beside its peers", ".evaluate.bench_tokens", "TokenBench", "run_token_bench", True
+    ),
+    "calibrate pairs": Command(
+        "measure pair drift on your model, write checkpoints", ".calibrate.pairs", "CalibratePairs", "calibrate_pairs"
+    ),
+    "recipe show": Command("print a recipe file or preset", ".recipe_files", "ShowRecipe", "show_recipe"),
+    "recipe check": Command("say whether a recipe file can run", ".recipe_files", "CheckRecipe", "check_recipe"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for a mistake told in one line, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = _command(words)
+    if name is None:
+        return _overview(words)
+    try:
+        _run(name, words[len(name.split()) :])
+    except SkipstoneError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error))
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    return 0
+
+
+def _command(words: list[str]) -> str | None:
+    return next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
+
+
+def _run(name: str, words: list[str]) -> None:
+    tyro = _tyro()
+    command = COMMANDS[name]
+    module = import_module(command.module, __package__)
+    prog = f"skipstone {name}"
+    options = tyro.cli(getattr(module, command.options), args=words, prog=prog, description=command.help)
+    extra = {"command": shlex.join([*prog.split(), *words])} if command.knows_line else {}
+    getattr(module, command.run)(options, **extra)
+
+
+def _tyro() -> Any:
+    try:
+        import rich  # noqa: F401
+        import tyro
+    except ModuleNotFoundError:
+        raise SkipstoneError(NEEDS_CLI) from None
+    return tyro
+
+
+def _overview(words: list[str]) -> int:
+    """The list of commands; to stderr and with code 2 when what was asked for is none of them."""
+    asked = not words or words[0] in ("-h", "--help")
+    stream = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"skipstone: no command {' '.join(words[:2])!r}", file=stream)
+    width = max(map(len, COMMANDS))
+    print("usage: skipstone COMMAND [options]; COMMAND --help tells its options\n", file=stream)
+    for name, command in COMMANDS.items():
+        print(f"  {name:{width}}  {command.help}", file=stream)
+    return 0 if asked else 2
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return f"{error.name} is not installed: pip install 'skipstone[demo]' brings all that the commands use"
+
+
+def _fail(line: str, code: int = 2) -> int:
+    print(f"skipstone: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,143 @@
+"""The figures of `skipstone bench tokens` as tables: for the console, and for a marked section of a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+
+MARKERS = "<!-- bench tokens -->", "<!-- end of bench tokens -->"
+OURS = "Skipstone"
+MIN_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    """All tables of a bench's figures."""
+    found = [block_table(block) for block in result["blocks"]]
+    found += [unet_table(unet) for unet in result["end_to_end"]]
+    return [*found, wrapper_table(result["wrapper"])]
+
+
+def block_table(block: dict[str, Any]) -> Table:
+    """One size and merged share. Times are minimum / median; `vs peer` compares with the best peer in calls of that kind."""
+    title = (
+        f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, rounds: {block['runs']}; "
+        f"outputs agree within {block['largest_difference']:.1g}"
+    )
+    header = ("variant", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer")
+    return Table(title, header, tuple(_block_row(row, block["rows"]) for row in block["rows"]))
+
+
+def _block_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    cells = (row["name"], f"{row['min_ms']:.1f} / {row['median_ms']:.1f}")
+    if "merging_ms" not in row:
+        return (*cells, "", "", "", "")
+    overhead = f"{row['overhead_min_ms']:.1f} / {row['overhead_median_ms']:.1f}"
+    savings = [_saving(row, rows, key) for key in ("overhead_min_ms", "merging_ms")]
+    return (*cells, overhead, savings[0], f"{row['merging_ms']:.2f}", savings[1])
+
+
+def _saving(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> str:
+    best = best_peer(row, rows, key)
+    if not row["name"].startswith(OURS) or best is None or best[key] <= 0:
+        return ""
+    return f"{row[key] / best[key] - 1:+.0%}" if row[key] > 0 else "noise"
+
+
+def best_peer(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    """The peer with the least overhead in calls of the row's kind; tomesd searches its pairs in every call."""
+    peers = [r for r in rows if key in r and not r["name"].startswith(OURS)]
+    fit = [r for r in peers if row["calls"] == "reuse" or r["calls"] == "recompute"]
+    return min(fit, key=lambda r: r[key], default=None)
+
+
+def unet_table(unet: dict[str, Any]) -> Table:
+    """One U-Net call of one size."""
+    rows = [
+        (r["name"], f"{r['min_ms'] / 1e3:.2f}", f"{r['median_ms'] / 1e3:.2f}", f"{r['speedup']:.2f}x")
+        for r in unet["rows"]
+    ]
+    title = f"whole SD1.5 U-Net, {unet['size']} px, batch 2, rounds: {unet['runs']}"
+    return Table(title, ("variant", "min s", "median s", "speed-up"), tuple(rows))
+
+
+def wrapper_table(wrapper: dict[str, Any]) -> Table:
+    """What the wrapper costs where there is nothing to do."""
+    rows = (
+        ("bracket and overrides of one call", f"{wrapper['bracket_us']:.0f} µs"),
+        ("one call with nothing to merge, all blocks entered", f"{wrapper['nothing_to_merge_us']:.0f} µs"),
+        ("overrides that neutral settings install", str(wrapper["neutral_overrides"])),
+    )
+    return Table(f"the wrapper's own cost on {wrapper['sites']} transformer blocks", ("what", "cost"), rows)
+
+
+def conditions(result: dict[str, Any]) -> list[str]:
+    """What the figures must be read with, in lines."""
+    m = result["machine"]
+    lines = [
+        f"{m['cpu']}, {m['threads']} of {m['cores']} threads, torch {m['torch']}, Python {m['python']}, {m['date']}, "
+        f"load before {', '.join(map(str, m['load']))}"
+    ]
+    if result["command"]:
+        lines.append(f"command: {result['command']}")
+    return lines + [f"not installed, hence not measured: {name}" for name in result["absent"]]
+
+
+def show(result: dict[str, Any], write: Callable[..., Any] | None = None) -> None:
+    """Print all tables with rich. `write`: what prints, a console's own by default."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    write = write or Console(width=max(console.width, MIN_WIDTH)).print
+    for table in tables(result):
+        drawn = RichTable(title=table.title, title_justify="left")
+        for i, name in enumerate(table.header):
+            drawn.add_column(name, justify="left" if i == 0 else "right")
+        for row in table.rows:
+            drawn.add_row(*row)
+        write(drawn)
+    for line in conditions(result):
+        write(line)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All tables as Markdown."""
+    parts = ["\n".join(f"{line}  " for line in conditions(result))]
+    for table in tables(result):
+        lines = [f"**{table.title}**", "", _line(table.header), _line("---" for _ in table.header)]
+        parts.append("\n".join([*lines, *map(_line, table.rows)]))
+    return "\n\n".join(parts)
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def replace_section(path: Path, result: dict[str, Any]) -> None:
+    """Put the tables between the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
+    begin, end = MARKERS
+    head, tail = around_section(path)
+    path.write_text(f"{head}{begin}\n\n{markdown(result)}\n\n{end}{tail}", encoding="utf-8")
+
+
+def around_section(path: Path) -> tuple[str, str]:
+    """What stands before and after the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
+    begin, end = MARKERS
+    head, found, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise RecipeError(f"{str(path)!r} has no lines {begin!r} and {end!r}: add them where the tables go")
+    return head, tail

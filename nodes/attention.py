@@ -1,0 +1,37 @@
+"""How ComfyUI's attention takes a bias on the key logits, for proportional attention."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import Decline
+
+_KERNELS_WITH_MASK = ("attention_pytorch",)
+
+
+def key_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
+    """Hand bias [B, N] to the module's own `mask` argument, as [B, 1, 1, N]; overrides of other packs see it as a mask.
+
+    Raises :class:`Decline` where the module takes no mask (PixArt), has one already, or would lose its kernel to it.
+    """
+    parameters = inspect.signature(type(attention).forward).parameters
+    if not {"mask", "transformer_options"} <= set(parameters):
+        raise Decline(f"{type(attention).__name__} takes no key bias")
+    if kwargs.get("mask") is not None:
+        raise Decline("the attention already has a mask")
+    if "optimized_attention_override" in (kwargs.get("transformer_options") or {}):
+        raise Decline("another node chose the attention kernel")
+    kernel = _kernel(attention)
+    if kernel not in _KERNELS_WITH_MASK:
+        raise Decline(f"{kernel} has no fast path with a mask (ComfyUI's pytorch attention has)")
+    return {**kwargs, "mask": bias[:, None, None, :]}
+
+
+def _kernel(attention: nn.Module) -> str:
+    """Name of the attention function that ComfyUI chose at its start."""
+    module = sys.modules.get(type(attention).__module__)
+    return getattr(getattr(module, "optimized_attention", None), "__name__", "this attention")

@@ -1,0 +1,81 @@
+"""What ComfyUI says of a sampling run and of one forward, in the engine's terms: timesteps, streams, latent size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..core.engine.clock import Stream
+from ..core.engine.session import Call
+from ..core.errors import Decline
+
+TRAIN_STEPS = 1000.0
+"""All noise schedules are mapped to this many training timesteps."""
+
+_PP = ("", "_cfg_pp")
+ONE_CALL_PER_SIGMA = frozenset(
+    {f"sample_{name}{pp}" for name in ("euler", "euler_ancestral", "dpmpp_2m", "gradient_estimation") for pp in _PP}
+    | {f"sample_{name}{pp}" for name in ("res_multistep", "res_multistep_ancestral") for pp in _PP}
+    | {f"sample_{name}{gpu}" for name in ("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde") for gpu in ("", "_gpu")}
+    | {f"sample_{name}" for name in ("lms", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "er_sde", "sa_solver")}
+    | {"sample_unipc", "sample_unipc_bh2"}
+)
+"""Sampler functions that evaluate the model once at each scheduled sigma (all but the last) and nowhere else."""
+
+
+def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list[float] | None:
+    """Timesteps of the calls to come, one per call; None for samplers that also evaluate elsewhere (heun, SDE, adaptive).
+
+    sigmas [steps + 1], falling; the last one is reached, not evaluated.
+    """
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    churns = bool((getattr(sampler, "extra_options", None) or {}).get("s_churn"))
+    if name not in ONE_CALL_PER_SIGMA or churns:
+        return None
+    return [training_timestep(model_sampling, sigma) for sigma in sigmas[:-1]]
+
+
+def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
+    """The training timestep in [0, 999] whose noise is nearest to `sigma` (0-dim), by the model's own sigma table.
+
+    `model_sampling.timestep` would not do: continuous schedules return something else than timesteps. Waits for the
+    device once.
+    """
+    table = model_sampling.sigmas
+    nearest = (table - sigma.to(table.device).clamp(table[0], table[-1])).abs().argmin()
+    return float(nearest) * (TRAIN_STEPS - 1) / max(1, len(table) - 1)
+
+
+def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any]) -> Call:
+    """One forward: latent x [rows, C, H, W], sigma [rows], and its transformer_options. Raises :class:`Decline`."""
+    if x.ndim != 4:
+        raise Decline(f"its latent of shape {list(x.shape)} is no picture [batch, channels, height, width]")
+    timestep = training_timestep(model_sampling, sigma.flatten()[0])
+    return Call(timestep, (x.shape[2], x.shape[3]), streams_of(options, x.shape[0]))
+
+
+def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
+    """One stream per cond in the batch.
+
+    Its key holds the cond's uuid and index (area conds share one uuid), its place among equals, and the attention
+    blocks that another node replaces in this forward, so that the extra pass of PAG or SLG has pairs of its own.
+    """
+    conds = list(options.get("cond_or_uncond") or (0,))
+    uuids = list(options.get("uuids") or (None,) * len(conds))
+    if rows % len(conds) or len(uuids) != len(conds):
+        raise Decline(f"{rows} rows cannot be shared out among {len(conds)} conds")
+    replaced = _replaced(options)
+    seen: Counter[Hashable] = Counter()
+    streams = []
+    for cond in zip(uuids, conds, strict=True):
+        streams.append(Stream((cond, seen[cond], replaced), rows // len(conds)))
+        seen[cond] += 1
+    return tuple(streams)
+
+
+def _replaced(options: Mapping[str, Any]) -> frozenset[Hashable]:
+    patches = options.get("patches_replace") or {}
+    return frozenset((kind, block) for kind, blocks in patches.items() for block in blocks)

@@ -1,0 +1,148 @@
+"""The node "Token Merge (CA-ToMe)"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.errors import SkipstoneError
+from ..core.recipe import MAX_DOWNSAMPLES, Recipe, TokenMerge
+from ..core.schedule import CHECKPOINT_PRESETS
+from .messages import show_on_node, warn
+from .patch import patch_model
+
+CUSTOM = "custom"
+TARGETS = {"attn2": "merge_cross_attention", "ff": "merge_mlp"}
+
+
+def build_recipe(
+    threshold: float = 0.7,
+    checkpoints: str = "config_3",
+    custom_checkpoints: str = "",
+    max_downsample: str = "auto",
+    stride: int = 2,
+    **options: Any,
+) -> Recipe:
+    """The recipe behind the node's widgets. Raises :class:`RecipeError` in one line for what cannot be read."""
+    extra = tuple(target for target, widget in TARGETS.items() if options.get(widget))
+    named = ("matching", "proportional", "batch", "destination")
+    merge = TokenMerge(
+        threshold=threshold,
+        checkpoints=custom_checkpoints if checkpoints == CUSTOM else checkpoints,
+        max_downsample="auto" if max_downsample == "auto" else int(max_downsample),
+        stride=(stride, stride),
+        targets=("attn1", *extra),
+        start=options.get("start_percent", 0.0),
+        end=options.get("end_percent", 1.0),
+        **{name: options[name] for name in named if name in options},
+    )
+    return Recipe(merge=merge)
+
+
+class SkipstoneTokenMerge(io.ComfyNode):
+    """MODEL in, MODEL out: self-attention runs on merged tokens."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, their ranges and their tooltips."""
+        return io.Schema(
+            node_id="SkipstoneTokenMerge",
+            display_name="Token Merge (CA-ToMe)",
+            category="Skipstone",
+            description="Faster sampling for SD1.x, SD2.x, SDXL and PixArt: self-attention runs on fewer tokens. "
+            "After sampling the node shows what was merged and saved.",
+            inputs=[*_main_inputs(), *map(_advanced, _rare_inputs())],
+            outputs=[io.Model.Output(tooltip="The same model, sampling on merged tokens. The input stays as it was.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
+        """Patch the model. What cannot be read is told on the node, and the model passes through as it is."""
+        node_id = cls.hidden.unique_id
+        try:
+            recipe = build_recipe(**widgets)
+        except SkipstoneError as error:
+            warn(f"{error}; the image comes dense", node_id)
+            return io.NodeOutput(model)
+        if recipe.neutral:
+            show_on_node("off: these settings merge nothing", node_id)
+        return io.NodeOutput(patch_model(model, recipe, node_id))
+
+
+def _main_inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or PixArt. Other models pass through and come out dense."),
+        io.Float.Input(
+            "threshold", default=0.7, min=-1.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider,
+            tooltip="Tokens at least this similar (cosine, -1 to 1) are merged. 0.7 is the paper's choice; lower is "
+            "faster, 0.9 is careful, 1 is off.",
+        ),
+        io.Combo.Input(
+            "checkpoints", options=[*CHECKPOINT_PRESETS, CUSTOM], default="config_3",
+            tooltip="Steps at which pairs are searched anew; between them they are reused. Of 51 steps config_3 searches "
+            "at 13, config_1 at 9, every at 51. Lists are stretched to your number of steps.",
+        ),
+        io.String.Input(
+            "custom_checkpoints", default="0, 10, 20, 30, 40", optional=True,
+            tooltip="Read only when checkpoints is custom: steps from 0 to 50, as if you sampled 51 steps.",
+        ),
+    ]  # fmt: skip
+
+
+def _rare_inputs() -> list[Any]:
+    return [
+        io.Boolean.Input(
+            "proportional", default=False, optional=True,
+            tooltip="Let a merged token weigh as much as the tokens it stands for: closer to the original, attention "
+            "about 4 % slower. SD and SDXL with pytorch attention; elsewhere the node says that it is off.",
+        ),
+        io.Combo.Input(
+            "matching", options=["dense", "local"], default="dense", optional=True,
+            tooltip="dense compares each token with all (the paper). local compares inside tiles of 16 x 16 tokens: 16 "
+            "times fewer pairs at 64 x 64 tokens, and merges a little less.",
+        ),
+        io.Combo.Input(
+            "max_downsample", options=["auto", *map(str, MAX_DOWNSAMPLES)], default="auto", optional=True,
+            tooltip="Coarsest attention served, as latent side over token side. auto is 1 on SD1.x (64 x 64 tokens at "
+            "512 px) and up to 4 on SDXL. Larger saves little more and costs quality.",
+        ),
+        io.Combo.Input(
+            "batch", options=["per_sample", "max"], default="per_sample", optional=True,
+            tooltip="For batches of 2 and more. per_sample: each image merges its own count, so that it never depends on "
+            "the others. max: all merge the largest count, as the paper's code does.",
+        ),
+        io.Combo.Input(
+            "destination", options=["top_left", "random"], default="top_left", optional=True,
+            tooltip="The 1 token of each cell that others merge into: its top left one, or one drawn at each search. "
+            "The draw has its own seed; your noise stays the same.",
+        ),
+        io.Int.Input(
+            "stride", default=2, min=2, max=8, optional=True,
+            tooltip="Cell side in tokens. At most 75 % of the tokens can merge at 2, 89 % at 3, 94 % at 4.",
+        ),
+        io.Float.Input(
+            "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="Merge from here on. 0 is the first step; 0.2 leaves the first fifth dense and keeps composition.",
+        ),
+        io.Float.Input(
+            "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="Merge up to here. 1 is the last step; 0.8 leaves the last fifth dense and keeps fine detail.",
+        ),
+        io.Boolean.Input(
+            "merge_cross_attention", default=False, optional=True,
+            tooltip="Merge in cross-attention too. Saves less than 1 % of an SD1.5 step more; the paper leaves it dense.",
+        ),
+        io.Boolean.Input(
+            "merge_mlp", default=False, optional=True,
+            tooltip="Merge in the feed-forward layer too. Saves about 3 % of an SD1.5 step more at 512 px with half of "
+            "the tokens merged, and costs detail; the paper leaves it dense.",
+        ),
+    ]  # fmt: skip
+
+
+def _advanced(widget: Any) -> Any:
+    """Mark a widget advanced. Newer ComfyUI has an argument for it; `extra_dict` reaches the page in all versions."""
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget

@@ -1,0 +1,42 @@
+"""What all tests share: one thread, repeatable hypothesis, and the tiny models of `tiny.py` as fixtures."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import tiny
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "skipstone",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("skipstone")
+
+
+@pytest.fixture(params=list(tiny.BUILDERS))
+def case(request: pytest.FixtureRequest) -> tiny.Case:
+    """Each family of model in turn."""
+    return tiny.BUILDERS[request.param]()
+
+
+@pytest.fixture(params=["ldm", "diffusers"])
+def unet(request: pytest.FixtureRequest) -> tiny.Case:
+    """The two U-Nets with attention at the latent's own resolution."""
+    return tiny.BUILDERS[request.param]()
+
+
+@pytest.fixture
+def quick_gc() -> Iterator[None]:
+    """For tests that watch objects die: what is old already need not be looked through again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -1,0 +1,265 @@
+"""Doubles of AUTOMATIC1111 1.10 and Forge as recorded from their sources: the modules, gradio, and the course of a job.
+
+Hooks are called in the host's order and with its arguments, but what they raise is not swallowed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from doubles.components import GRADIO_ARGUMENTS, Component
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIM = ROOT / "scripts" / "skipstone.py"
+CALLBACKS = ("on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_tabs")
+
+
+class InputAccordion(Component):
+    """`modules.ui_components.InputAccordion`: a checkbox that is also an accordion."""
+
+    kind = "Checkbox"
+
+
+class Script:
+    """`modules.scripts.Script`."""
+
+    infotext_fields = None
+    paste_field_names = None
+    is_img2img = False
+
+    def __init__(self) -> None:
+        self.after_component: dict[str, Callable[[Any], None]] = {}
+
+    def elem_id(self, item_id: str) -> str:
+        """As the host makes it."""
+        return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{self.title().lower()}_{item_id}"
+
+    def on_after_component(self, callback: Callable[[Any], None], *, elem_id: str) -> None:
+        """Registered in `ui`; called when the component is made."""
+        self.after_component[elem_id] = callback
+
+
+class AxisOption:
+    """`xyz_grid.py`'s AxisOption."""
+
+    def __init__(self, label: str, type: Any, apply: Any, confirm: Any = None, choices: Any = None) -> None:
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
+def parse_infotext(text: str) -> dict[str, str]:
+    """The parameters line as `infotext_utils.parse_generation_parameters` reads it."""
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text)
+    return {k: json.loads(v) if v.startswith('"') else v for k, v in found}
+
+
+def write_infotext(params: dict[str, Any]) -> str:
+    """The parameters line as `processing.create_infotext` writes it."""
+    quoted = {k: json.dumps(v) if re.search(r"[,:\n]", str(v)) else v for k, v in params.items()}
+    return ", ".join(f"{k}: {v}" for k, v in quoted.items())
+
+
+@dataclass
+class Job:
+    """`StableDiffusionProcessing`: what the hooks read and write of it."""
+
+    unet: nn.Module
+    latent: Tensor
+    cond: Tensor
+    uncond: Tensor
+    timesteps: tuple[float, ...] = (999.0, 749.5, 499.5, 249.5, 0.0)
+    enable_hr: bool = False
+    is_hr_pass: bool = False
+    forge: bool = False
+    token_merging: float = 0.0
+    extra_generation_params: dict[str, Any] = field(default_factory=dict)
+    comments: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.height, self.width = (8 * side for side in self.latent.shape[-2:])
+        self.sd_model = SimpleNamespace(sd_checkpoint_info=SimpleNamespace(filename="first.safetensors"))
+        inner = SimpleNamespace(diffusion_model=self.unet)
+        if self.forge:
+            self.sd_model.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=inner))
+        else:
+            self.sd_model.model, self.sd_model.applied_token_merged_ratio = inner, self.token_merging
+
+    @property
+    def in_use(self) -> nn.Module:
+        """The U-Net loaded now."""
+        return (self.sd_model.forge_objects.unet if self.forge else self.sd_model).model.diffusion_model
+
+    def comment(self, text: str) -> None:
+        """A line under the picture, once."""
+        self.comments[text] = 1
+
+    def get_token_merging_ratio(self, for_hr: bool = False) -> float:
+        """The ratio asked for."""
+        return self.token_merging
+
+
+class Interrupted(BaseException):
+    """`sd_samplers_common.InterruptedException`."""
+
+
+Calls = Callable[[int, int], list[int]]
+
+
+def batched(step: int, conds: int) -> list[int]:
+    """All rows in one call."""
+    return [2 * conds]
+
+
+def split(step: int, conds: int) -> list[int]:
+    """`batch_cond_uncond` off: conds, then unconds."""
+    return [conds, conds]
+
+
+@dataclass
+class Host:
+    """A web UI with Skipstone loaded: its module, the callbacks it registered, the components it made."""
+
+    module: ModuleType
+    callbacks: dict[str, list[Callable[..., Any]]]
+    opts: SimpleNamespace
+    xyz: SimpleNamespace
+    sd_unet: ModuleType
+    made: dict[str, Component]
+    calls: Calls = batched
+    on_step: Callable[[Job, int], None] = lambda job, step: None
+
+    def script(self, img2img: bool = False) -> Any:
+        """A new script instance with its UI built, as the host makes one per tab."""
+        script = self.module.SkipstoneScript()
+        script.is_img2img = img2img
+        script.components = script.ui(img2img)
+        for elem_id, callback in script.after_component.items():
+            script.log = html(elem_id)
+            callback(SimpleNamespace(component=script.log))
+        return script
+
+    def fire(self, callback: str, *args: Any) -> Any:
+        """Call what was registered under a name of :data:`CALLBACKS`."""
+        return [f(*args) for f in self.callbacks[callback]]
+
+    def process_images(self, script: Any, job: Job, *args: Any) -> Tensor:
+        """`processing.process_images` as far as the script sees it. An exception in the U-Net skips what follows it."""
+        script.before_process(job, *args)
+        script.process(job, *args)
+        x = job.latent
+        try:
+            self._begin(script, job, args, x)
+            x = self._sample(job, x)
+            if job.enable_hr:
+                job.is_hr_pass = True
+                x = nn.functional.interpolate(x, scale_factor=2.0)
+                for _ in range(2 if job.forge else 1):
+                    self._begin(script, job, args, x)
+                x = self._sample(job, x)
+                job.is_hr_pass = False
+        except Interrupted:
+            pass
+        script.post_sample(job, SimpleNamespace(samples=x), *args)
+        script.postprocess_batch(job, *args, images=x, batch_number=0)
+        script.postprocess(job, SimpleNamespace(), *args)
+        return x
+
+    def _begin(self, script: Any, job: Job, args: tuple[Any, ...], x: Tensor) -> None:
+        script.process_before_every_sampling(job, *args, x=x, noise=x, c=job.cond, uc=job.uncond)
+
+    def _sample(self, job: Job, x: Tensor) -> Tensor:
+        for step, t in enumerate(job.timesteps):
+            self.on_step(job, step)
+            x = 0.95 * x + 0.1 * torch.tanh(self._denoise(job, x, t, step))
+        return x
+
+    def _denoise(self, job: Job, x: Tensor, t: float, step: int) -> Tensor:
+        """`CFGDenoiser.forward`: the callback, then the rows [conds, unconds] in as many calls as the layout says."""
+        denoiser = SimpleNamespace(p=job)
+        params = SimpleNamespace(denoiser=denoiser, text_cond=job.cond, text_uncond=job.uncond)
+        self.fire("on_cfg_denoiser", params)
+        rows, context = torch.cat([x, x]), torch.cat([job.cond, job.uncond])
+        outputs, at = [], 0
+        for count in self.calls(step, len(x)):
+            part = slice(at, at + count)
+            marks = [0, 1] if count == 2 * len(x) else [0 if at == 0 else 1]
+            options = {"transformer_options": {"cond_or_uncond": marks}} if job.forge else {}
+            outputs.append(call_unet(job.in_use, rows[part], t, context[part], **options))
+            at += count
+        out = torch.cat(outputs)
+        cond, uncond = out[: len(x)], out[len(x) :]
+        return uncond + 3.0 * (cond - uncond) if len(uncond) else cond
+
+
+def call_unet(unet: nn.Module, x: Tensor, t: float, context: Tensor, **options: Any) -> Tensor:
+    """One U-Net call with the host's arguments."""
+    with torch.no_grad():
+        return unet(x, timesteps=torch.full((len(x),), t), context=context, **options)
+
+
+def html(elem_id: str) -> Component:
+    """The host's own line below the picture."""
+    return sys.modules["gradio"].HTML("", elem_id=elem_id)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Put the doubles in place of the host's modules and load the shim as the host does."""
+    callbacks: dict[str, list[Any]] = {name: [] for name in CALLBACKS}
+    opts = SimpleNamespace()
+    xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[])
+    grid = SimpleNamespace(script_class=type("Script", (), {"__module__": "xyz_grid.py"}), module=xyz)
+    modules = {
+        "scripts": {"Script": Script, "AlwaysVisible": object(), "scripts_data": [grid]},
+        "script_callbacks": {name: callbacks[name].append for name in CALLBACKS},
+        "ui_components": {"InputAccordion": InputAccordion},
+        "shared": {"opts": opts},
+        "sd_unet": {"current_unet": None},
+    }
+    package = _module(monkeypatch, "modules", {"__path__": []})
+    for name, content in modules.items():
+        setattr(package, name, _module(monkeypatch, f"modules.{name}", content))
+    made: dict[str, Component] = {}
+    kinds = {kind: type(kind, (Component,), {"kind": kind, "made": made}) for kind in GRADIO_ARGUMENTS}
+    _module(monkeypatch, "gradio", {**kinds, "update": lambda **kwargs: {"__type__": "update", **kwargs}})
+    return Host(load_shim(), callbacks, opts, xyz, sys.modules["modules.sd_unet"], made)
+
+
+def load_shim() -> ModuleType:
+    """`modules.script_loading.load_module`: the module is not put into sys.modules."""
+    spec = importlib.util.spec_from_file_location(SHIM.name, SHIM)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def forget_shim() -> None:
+    """Take the private package out of sys.modules again."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "_skipstone_webui"]:
+        del sys.modules[name]
+
+
+def traces(root: nn.Module) -> Iterator[str]:
+    """Everything that a job could have left on a model: hooks, and instance attributes over methods."""
+    for name, module in root.named_modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+            yield from (f"{name}.{hooks}" for _ in getattr(module, hooks))
+        if "forward" in module.__dict__:
+            yield f"{name}.forward"
+
+
+def _module(monkeypatch: pytest.MonkeyPatch, name: str, content: dict[str, Any]) -> ModuleType:
+    module = ModuleType(name)
+    module.__dict__.update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module

@@ -1,0 +1,250 @@
+"""Doubles of ComfyUI, recorded from v0.3.64 and 0.33: schema classes, wrappers, model patcher, guider and base model.
+
+Arguments are those that both versions take. Sampling follows the host's order: wrappers merged into the options,
+OUTER_SAMPLE round the run, conds batched uncond first, APPLY_MODEL round each forward.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from doubles.comfy_io import IO
+from torch import Tensor, nn
+
+Options = dict[str, Any]
+
+
+class WrappersMP:
+    """`comfy.patcher_extension.WrappersMP`."""
+
+    OUTER_SAMPLE = "outer_sample"
+    APPLY_MODEL = "apply_model"
+
+
+def add_wrapper_with_key(kind: str, key: str, wrapper: Any, options: Options, is_model_options: bool = False) -> None:
+    """`comfy.patcher_extension.add_wrapper_with_key`."""
+    if is_model_options:
+        options = options.setdefault("transformer_options", {})
+    options.setdefault("wrappers", {}).setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+
+def wrappers_of(kind: str, options: Options) -> list[Any]:
+    """`comfy.patcher_extension.get_all_wrappers`."""
+    return [w for ws in options.get("wrappers", {}).get(kind, {}).values() for w in ws]
+
+
+class WrapperExecutor:
+    """Calls the wrappers from the first added to the last, then the original."""
+
+    def __init__(self, original: Callable[..., Any], class_obj: Any, wrappers: list[Any]) -> None:
+        self.original, self.class_obj, self.wrappers = original, class_obj, wrappers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """From inside a wrapper: whatever comes next."""
+        return WrapperExecutor(self.original, self.class_obj, self.wrappers[1:]).execute(*args, **kwargs)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """From the host."""
+        return self.wrappers[0](self, *args, **kwargs) if self.wrappers else self.original(*args, **kwargs)
+
+
+def copy_nested(value: Any) -> Any:
+    """`create_model_options_clone`: dicts and lists are copied, everything else is shared."""
+    if isinstance(value, dict):
+        return {k: copy_nested(v) for k, v in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+class ModelPatcher:
+    """`comfy.model_patcher.ModelPatcher`, as far as patches go."""
+
+    def __init__(self, model: BaseModel) -> None:
+        self.model = model
+        self.model_options: Options = {"transformer_options": {}}
+        self.wrappers: dict[str, dict[str, list[Any]]] = {}
+
+    def clone(self) -> ModelPatcher:
+        """Deep-copies the options, as v0.3.64 does."""
+        other = ModelPatcher(self.model)
+        other.model_options = copy.deepcopy(self.model_options)
+        other.wrappers = copy_nested(self.wrappers)
+        return other
+
+    def add_wrapper_with_key(self, kind: str, key: str, wrapper: Any) -> None:
+        """Added last is innermost."""
+        self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+    def remove_wrappers_with_key(self, kind: str, key: str) -> None:
+        """Nothing happens when there are none."""
+        self.wrappers.get(kind, {}).pop(key, None)
+
+
+class ModelSampling:
+    """`ModelSamplingDiscrete` of SD1.x."""
+
+    def __init__(self) -> None:
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        alphas = torch.cumprod(1 - betas, 0)
+        self.sigmas = ((1 - alphas) / alphas).sqrt().float()
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """[B] -> [B], nearest in the logarithm."""
+        return (sigma.log()[:, None] - self.sigmas.log()).abs().argmin(1)
+
+
+class BaseModel:
+    """`comfy.model_base.BaseModel`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.diffusion_model = network
+        self.model_sampling = ModelSampling()
+
+    def apply_model(self, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+                    transformer_options: Any = None, **kwargs: Any) -> Tensor:  # fmt: skip
+        """Through the APPLY_MODEL wrappers, which get these six by position."""
+        wrappers = wrappers_of(WrappersMP.APPLY_MODEL, transformer_options)
+        executor = WrapperExecutor(self._apply_model, self, wrappers)
+        return executor.execute(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def _apply_model(self, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any) -> Tensor:
+        scale = (t.view(-1, *[1] * (x.ndim - 1)) ** 2 + 1).sqrt()
+        with torch.no_grad():
+            epsilon = self.diffusion_model(x / scale, self.model_sampling.timestep(t).float(), context=c_crossattn)
+        return x - t.view(-1, *[1] * (x.ndim - 1)) * 0.1 * torch.tanh(epsilon)
+
+
+@dataclass
+class Cond:
+    """One entry of a conditioning list. hook: runs before its forward, as other packs' patches do."""
+
+    context: Tensor
+    uuid: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+@dataclass
+class Sampler:
+    """`KSAMPLER`: a k-diffusion function, known by its name. visits: the sigmas that it evaluates, by default all but the last."""
+
+    name: str = "sample_euler"
+    visits: Callable[[int], list[int]] = lambda steps: list(range(steps))
+    extra_options: Options = field(default_factory=dict)
+
+    @property
+    def sampler_function(self) -> Any:
+        """Its name is what tells samplers apart."""
+        return SimpleNamespace(__name__=self.name)
+
+
+@dataclass
+class Guider:
+    """`CFGGuider`. split: conds in forwards of their own. between: called before each evaluation."""
+
+    model_patcher: ModelPatcher
+    positive: list[Cond]
+    negative: list[Cond]
+    split: bool = False
+    between: Callable[[int], None] = lambda call: None
+
+    def __post_init__(self) -> None:
+        self.model_options = self.model_patcher.model_options
+
+    def sample(self, noise: Tensor, sampler: Sampler, sigmas: Tensor) -> Tensor:
+        """One run."""
+        before, self.model_options = self.model_options, copy_nested(self.model_options)
+        wrappers = self.model_options["transformer_options"].setdefault("wrappers", {})
+        for kind, by_key in self.model_patcher.wrappers.items():
+            for key, added in by_key.items():
+                wrappers.setdefault(kind, {}).setdefault(key, []).extend(added)
+        try:
+            outer = wrappers_of(WrappersMP.OUTER_SAMPLE, self.model_options["transformer_options"])
+            executor = WrapperExecutor(self._outer_sample, self, outer)
+            return executor.execute(
+                noise, torch.zeros_like(noise), sampler, sigmas, None, None, True, 0, latent_shapes=[]
+            )
+        finally:
+            self.model_options = before
+
+    def _outer_sample(
+        self, noise: Tensor, latent: Tensor, sampler: Sampler, sigmas: Tensor, *args: Any, **kw: Any
+    ) -> Tensor:
+        x, options = noise * sigmas[0], copy_nested(self.model_options)
+        options["transformer_options"]["sample_sigmas"] = sigmas
+        for call, index in enumerate(sampler.visits(len(sigmas) - 1)):
+            self.between(call)
+            cond, uncond = self.predict(x, sigmas[index].expand(x.shape[0]), options)
+            denoised = uncond + 4.0 * (cond - uncond)
+            x = denoised + (x - denoised) * (sigmas[index + 1] / sigmas[index])
+        return x
+
+    def predict(self, x: Tensor, sigma: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+        """`calc_cond_batch`: means over the conds of each side."""
+        entries = [(c, 1) for c in self.negative] + [(c, 0) for c in self.positive]
+        outputs: list[Tensor] = []
+        for group in [[e] for e in entries] if self.split else [entries]:
+            transformer = {**options["transformer_options"], "cond_or_uncond": [i for _, i in group]}
+            transformer |= {"uuids": [c.uuid for c, _ in group], "sigmas": sigma}
+            context = torch.cat([c.context.expand(x.shape[0], -1, -1) for c, _ in group])
+            batch = torch.cat([x] * len(group))
+            out = self.model_patcher.model.apply_model(
+                batch, torch.cat([sigma] * len(group)), c_crossattn=context, transformer_options=transformer
+            )
+            outputs += out.chunk(len(group))
+        uncond, cond = outputs[: len(self.negative)], outputs[len(self.negative) :]
+        return torch.stack(cond).mean(0), torch.stack(uncond).mean(0)
+
+
+def linear_sigmas(steps: int, sampling: ModelSampling | None = None) -> Tensor:
+    """[steps + 1]: evenly spaced timesteps from 999 to 0, then 0 (scheduler "normal")."""
+    table = (sampling or ModelSampling()).sigmas
+    return torch.cat([table[torch.linspace(999, 0, steps).round().long()], torch.zeros(1)])
+
+
+class PromptServer:
+    """`server.PromptServer`: remembers the texts sent to nodes."""
+
+    instance: PromptServer | None = None
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+
+    def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
+        """(text, node id), in order."""
+        self.texts.append((node_id, text))
+
+
+def _modules() -> dict[str, ModuleType]:
+    contents: dict[str, Options] = {
+        "comfy": {},
+        "comfy.model_patcher": {"create_model_options_clone": copy_nested},
+        "comfy.patcher_extension": {"WrappersMP": WrappersMP, "add_wrapper_with_key": add_wrapper_with_key},
+        "comfy_api": {},
+        "comfy_api.latest": {"io": IO, "ComfyExtension": object},
+        "server": {"PromptServer": PromptServer},
+    }
+    modules = {name: ModuleType(name) for name in contents}
+    for name, values in contents.items():
+        modules[name].__dict__.update(values)
+    return modules
+
+
+@contextmanager
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[PromptServer]:
+    """ComfyUI importable, a server running; the pack's nodes are imported anew inside and forgotten after."""
+    for name, module in _modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    PromptServer.instance = PromptServer()
+    try:
+        yield PromptServer.instance
+    finally:
+        PromptServer.instance = None
+        for name in [n for n in sys.modules if n == "skipstone.nodes" or n.startswith("skipstone.nodes.")]:
+            del sys.modules[name]

@@ -1,0 +1,166 @@
+"""The script in a real AUTOMATIC1111 web UI.
+
+Needs `WEBUI_PATH`, the web UI's folder with at least one SD1 checkpoint. Optional: `WEBUI_PYTHON` (its interpreter, by
+default venv/bin/python), `WEBUI_CHECKPOINT`, `WEBUI_REFINER` (a second checkpoint), `WEBUI_ARGS` (flags for a GPU).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+import time
+import urllib.error
+from collections.abc import Iterator
+from os import environ
+from typing import Any
+
+import pytest
+from hosts.webui import WebUI, place
+
+pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
+
+SAMPLERS = ("Euler a", "DPM++ 2M", "DPM++ SDE", "Heun", "UniPC", "PLMS", "DDIM", "Restart")
+BASE = {"prompt": "a photo of a cat", "seed": 1, "steps": 5, "width": 128, "height": 128, "sampler_name": "Euler"}
+HIRES = {
+    "enable_hr": True,
+    "hr_scale": 2,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.7,
+    "hr_second_pass_steps": 3,
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    **{name: {**BASE, "sampler_name": name} for name in SAMPLERS},
+    "hires": {**BASE, **HIRES},
+    "batch of 2": {**BASE, "batch_size": 2},
+    "two batches": {**BASE, "n_iter": 2},
+    "unequal prompts": {**BASE, "prompt": ", ".join(["a cat"] * 60)},
+}
+ON = (True, 0.5)
+
+
+@pytest.fixture(scope="module")
+def never_installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """All requests in a web UI that has no Skipstone, PNG files with metadata."""
+    folder = place()
+    assert folder is not None
+    with WebUI(folder, tmp_path_factory.mktemp("plain"), skipstone=False) as plain:
+        pictures = {name: plain.generate(request).pngs for name, request in REQUESTS.items()}
+        REQUESTS["img2img"] = img2img(pictures["Euler a"][0])
+        return pictures | {"img2img": plain.generate(REQUESTS["img2img"]).pngs}
+
+
+@pytest.fixture(scope="module")
+def webui(tmp_path_factory: pytest.TempPathFactory, never_installed: Any) -> Iterator[WebUI]:
+    """A web UI with Skipstone."""
+    folder = place()
+    assert folder is not None
+    with WebUI(folder, tmp_path_factory.mktemp("skipstone"), skipstone=True) as server:
+        yield server
+
+
+def img2img(png: bytes) -> dict[str, Any]:
+    return {**BASE, "init_images": [base64.b64encode(png).decode()], "steps": 8, "denoising_strength": 0.5}
+
+
+def merged(infotext: str) -> list[int]:
+    """The figures of "Skipstone merged", in percent; empty without the key."""
+    found = re.search(r"Skipstone merged: ([^,]*)", infotext)
+    return [int(figure.rstrip("%")) for figure in found[1].split(" / ")] if found else []
+
+
+@pytest.mark.parametrize("name", [*REQUESTS, "img2img"])
+def test_off_on_off_and_never_installed(webui: WebUI, never_installed: dict[str, list[bytes]], name: str) -> None:
+    request = REQUESTS[name]
+    assert webui.generate(request).pngs == never_installed[name]
+    on = webui.generate(request, *ON)
+    figures = merged(on.infotext)
+    assert len(figures) == (2 if name == "hires" else 1) and min(figures) > 0
+    assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
+    assert webui.generate(request, False).pngs == never_installed[name]
+
+
+@pytest.mark.parametrize(("passes", "hires"), [("first pass only", False), ("hires pass only", True)])
+def test_the_hires_switch(webui: WebUI, passes: str, hires: bool) -> None:
+    one = webui.generate(REQUESTS["hires"], *ON, "config_3", "", passes)
+    both = webui.generate(REQUESTS["hires"], *ON)
+    assert len(merged(one.infotext)) == 1 and len(merged(both.infotext)) == 2
+    assert hires == (merged(one.infotext) != merged(both.infotext)[:1])
+    assert f"Skipstone passes: {passes}" in one.infotext
+
+
+def test_conds_in_calls_of_their_own(webui: WebUI) -> None:
+    together = webui.generate(REQUESTS["Heun"], *ON)
+    with webui.options(batch_cond_uncond=False):
+        apart = webui.generate(REQUESTS["Heun"], *ON)
+    assert merged(apart.infotext) == merged(together.infotext)
+
+
+def test_unconds_dropped_in_mid_run(webui: WebUI) -> None:
+    with webui.options(s_min_uncond=3.0):
+        picture = webui.generate(REQUESTS["Euler a"], *ON)
+    assert "NGMS" in picture.infotext and min(merged(picture.infotext)) > 0
+
+
+def test_an_exception_in_the_unet(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+    with pytest.raises(urllib.error.HTTPError):
+        webui.generate(REQUESTS["Euler a"], *ON, call=3)
+    assert "raised on purpose" in webui.log()
+    assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
+    assert min(merged(webui.generate(REQUESTS["Euler a"], *ON).infotext)) > 0
+
+
+def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+    done: list[Any] = []
+    job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *ON)))
+    job.start()
+    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 3:
+        time.sleep(0.2)
+    webui.post("/sdapi/v1/interrupt", {})
+    job.join()
+    assert min(merged(done[0].infotext)) > 0
+    assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
+
+
+def test_a_bad_value_is_told_and_the_picture_dense(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+    assert webui.generate(REQUESTS["DDIM"], True, 7).pngs == never_installed["DDIM"]
+    assert "Skipstone: no tokens merged. threshold=7 is outside [-1, 1]" in webui.log()
+
+
+def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:
+    args = (True, 0.4, "custom", "0, 20, 40", "both passes", "local")
+    first = webui.generate(REQUESTS["DDIM"], *args)
+    assert "Skipstone checkpoints: 0 20 40" in first.infotext and "Skipstone matching: local" in first.infotext
+    assert webui.generate({"infotext": first.infotext}).pngs == first.pngs
+
+
+@pytest.mark.parametrize("option", [{"token_merging_ratio": 0.5}, {"hypertile_enable_unet": True}], ids=str)
+def test_another_patch_of_the_attention_goes_first(webui: WebUI, option: dict[str, Any]) -> None:
+    with webui.options(**option):
+        with_it = webui.generate(REQUESTS["Euler a"])
+        both = webui.generate(REQUESTS["Euler a"], *ON)
+    assert pixels(both.pngs) == pixels(with_it.pngs)
+    assert merged(both.infotext) == []
+
+
+@pytest.mark.skipif(not environ.get("WEBUI_REFINER"), reason="needs a second checkpoint: set WEBUI_REFINER")
+def test_a_refiner(webui: WebUI) -> None:
+    refined = {**BASE, "refiner_checkpoint": environ.get("WEBUI_REFINER"), "refiner_switch_at": 0.5}
+    dense = webui.generate(refined)
+    assert len(merged(webui.generate(refined, *ON).infotext)) == 2
+    assert webui.generate(refined).pngs == dense.pngs
+
+
+def test_an_xyz_grid_over_thresholds(webui: WebUI) -> None:
+    (grid,) = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
+    axes = next(arg["choices"] for arg in grid["args"] if arg["label"] == "X type")
+    axis = [axes.index("[Skipstone] Threshold"), "0.5, 1", []]
+    no_axes, lone_images = [0, "", []] * 2, [False, True, False, False, False, False, False, 0, False]
+    pictures = webui.generate(BASE, script_name="x/y/z plot", script_args=[*axis, *no_axes, *lone_images])
+    at_half, dense = webui.generate(BASE, True, 0.5), webui.generate(BASE)
+    assert pixels(pictures.pngs)[-2:] == pixels(at_half.pngs + dense.pngs)
+
+
+def pixels(pngs: list[bytes]) -> list[bytes]:
+    """The pixels: the PNG's IDAT chunks."""
+    return [b"".join(re.findall(rb"IDAT(.*?)(?=....(?:IDAT|IEND))", png, re.DOTALL)) for png in pngs]

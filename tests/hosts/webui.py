@@ -1,0 +1,139 @@
+"""A real AUTOMATIC1111 web UI for the tests: started on a free port with a data folder of its own, talked to by its API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test --skip-version-check --no-half "
+    "--use-cpu all --do-not-download-clip --no-hashing --no-download-sd-model --api --disable-console-progressbars"
+)
+RAISER = '''
+from modules import scripts
+
+class Raiser(scripts.Script):
+    """Raises in the middle of the U-Net at the call that its argument names."""
+    def title(self): return "raiser"
+    def show(self, is_img2img): return scripts.AlwaysVisible
+    def ui(self, is_img2img):
+        import gradio as gr
+        return [gr.Number(-1, label="call", visible=False)]
+    def process_before_every_sampling(self, p, call, **kwargs):
+        left = [call]
+        def count(module, args):
+            left[0] -= 1
+            if left[0] == 0:
+                handle.remove()
+                raise RuntimeError("raised on purpose")
+        if call > 0:
+            handle = p.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(count)
+'''
+
+
+@dataclass
+class Picture:
+    """What a generation returned: PNG files with their metadata, and the infotext of the first."""
+
+    pngs: list[bytes]
+    infotext: str
+
+
+class WebUI:
+    """One server. `skipstone`: link the checkout into its extensions folder."""
+
+    def __init__(self, webui: Path, data: Path, skipstone: bool) -> None:
+        """Nothing is started. webui: the web UI's folder; data: an empty folder for this server."""
+        self._webui = webui
+        self._data = data
+        self._log = data / "server.log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        raiser = data / "extensions" / "raiser" / "scripts"
+        raiser.mkdir(parents=True)
+        (raiser / "raiser.py").write_text(RAISER)
+        if skipstone:
+            (data / "extensions" / "skipstone").symlink_to(ROOT)
+        settings = {"samples_save": False, "grid_save": False, "sd_vae": "None", "show_progress_every_n_steps": -1}
+        if checkpoint := os.environ.get("WEBUI_CHECKPOINT"):
+            settings["sd_model_checkpoint"] = checkpoint
+        (data / "config.json").write_text(json.dumps(settings))
+
+    def __enter__(self) -> WebUI:
+        """Start, and wait until a model is loaded and the API is complete (it answers earlier)."""
+        python = os.environ.get("WEBUI_PYTHON") or str(self._webui / "venv" / "bin" / "python")
+        flags = os.environ.get("WEBUI_ARGS", FLAGS).split()
+        places = ["--data-dir", str(self._data), "--models-dir", str(self._webui / "models")]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [python, "launch.py", *flags, *places, "--port", str(self.port)],
+                cwd=self._webui,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 300
+        while not all(said in self.log() for said in ("Model loaded in", "Startup time:")):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise RuntimeError(f"the web UI did not start:\n{self.log()[-3000:]}")
+            time.sleep(0.5)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop. The web UI catches softer signals and saves nothing on them either."""
+        self._process.kill()
+        self._process.wait()
+
+    def log(self) -> str:
+        """The console so far."""
+        return self._log.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        """GET a JSON answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST JSON; raises urllib's HTTPError for an error of the server."""
+        url, headers = f"http://127.0.0.1:{self.port}{path}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.loads(answer.read() or b"null")
+
+    @contextmanager
+    def options(self, **values: Any) -> Iterator[None]:
+        """Options in force for a while. A job's own `override_settings` would stay when the option was never saved."""
+        before = self.get("/sdapi/v1/options")
+        self.post("/sdapi/v1/options", values)
+        try:
+            yield
+        finally:
+            self.post("/sdapi/v1/options", {name: before[name] for name in values})
+
+    def generate(self, request: dict[str, Any], *args: Any, call: int = 0, **more: Any) -> Picture:
+        """Make a picture. args: Skipstone's; call: the U-Net call at which to raise, 0 for never."""
+        scripts = {"raiser": {"args": [call]}} | ({"skipstone": {"args": list(args)}} if args else {})
+        kind = "img2img" if "init_images" in request else "txt2img"
+        answer = self.post(f"/sdapi/v1/{kind}", {**request, **more, "alwayson_scripts": scripts})
+        return Picture([base64.b64decode(i) for i in answer["images"]], json.loads(answer["info"])["infotexts"][0])
+
+
+def place() -> Path | None:
+    """The web UI's folder, from WEBUI_PATH; None where it is not set. Windows has no symlinks for everyone."""
+    path = os.environ.get("WEBUI_PATH")
+    return Path(path) if path and sys.platform != "win32" else None

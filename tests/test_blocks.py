@@ -1,0 +1,152 @@
+"""Families of models: recognised by class name and structure; their sites; how their arguments are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from skipstone.core.blocks import FAMILIES, recognise, sites_of
+from skipstone.core.blocks.diffusers_unet import mask_bias
+from skipstone.core.errors import Decline, ModelError
+
+EXPECTED = {
+    "ldm": ("ldm U-Net", 7),
+    "diffusers": ("diffusers U-Net", 7),
+    "sdxl": ("diffusers U-Net", 11),
+    "dit": ("diffusers DiT", 2),
+    "pixart": ("diffusers DiT", 2),
+    "paper_dit": ("DiT", 2),
+}
+
+
+def test_family_and_sites(case: tiny.Case) -> None:
+    family = recognise(case.model)
+    name, count = EXPECTED[case.name]
+    assert family.name == name
+    sites = sites_of(case.model, family)
+    assert len(sites) == count
+    modules = dict(case.model.named_modules())
+    for site in sites:
+        block: Any = modules[site.name]
+        assert site.norm is block.norm1
+        assert site.refusal == ""
+        assert all(m in block.children() for m in site.modules.values())
+        assert site.modules["attn1"] is getattr(block, "attn" if case.name == "paper_dit" else "attn1")
+    assert [s.name for s in sites] == sorted((s.name for s in sites), key=list(modules).index)
+
+
+def test_families_do_not_overlap(case: tiny.Case) -> None:
+    assert sum(f.matches(case.model) for f in FAMILIES) == 1
+
+
+def test_roles_of_a_block() -> None:
+    roles = {
+        n: set(sites_of(c.model, recognise(c.model))[0].modules)
+        for n, c in ((n, b()) for n, b in tiny.BUILDERS.items())
+    }
+    everything = {"attn1", "attn2", "ff"}
+    assert roles["ldm"] == roles["diffusers"] == roles["sdxl"] == roles["pixart"] == everything
+    assert roles["dit"] == roles["paper_dit"] == {"attn1", "ff"}
+
+
+def test_looking_a_model_over_changes_nothing(case: tiny.Case) -> None:
+    before = tiny.snapshot(case.model)
+    sites_of(case.model, recognise(case.model))
+    assert tiny.snapshot(case.model) == before
+
+
+@pytest.mark.parametrize("name", ["ldm", "diffusers"])
+def test_blocks_whose_first_attention_is_a_cross_attention_are_refused(name: str) -> None:
+    if name == "ldm":
+        case = tiny.ldm_unet(disable_self_attentions=[True, False])
+    else:
+        case = tiny.diffusers_unet(only_cross_attention=True)
+    refused = [s for s in sites_of(case.model, recognise(case.model)) if s.refusal]
+    assert refused
+    assert all("cross-attention" in s.refusal and "\n" not in s.refusal for s in refused)
+
+
+def test_sr_attention_is_refused() -> None:
+    case = tiny.paper_dit()
+    case.model.blocks[0].attn.sr_ratio = 2
+    first, second = sites_of(case.model, recognise(case.model))
+    assert "compresses" in first.refusal
+    assert second.refusal == ""
+
+
+class NoBlocks(nn.Module):
+    """An ldm U-Net by name only."""
+
+
+NoBlocks.__name__ = "UNetModel"
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(), NoBlocks()], ids=["linear", "empty", "name only"])
+def test_unknown_roots_are_refused_with_the_remedy(model: nn.Module) -> None:
+    with pytest.raises(ModelError, match="give the U-Net or transformer itself") as error:
+        recognise(model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_inside_a_wrapper_is_not_the_root() -> None:
+    with pytest.raises(ModelError):
+        recognise(nn.Sequential(tiny.ldm_unet().model))
+
+
+def test_the_host_named_copies_are_recognised() -> None:
+    """Forge names its copy of the U-Net otherwise; ComfyUI's and sgm's keep ldm's name."""
+    model = tiny.ldm_unet().model
+    model.__class__ = type("IntegratedUNet2DConditionModel", (type(model),), {})
+    assert recognise(model).name == "ldm U-Net"
+
+
+@pytest.mark.parametrize("block", ["PixArtBlock", "PixArtMSBlock"])
+def test_blocks_of_comfyuis_pixart_are_recognised(block: str) -> None:
+    model = tiny.PaperDiT()
+    for b in model.blocks:
+        b.__class__ = type(block, (type(b),), {})
+        b.cross_attn = nn.Identity()
+    family = recognise(model)
+    assert family.name == "DiT"
+    assert set(sites_of(model, family)[0].modules) == {"attn1", "attn2", "ff"}
+
+
+def test_torch_compiles_wrapper_is_looked_through() -> None:
+    case = tiny.diffusers_unet()
+    compiled = torch.compile(case.model, backend="eager")
+    assert recognise(compiled).name == "diffusers U-Net"  # type: ignore[arg-type]
+    assert len(sites_of(compiled, recognise(compiled))) == 7  # type: ignore[arg-type]
+
+
+def test_arguments_by_name_and_by_position(case: tiny.Case) -> None:
+    family = recognise(case.model)
+    x, t, c = torch.ones(1), torch.ones(2), torch.ones(3)
+    latent, timestep, conditioning = (names[0] for names in family.names)
+    by_name = family.inputs((), {latent: x, timestep: t, conditioning: c})
+    mixed = family.inputs((x, t), {conditioning: c})
+    by_place = family.inputs((x, t, c), {})
+    for read in (by_name, mixed) if case.name in ("dit", "pixart") else (by_name, mixed, by_place):
+        assert read.latent is x
+        assert read.timestep is t
+        assert read.conditioning is c
+    assert family.inputs((x,), {}).conditioning is None
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"attention_mask": None, "scale": 2}])
+def test_key_bias_of_diffusers(kwargs: dict[str, Any]) -> None:
+    attention = tiny.diffusers_unet().model.mid_block.attentions[0].transformer_blocks[0].attn1
+    bias = torch.rand(2, 9)
+    got = mask_bias(attention, kwargs, bias)
+    assert got["attention_mask"].shape == (2, 1, 9)
+    assert torch.equal(got["attention_mask"][:, 0], bias)
+    assert {k: v for k, v in got.items() if k != "attention_mask"} == {k: v for k, v in kwargs.items() if k == "scale"}
+
+
+def test_a_mask_that_is_there_already_is_kept() -> None:
+    attention = tiny.diffusers_unet().model.mid_block.attentions[0].transformer_blocks[0].attn1
+    with pytest.raises(Decline, match="already has a mask"):
+        mask_bias(attention, {"attention_mask": torch.zeros(1)}, torch.zeros(1, 4))

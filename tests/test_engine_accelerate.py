@@ -1,0 +1,419 @@
+"""The one verb: what accelerate puts on a model, takes off again, and never touches."""
+
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from skipstone.core.engine import session as session_module
+from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.engine import Engine
+from skipstone.core.engine.session import Call
+from skipstone.core.errors import ModelError, RecipeError
+from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.tokens.maps import Pairs, TokenMap
+
+STEPS = (981.0, 800.0, 600.0, 400.0, 200.0, 1.0)
+MERGE = TokenMerge(threshold=0.5, bucket=1)
+
+
+class Stop(Exception):
+    """Raised inside a forward by the tests."""
+
+
+def raise_at(model: nn.Module, kind: type[BaseException] = Stop, forward: int = 2) -> Any:
+    """Make the model's n-th forward raise deep inside; returns the hook's handle."""
+    deep = [m for n, m in model.named_modules() if n.endswith((".ff", ".mlp"))][-1]
+    count = [0]
+
+    def hook(*_: Any) -> None:
+        count[0] += 1
+        if count[0] == forward:
+            raise kind
+
+    return deep.register_forward_pre_hook(hook)
+
+
+# Off means off
+
+
+def test_off_on_off_is_bit_identical_and_leaves_nothing(case: tiny.Case) -> None:
+    before, dense = tiny.snapshot(case.model), case.sample(STEPS)
+    handle = accelerate(case.model, MERGE)
+    merged = case.sample(STEPS)
+    report = handle.remove()
+    assert report.served > 0 and report.merged_share > 0.1
+    assert not torch.equal(merged, dense)
+    assert tiny.snapshot(case.model) == before
+    assert torch.equal(case.sample(STEPS), dense)
+
+
+def test_between_calls_no_leaf_module_is_touched(case: tiny.Case) -> None:
+    root_only = [] if case.name != "paper_dit" else [""]
+    with accelerate(case.model, MERGE):
+        assert tiny.overridden(case.model) == root_only
+        case(case.latent(), 900.0, case.cond())
+        assert tiny.overridden(case.model) == root_only
+        assert set(tiny.hooked(case.model)) <= {""}
+
+
+NEUTRAL = [
+    {"threshold": 1.0},
+    {"threshold": 1},
+    {"start": 0.5, "end": 0.5},
+    {"start": 1.0, "end": 1.0},
+    {"stride": (1, 1)},
+    {"targets": ()},
+]
+
+
+@pytest.mark.parametrize("fields", NEUTRAL, ids=str)
+def test_neutral_settings_install_nothing_and_change_no_bit(case: tiny.Case, fields: dict[str, Any]) -> None:
+    before, dense = tiny.snapshot(case.model), case.sample(STEPS)
+    with accelerate(case.model, TokenMerge(**fields)) as handle:
+        assert tiny.snapshot(case.model) == before
+        assert torch.equal(case.sample(STEPS), dense)
+        assert handle.report().calls == 0
+    assert tiny.snapshot(case.model) == before
+
+
+def test_an_empty_recipe_installs_nothing(unet: tiny.Case) -> None:
+    before = tiny.snapshot(unet.model)
+    with accelerate(unet.model, Recipe()):
+        assert tiny.snapshot(unet.model) == before
+
+
+def test_a_threshold_nothing_reaches_is_exact_though_installed(case: tiny.Case) -> None:
+    x, cond = tiny.noise(2, case.channels, *case.size), case.cond()
+    dense = case(x, 900.0, cond)
+    with accelerate(case.model, TokenMerge(threshold=0.99999, bucket=1)) as handle:
+        assert torch.equal(case(x, 900.0, cond), dense)
+        assert handle.report().merged_share == 0
+        assert handle.report().served > 0
+
+
+def test_outside_the_window_calls_are_exact(unet: tiny.Case) -> None:
+    x, cond = unet.latent(), unet.cond()
+    dense = [unet(x, t, cond) for t in STEPS]
+    with accelerate(unet.model, TokenMerge(threshold=0.5, bucket=1, start=0.3, end=0.7)) as handle:
+        same = [torch.equal(unet(x, t, cond), d) for t, d in zip(STEPS, dense, strict=True)]
+        inside = [k for layer in handle.report().layers.values() for k in layer.kept_by_call]
+    assert same == [True, True, False, False, True, True]
+    assert set(inside) == {2, 3}
+
+
+# Handles
+
+
+def test_remove_may_be_called_twice_and_returns_the_report(unet: tiny.Case) -> None:
+    handle = accelerate(unet.model, MERGE)
+    unet.sample(STEPS)
+    first, second = handle.remove(), handle.remove()
+    assert first.calls == second.calls == handle.report().calls == len(STEPS)
+
+
+def test_accelerating_again_replaces(case: tiny.Case) -> None:
+    before, dense = tiny.snapshot(case.model), case.sample(STEPS)
+    with accelerate(case.model, TokenMerge(threshold=0.8, bucket=1)):
+        once = case.sample(STEPS)
+    first = accelerate(case.model, MERGE)
+    second = accelerate(case.model, TokenMerge(threshold=0.8, bucket=1))
+    assert torch.equal(case.sample(STEPS), once)
+    assert first.report().calls == 0
+    assert second.report().calls == len(STEPS)
+    first.remove()
+    assert torch.equal(case.sample(STEPS), once)
+    second.remove()
+    assert tiny.snapshot(case.model) == before
+    assert torch.equal(case.sample(STEPS), dense)
+
+
+def test_accelerating_a_pipeline_and_then_its_unet_replaces() -> None:
+    pipe = tiny.sd_pipeline()
+    before = tiny.snapshot(pipe.unet)
+    first = accelerate(pipe, MERGE)
+    second = accelerate(pipe.unet, MERGE)
+    tiny.run_sd(pipe, steps=3)
+    assert first.report().calls == 0
+    assert second.report().calls == 3
+    second.remove()
+    assert tiny.snapshot(pipe.unet) == before
+    assert "progress_bar" not in pipe.__dict__
+
+
+def test_the_context_manager_removes_also_when_it_raises(unet: tiny.Case) -> None:
+    before = tiny.snapshot(unet.model)
+    with pytest.raises(Stop), accelerate(unet.model, MERGE):
+        unet(unet.latent(), 900.0, unet.cond())
+        raise Stop
+    assert tiny.snapshot(unet.model) == before
+
+
+def test_removed_in_mid_run_the_rest_is_dense(unet: tiny.Case) -> None:
+    x, cond = unet.latent(), unet.cond()
+    dense = unet(x, 600.0, cond)
+    handle = accelerate(unet.model, MERGE)
+    assert not torch.equal(unet(x, 600.0, cond), dense)
+    handle.remove()
+    assert torch.equal(unet(x, 600.0, cond), dense)
+
+
+def test_removed_inside_a_forward_the_call_ends_well(unet: tiny.Case) -> None:
+    before, x, cond = tiny.snapshot(unet.model), unet.latent(), unet.cond()
+    dense = unet(x, 600.0, cond)
+    handle = accelerate(unet.model, MERGE)
+    block = next(m for n, m in unet.model.named_modules() if n.endswith("transformer_blocks.0"))
+    hook = block.register_forward_hook(lambda *_: (handle.remove(), None)[1])
+    out = unet(x, 600.0, cond)
+    hook.remove()
+    assert out.shape == dense.shape
+    assert tiny.snapshot(unet.model) == before
+    assert torch.equal(unet(x, 600.0, cond), dense)
+
+
+def test_recipes_in_all_their_forms(unet: tiny.Case, tmp_path: Any) -> None:
+    recipe = Recipe(MERGE)
+    recipe.save(tmp_path / "r.json")
+    results = []
+    for form in (recipe, MERGE, recipe.to_dict(), tmp_path / "r.json", str(tmp_path / "r.json")):
+        with accelerate(unet.model, form):
+            results.append(unet.sample(STEPS))
+    assert all(torch.equal(r, results[0]) for r in results)
+    with accelerate(unet.model, "ca_tome:config_1") as handle:
+        assert handle.recipe.name == "ca_tome:config_1"
+
+
+# Exceptions and cancelling
+
+
+def test_an_exception_inside_forward_leaves_nothing(case: tiny.Case) -> None:
+    before, dense = tiny.snapshot(case.model), case.sample(STEPS)
+    handle = accelerate(case.model, MERGE)
+    clean = case.sample(STEPS)
+    installed = tiny.snapshot(case.model)
+    hook = raise_at(case.model)
+    with pytest.raises(Stop):
+        case.sample(STEPS)
+    hook.remove()
+    assert tiny.snapshot(case.model) == installed
+    assert torch.equal(case.sample(STEPS), clean)
+    handle.remove()
+    assert tiny.snapshot(case.model) == before
+    assert torch.equal(case.sample(STEPS), dense)
+
+
+def test_after_an_interrupt_the_next_forward_and_remove_put_all_right(case: tiny.Case) -> None:
+    """torch calls no hook on KeyboardInterrupt, so the overrides stay until the next forward, end or removal."""
+    before = tiny.snapshot(case.model)
+    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints="every")) as handle:
+        clean = case.sample(STEPS)
+        hook = raise_at(case.model, KeyboardInterrupt, forward=1)
+        with pytest.raises(KeyboardInterrupt):
+            case.sample(STEPS)
+        hook.remove()
+        assert torch.equal(case.sample(STEPS), clean)
+        hook = raise_at(case.model, KeyboardInterrupt, forward=1)
+        with pytest.raises(KeyboardInterrupt):
+            case.sample(STEPS)
+        hook.remove()
+        handle.remove()
+        assert tiny.snapshot(case.model) == before
+
+
+# Nothing is kept, nothing is disturbed
+
+
+@pytest.fixture
+def born(monkeypatch: pytest.MonkeyPatch, quick_gc: None) -> list[weakref.ref[Any]]:
+    """Weak references to all sessions, layers, pairs and maps made from here on."""
+    refs: list[weakref.ref[Any]] = []
+
+    def watch(cls: type) -> None:
+        plain: Callable[..., None] = cls.__init__
+
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            refs.append(weakref.ref(self))
+            plain(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "__init__", init)
+
+    for cls in (session_module.Session, session_module.TokenLayer, Pairs, TokenMap):
+        watch(cls)
+    return refs
+
+
+def alive(refs: list[weakref.ref[Any]]) -> set[str]:
+    """Kinds of objects that still live."""
+    gc.collect()
+    return {type(o).__name__ for o in (ref() for ref in refs) if o is not None}
+
+
+def test_a_runs_state_dies_with_it(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    handle = accelerate(case.model, MERGE)
+    case.sample(STEPS)
+    assert alive(born) == {"Session", "TokenLayer", "Pairs", "TokenMap"}
+    handle.end()
+    assert alive(born) == set()
+    handle.remove()
+
+
+def test_a_run_that_raised_dies_with_the_handle(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    hook = raise_at(case.model)
+    with pytest.raises(Stop), accelerate(case.model, MERGE):
+        case.sample(STEPS)
+    hook.remove()
+    assert len(born) > 3
+    assert alive(born) == set()
+
+
+def test_a_new_run_drops_the_state_of_the_one_before(unet: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    with accelerate(unet.model, MERGE):
+        unet.sample(STEPS)
+        first = list(born)
+        unet(unet.latent(), STEPS[0], unet.cond())
+        assert alive(first) == set()
+        assert "Session" in alive(born)
+
+
+def test_a_host_that_keeps_the_session_keeps_no_cache(unet: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    engine = Engine(unet.model, Recipe(MERGE))
+    session = engine.begin()
+    with engine.call(Call(900.0, (16, 16), (Stream("cond", 2),))):
+        unet(unet.latent(), 900.0, unet.cond())
+    assert "TokenMap" in alive(born)
+    engine.end()
+    assert alive(born) == {"Session"}
+    assert session.meter.report.calls == 1
+
+
+def test_no_activation_outlives_its_forward(unet: tiny.Case, quick_gc: None) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    norms = [m for n, m in unet.model.named_modules() if n.endswith("norm1")]
+    hooks = [m.register_forward_pre_hook(lambda m, args: seen.append(weakref.ref(args[0]))) for m in norms]
+    with accelerate(unet.model, MERGE):
+        unet(unet.latent(), 900.0, unet.cond())
+        gc.collect()
+        assert len(seen) == len(norms)
+        assert all(ref() is None for ref in seen)
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("destination", ["top_left", "random"])
+def test_global_random_states_are_untouched(case: tiny.Case, destination: Any) -> None:
+    x, cond = case.latent(), case.cond()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, destination=destination)) as handle:
+        case.sample(STEPS, x, cond)
+        assert handle.report().merged_share > 0.1
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert repr(np.random.get_state()) == repr(states[1])
+    assert random.getstate() == states[2]
+
+
+def test_random_destinations_follow_the_recipes_seed(unet: tiny.Case) -> None:
+    def result(seed: int) -> Tensor:
+        with accelerate(unet.model, TokenMerge(threshold=0.5, bucket=1, destination="random", seed=seed)):
+            return unet.sample(STEPS)
+
+    torch.manual_seed(1)
+    first = result(0)
+    torch.manual_seed(2)
+    assert torch.equal(result(0), first)
+    assert not torch.equal(result(1), first)
+
+
+# Runs of a bare model begin and end by themselves
+
+
+def test_the_same_run_twice_is_the_same(case: tiny.Case) -> None:
+    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))):
+        first = case.sample(STEPS)
+        assert torch.equal(case.sample(STEPS), first)
+
+
+def test_the_second_image_is_the_image_generated_alone(unet: tiny.Case) -> None:
+    merge = TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))
+    other = unet.latent(seed=40)
+    with accelerate(unet.model, merge):
+        alone = unet.sample(STEPS, other)
+    with accelerate(unet.model, merge):
+        unet.sample(STEPS)
+        assert torch.equal(unet.sample(STEPS, other), alone)
+
+
+def test_runs_of_other_sizes_in_between_change_nothing(case: tiny.Case) -> None:
+    h, w = case.size
+    small = case.latent(size=(h // 2, w)) if case.name != "dit" else case.latent(batch=3)
+    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))) as handle:
+        first = case.sample(STEPS)
+        between = case.sample(STEPS, small)
+        assert handle.report().calls == len(STEPS)
+        assert torch.equal(case.sample(STEPS), first)
+        assert torch.equal(case.sample(STEPS, small), between)
+
+
+def test_begin_by_hand_lets_the_timestep_rise(unet: tiny.Case) -> None:
+    steps = (900.0, 500.0, 700.0, 300.0)
+    with accelerate(unet.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))) as handle:
+        handle.begin()
+        unet.sample(steps)
+        assert handle.report().calls == 4
+        assert not handle.report().planned
+        assert handle.report().searched == 2 * handle.report().served
+        handle.begin(steps)
+        unet.sample(steps)
+        assert handle.report().planned
+        assert handle.end().calls == 4
+        unet.sample(STEPS)
+        assert handle.report().calls == len(STEPS)
+
+
+# Errors
+
+
+class Unknown(nn.Module):
+    """No diffusion model."""
+
+
+def test_a_model_of_no_family_is_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match="Unknown is of no supported family") as error:
+        accelerate(Unknown())
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_attention_is_refused_in_one_line() -> None:
+    plain = tiny.diffusers_unet(
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), mid_block_type=None
+    )
+    before = tiny.snapshot(plain.model)
+    with pytest.raises(ModelError, match="no self-attention") as error:
+        accelerate(plain.model, MERGE)
+    assert "\n" not in str(error.value)
+    assert tiny.snapshot(plain.model) == before
+
+
+@pytest.mark.parametrize("target", [None, 3, "model", object()])
+def test_what_is_no_model_is_refused_in_one_line(target: Any) -> None:
+    with pytest.raises(ModelError, match="no model and has no unet") as error:
+        accelerate(target, MERGE)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_recipe_leaves_an_accelerated_model_as_it_is(unet: tiny.Case) -> None:
+    with accelerate(unet.model, MERGE):
+        before = tiny.snapshot(unet.model)
+        with pytest.raises(RecipeError):
+            accelerate(unet.model, "no such preset")
+        assert tiny.snapshot(unet.model) == before

@@ -1,0 +1,205 @@
+"""The package as a whole: what importing costs, what is shipped, and which arrows between rooms exist."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution"}
+HOSTS |= {"modules", "modules_forge", "backend", "gradio", "launch"}
+OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "torchmetrics", "rich", "tyro", "PIL"}
+ROOMS = ("core", "nodes", "a1111_extension", "scripts")
+ENGINE = ("tokens", "blocks", "plan", "engine", "recipe.py", "schedule.py", "checks.py", "errors.py")
+"""What every host loads; the other parts of core are tools of their own (demo, bench, calibration, command line)."""
+
+
+def sources(*rooms: str) -> list[Path]:
+    """Python files of the given rooms."""
+    return sorted(p for room in rooms for p in (ROOT / room).rglob("*.py"))
+
+
+def all_sources() -> list[Path]:
+    """Python files of the package, its own root files included."""
+    return [*sorted(ROOT.glob("*.py")), *sources(*ROOMS)]
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(top-level name of an absolute import, line)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0], node.lineno
+
+
+def at_import_time(tree: ast.Module) -> ast.Module:
+    """The tree without the bodies of functions, and without what only type checkers read."""
+
+    class Shallow(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
+
+    return Shallow().visit(tree)
+
+
+def parsed(path: Path) -> ast.Module:
+    """The file's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def engine_sources() -> list[Path]:
+    """Python files that every host loads."""
+    return [p for p in sources("core") if p.relative_to(ROOT / "core").parts[0] in ENGINE]
+
+
+def ids(path: Path) -> str:
+    """A path as a test's name."""
+    return str(path.relative_to(ROOT))
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(sources("core")) > 20
+    assert ROOT / "core" / "recipe.py" in all_sources()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import skipstone",
+        "import skipstone; skipstone.__version__; skipstone.__all__; dir(skipstone)",
+        "from skipstone.core import recipe; recipe.preset('ca_tome').to_json()",
+        "import skipstone; skipstone.TokenMerge(); skipstone.preset('balanced')",
+    ],
+)
+def test_importing_loads_no_heavy_library_and_no_host(statement: str) -> None:
+    heavy = {"torch", "numpy", *OPTIONAL, *HOSTS}
+    code = f"{statement}\nimport sys\nprint(','.join(sorted(set(m.partition('.')[0] for m in sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert not set(done.stdout.strip().split(",")) & heavy
+
+
+def test_importing_writes_nothing_and_changes_no_global(tmp_path: Path) -> None:
+    code = "import random; s = random.getstate(); import skipstone; skipstone.accelerate; assert random.getstate() == s"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names_exist_and_others_do_not() -> None:
+    import skipstone
+
+    for name in skipstone.__all__:
+        assert getattr(skipstone, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'accelerator'"):
+        _ = skipstone.accelerator
+
+
+def test_every_package_folder_is_shipped() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        "skipstone" + "".join(f".{part}" for part in p.parent.relative_to(ROOT).parts)
+        for room in ("core", "nodes", "a1111_extension")
+        for p in (ROOT / room).rglob("__init__.py")
+    }
+    assert set(listed) == {"skipstone", *folders}
+    with_code = {p.parent for p in sources("core", "nodes", "a1111_extension")}
+    assert all((folder / "__init__.py").exists() for folder in with_code)
+
+
+def test_the_version_is_said_once() -> None:
+    import skipstone
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == skipstone.__version__
+
+
+@pytest.mark.parametrize("path", sources("core"), ids=ids)
+def test_core_imports_no_host(path: Path) -> None:
+    assert [(name, line) for name, line in imports(parsed(path)) if name in HOSTS] == []
+
+
+@pytest.mark.parametrize("path", [*engine_sources(), *sources("core/pipelines")], ids=ids)
+def test_the_engine_imports_optional_libraries_never_and_pipelines_only_when_used(path: Path) -> None:
+    assert not {name for name, _ in imports(at_import_time(parsed(path)))} & OPTIONAL
+    if path in engine_sources():
+        assert not {name for name, _ in imports(parsed(path))} & {*OPTIONAL, "ldm", "sgm"}
+
+
+@pytest.mark.parametrize("path", all_sources(), ids=ids)
+def test_the_package_imports_itself_relatively(path: Path) -> None:
+    if path.relative_to(ROOT).parts[0] == "scripts":
+        return
+    assert not {name for name, _ in imports(parsed(path))} & {"skipstone", "core", "a1111_extension"}
+
+
+ARROWS = {
+    "tokens": {"tokens"},
+    "blocks": {"blocks"},
+    "plan": {"plan", "tokens", "blocks"},
+    "engine": {"engine", "plan", "tokens", "blocks"},
+    "pipelines": {"pipelines", "engine"},
+}
+"""Room of core -> rooms that it may import from at import time. Single files (recipe, schedule, checks, errors) are open to all."""
+
+
+def rooms_used(path: Path) -> set[str]:
+    """Rooms of core that a file imports from when it is imported."""
+    here = path.relative_to(ROOT / "core").parts[:-1]
+    used = set()
+    for node in ast.walk(at_import_time(parsed(path))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - (node.level - 1)]
+            target = (*base, *(node.module or "").split("."))
+            used |= {target[0]} if target[0] and (ROOT / "core" / target[0]).is_dir() else set()
+    return used
+
+
+@pytest.mark.parametrize("path", list(sources(*(f"core/{r}" for r in ARROWS))), ids=ids)
+def test_arrows_between_rooms_point_down(path: Path) -> None:
+    room = path.relative_to(ROOT / "core").parts[0]
+    assert rooms_used(path) <= ARROWS[room]
+
+
+FORBIDDEN_NAMES = {"eval", "exec", "__import__"}
+FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "socket", "urllib", "requests", "httpx"}
+FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load"}
+GLOBAL_SEEDS = {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all", "random.seed", "np.random.seed"}
+
+
+def calls(path: Path) -> set[str]:
+    """Everything that a file calls, as written."""
+    return {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("path", all_sources(), ids=ids)
+def test_no_pickle_no_eval_no_network(path: Path) -> None:
+    assert not {name for name, _ in imports(parsed(path))} & FORBIDDEN_MODULES
+    assert not calls(path) & {*FORBIDDEN_NAMES, *FORBIDDEN_CALLS}
+
+
+@pytest.mark.parametrize("path", [*engine_sources(), *sources("core/pipelines", "nodes", "a1111_extension")], ids=ids)
+def test_no_global_seed(path: Path) -> None:
+    assert not calls(path) & GLOBAL_SEEDS
+
+
+@pytest.mark.parametrize("path", all_sources(), ids=ids)
+def test_no_exception_is_swallowed_bare(path: Path) -> None:
+    """A bare except around a sampler swallows Cancel."""
+    handlers = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.ExceptHandler)]
+    assert all(h.type is not None and ast.unparse(h.type) != "BaseException" for h in handlers)
