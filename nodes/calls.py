@@ -45,7 +45,7 @@ def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
     device once.
     """
     table = model_sampling.sigmas
-    nearest = (table - sigma.to(table.device)).abs().argmin()
+    nearest = (table - sigma.to(table.device).clamp(table[0], table[-1])).abs().argmin()
     return float(nearest) * (TRAIN_STEPS - 1) / max(1, len(table) - 1)
 
 

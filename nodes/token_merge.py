@@ -110,8 +110,8 @@ def _rare_inputs() -> list[Any]:
         ),
         io.Combo.Input(
             "batch", options=["per_sample", "max"], default="per_sample", optional=True,
-            tooltip="per_sample: each image merges its own count, so that it does not depend on the others. max: all "
-            "merge the largest count of the batch, as the paper's code does.",
+            tooltip="For batches of 2 and more. per_sample: each image merges its own count, so that it never depends on "
+            "the others. max: all merge the largest count, as the paper's code does.",
         ),
         io.Combo.Input(
             "destination", options=["top_left", "random"], default="top_left", optional=True,

@@ -197,7 +197,7 @@ def test_files_that_are_no_figures_and_pages_without_markers_are_refused(tmp_pat
     with pytest.raises(RecipeError, match="no bench figures"):
         run_token_bench(TokenBench(load=file))
     with pytest.raises(RecipeError, match="has no lines"):
-        bench_tables.replace_section(file, {})
+        run_token_bench(TokenBench(markdown=file))
 
 
 def test_the_whole_unet_merges_half_of_its_finest_tokens() -> None:

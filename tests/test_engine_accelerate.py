@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.layer import TokenLayer
 from skipstone.core.engine.merge import MergePart
-from skipstone.core.engine.session import Session
+from skipstone.core.engine.session import Call, Session
 from skipstone.core.errors import ModelError, RecipeError
 from skipstone.core.recipe import Recipe, TokenMerge
 from skipstone.core.tokens.maps import Pairs, TokenMap
@@ -282,6 +284,17 @@ def test_a_new_run_drops_the_state_of_the_one_before(unet: tiny.Case, born: list
         unet(unet.latent(), STEPS[0], unet.cond())
         assert alive(first) == set()
         assert "Session" in alive(born)
+
+
+def test_a_host_that_keeps_the_session_keeps_no_cache(unet: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    engine = Engine(unet.model, Recipe(MERGE))
+    session = engine.begin()
+    with engine.call(Call(900.0, (16, 16), (Stream("cond", 2),))):
+        unet(unet.latent(), 900.0, unet.cond())
+    assert "TokenMap" in alive(born)
+    engine.end()
+    assert alive(born) == {"Session"}
+    assert session.meter.report.calls == 1
 
 
 def test_no_activation_outlives_its_forward(unet: tiny.Case, quick_gc: None) -> None:

@@ -85,17 +85,17 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("matching", ["dense", "local"])
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("targets", [("attn1",), ("attn2",), ("ff",), ("attn1", "attn2", "ff")], ids="+".join)
 @pytest.mark.parametrize("name", ["ldm", "diffusers", "pixart", "paper_dit"])
-def test_reported_multiply_adds_are_what_torch_counts(name: str, role: Any, matching: Any) -> None:
-    """Of the served module, pair search included; dense of the same module without merging."""
-    case = tiny.BUILDERS[name]()
-    if not any(n.endswith(ROLES[role]) for n, _ in case.model.named_modules()):
+def test_reported_multiply_adds_are_what_torch_counts(name: str, targets: Any, matching: Any) -> None:
+    """Of the served modules, pair search included; dense of the same modules without merging."""
+    case, ends = tiny.BUILDERS[name](), tuple(end for role in targets for end in ROLES[role])
+    if not any(n.endswith(ends) for n, _ in case.model.named_modules()):
         return
-    dense = flops(case, ROLES[role])
-    merge = TokenMerge(threshold=0.5, bucket=1, targets=(role,), max_downsample=8, matching=matching, checkpoints=(0,))
+    dense = flops(case, ends)
+    merge = TokenMerge(threshold=0.5, bucket=1, targets=targets, max_downsample=8, matching=matching, checkpoints=(0,))
     with accelerate(case.model, merge) as handle:
-        done = flops(case, ROLES[role])
+        done = flops(case, ends)
         report = handle.end()
     assert report.macs_dense == dense
     assert report.macs_done == done

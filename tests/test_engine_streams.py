@@ -147,6 +147,16 @@ def test_several_resolutions_and_batch_sizes_in_one_run(unet: tiny.Case) -> None
         assert torch.equal(run(host, [name])[name], together[name])
 
 
+def test_equally_many_tokens_in_another_shape_have_pairs_of_their_own(unet: tiny.Case) -> None:
+    found: list[PairsFound] = []
+    engine, cond = Engine(unet.model, Recipe(MERGE), observer=found.append), unet.cond(1)
+    with engine.run(STEPS):
+        for t, size in zip(STEPS[:3], ((16, 16), (8, 32), (16, 16)), strict=True):
+            with engine.call(Call(t, size, (Stream("cond", 1),))):
+                unet(unet.latent(1, size=size), t, cond)
+    assert sorted({f.call for f in found}) == [0, 1]
+
+
 def test_streams_that_do_not_add_up_to_the_batch_run_dense(unet: tiny.Case) -> None:
     """A host or pack that changes the batch behind the engine's back."""
     engine, x, cond = Engine(unet.model, Recipe(MERGE)), unet.latent(3), unet.cond(3)

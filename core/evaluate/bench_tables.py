@@ -129,9 +129,15 @@ def _line(cells: Any) -> str:
 def replace_section(path: Path, result: dict[str, Any]) -> None:
     """Put the tables between the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
     begin, end = MARKERS
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    head, found, rest = text.partition(begin)
+    head, tail = around_section(path)
+    path.write_text(f"{head}{begin}\n\n{markdown(result)}\n\n{end}{tail}", encoding="utf-8")
+
+
+def around_section(path: Path) -> tuple[str, str]:
+    """What stands before and after the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
+    begin, end = MARKERS
+    head, found, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         raise RecipeError(f"{str(path)!r} has no lines {begin!r} and {end!r}: add them where the tables go")
-    path.write_text(f"{head}{begin}\n\n{markdown(result)}\n\n{end}{tail}", encoding="utf-8")
+    return head, tail

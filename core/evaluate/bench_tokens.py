@@ -60,6 +60,8 @@ class TokenBench:
             raise RecipeError(f"fractions {list(self.fractions)} must lie in (0, {MOST_MERGED}], for instance 0.5")
         if len(self.runs) not in (1, len(self.sizes)) or min((*self.runs, self.end_to_end_runs, self.threads)) < 1:
             raise RecipeError(f"runs {list(self.runs)} must be one number from 1 on, or one for each of the sizes")
+        if self.markdown:
+            bench_tables.around_section(self.markdown)
 
 
 def run_token_bench(options: TokenBench, say: Progress = print, command: str = "") -> dict[str, Any]:

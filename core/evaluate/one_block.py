@@ -6,7 +6,9 @@ every present host replaces it (the original builds the N x N matrix: 17 GB at 1
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -64,7 +66,8 @@ class Inputs:
 def new_block(channels: int = CHANNELS, heads: int = HEADS, context: int = CONTEXT_DIM, seed: int = 0) -> nn.Module:
     """ldm's transformer block with random weights. Raises :class:`ModelError` when `ldm` is not installed."""
     try:
-        from ldm.modules.attention import BasicTransformerBlock
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints on import
+            from ldm.modules.attention import BasicTransformerBlock
     except ImportError as error:
         raise ModelError(
             f"the bench needs ldm's own block ({error}): pip install --no-deps stable-diffusion-sdkit==2.1.5"

@@ -67,7 +67,7 @@ def select_pairs(score: Tensor, best: Tensor, partition: Partition, counts: tupl
     for count in sorted(set(counts) - {0}):
         rows = [b for b, c in enumerate(counts) if c == count]
         whole = len(rows) == batch
-        at = slice(None) if whole else torch.tensor(rows, device=score.device)
+        at = slice(None) if whole else _upload(rows, score.device)
         chosen = score[at].topk(count, dim=1, sorted=False).indices
         target = partition.dst[best[at].gather(1, chosen)]
         merged = partner[at].scatter_(1, partition.src[chosen], target)
@@ -110,6 +110,7 @@ class TokenMap:
         size = torch.ones(total, device=device)
         self._size = size.index_add_(0, self._merged_slot, size.new_ones(total_merged))
         self._share = self._size.reciprocal().unsqueeze(1)
+        self._rows = [_upload(group, device) for group in self.groups]
 
     def reduce(self, x: Tensor) -> list[Tensor]:
         """x [B, N, C] -> per group [B_g, N_g, C]: tokens that share a destination become their mean (summed in fp32)."""
@@ -137,7 +138,7 @@ class TokenMap:
 
     def rows(self, x: Tensor) -> list[Tensor]:
         """Split a batch-first tensor [B, ...] by group."""
-        return [x[group] for group in self.groups] if len(self.groups) > 1 else [x]
+        return [x.index_select(0, rows) for rows in self._rows] if len(self.groups) > 1 else [x]
 
     @property
     def nbytes(self) -> int:
@@ -163,7 +164,12 @@ def _bases(order: list[int], lengths: list[int], device: torch.device) -> Tensor
     base, at = [0] * len(order), 0
     for b in order:
         base[b], at = at, at + lengths[b]
-    return torch.tensor(base).to(device).unsqueeze(1)
+    return _upload(base, device).unsqueeze(1)
+
+
+def _upload(values: list[int], device: torch.device) -> Tensor:
+    """A list of indices on the device, without waiting for it (MPS cannot copy so)."""
+    return torch.tensor(values).to(device, non_blocking=device.type == "cuda")
 
 
 def _placed(items: Tensor, slots: Tensor, where: Tensor, total: int) -> Tensor:

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from doubles.comfy_io import IO
 from torch import Tensor, nn
 
 Options = dict[str, Any]
@@ -132,7 +132,7 @@ class Cond:
 
 @dataclass
 class Sampler:
-    """`KSAMPLER`: a k-diffusion function, known by its name. visits: sigma indices that it evaluates, by default all but the last."""
+    """`KSAMPLER`: a k-diffusion function, known by its name. visits: the sigmas that it evaluates, by default all but the last."""
 
     name: str = "sample_euler"
     visits: Callable[[int], list[int]] = lambda steps: list(range(steps))
@@ -208,115 +208,6 @@ def linear_sigmas(steps: int, sampling: ModelSampling | None = None) -> Tensor:
     return torch.cat([table[torch.linspace(999, 0, steps).round().long()], torch.zeros(1)])
 
 
-# comfy_api.latest.io
-
-
-@dataclass
-class Input:
-    """Any input: an id, and only the arguments that both versions know."""
-
-    id: str
-    display_name: str | None = None
-    optional: bool = False
-    tooltip: str | None = None
-    lazy: bool | None = None
-    extra_dict: Any = field(default_factory=dict, init=False)
-
-    def as_dict(self) -> Options:
-        """What the page gets."""
-        own = {k: v for k, v in self.__dict__.items() if k not in ("id", "extra_dict") and v is not None}
-        return {**own, **self.extra_dict}
-
-
-@dataclass
-class FloatInput(Input):
-    """`io.Float.Input`; `io.Int.Input` takes the same."""
-
-    default: Any = None
-    min: Any = None
-    max: Any = None
-    step: Any = None
-    round: Any = None
-    display_mode: Any = None
-    socketless: bool | None = None
-    force_input: bool | None = None
-
-
-@dataclass
-class ComboInput(Input):
-    """`io.Combo.Input`."""
-
-    options: list[str] = field(default_factory=list)
-    default: Any = None
-
-
-@dataclass
-class StringInput(Input):
-    """`io.String.Input`."""
-
-    multiline: bool = False
-    placeholder: str | None = None
-    default: str | None = None
-
-
-@dataclass
-class BooleanInput(Input):
-    """`io.Boolean.Input`."""
-
-    default: bool | None = None
-    label_on: str | None = None
-    label_off: str | None = None
-
-
-@dataclass
-class Output:
-    """Any output."""
-
-    id: str | None = None
-    display_name: str | None = None
-    tooltip: str | None = None
-
-
-@dataclass
-class Schema:
-    """`io.Schema` of v0.3.64."""
-
-    node_id: str
-    display_name: str
-    category: str
-    description: str = ""
-    inputs: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    hidden: list[Any] = field(default_factory=list)
-    is_output_node: bool = False
-    is_experimental: bool = False
-
-
-class ComfyNode:
-    """`io.ComfyNode`. The host puts the hidden inputs on a clone of the class before `execute`."""
-
-    hidden: Any = None
-
-    @classmethod
-    def run(cls, node_id: str, **inputs: Any) -> Any:
-        """As the host executes a node: the first output."""
-        return type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs).args[0]
-
-
-class NodeOutput:
-    """`io.NodeOutput`."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-
-class NumberDisplay(str, Enum):
-    """`io.NumberDisplay`."""
-
-    number = "number"
-    slider = "slider"
-
-
 class PromptServer:
     """`server.PromptServer`: remembers the texts sent to nodes."""
 
@@ -330,22 +221,13 @@ class PromptServer:
         self.texts.append((node_id, text))
 
 
-def _kind(given: Any) -> SimpleNamespace:
-    return SimpleNamespace(Input=given, Output=Output)
-
-
 def _modules() -> dict[str, ModuleType]:
-    io = SimpleNamespace(
-        Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input),
-        Float=_kind(FloatInput), Int=_kind(FloatInput), Combo=_kind(ComboInput), String=_kind(StringInput),
-        Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
-    )  # fmt: skip
     contents: dict[str, Options] = {
         "comfy": {},
         "comfy.model_patcher": {"create_model_options_clone": copy_nested},
         "comfy.patcher_extension": {"WrappersMP": WrappersMP, "add_wrapper_with_key": add_wrapper_with_key},
         "comfy_api": {},
-        "comfy_api.latest": {"io": io, "ComfyExtension": object},
+        "comfy_api.latest": {"io": IO, "ComfyExtension": object},
         "server": {"PromptServer": PromptServer},
     }
     modules = {name: ModuleType(name) for name in contents}

@@ -1,0 +1,31 @@
+"""Fixtures of the A1111 script's tests, as a pytest plugin: a host, two checkpoints, a job that must leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tiny
+from doubles import a1111
+from doubles.a1111_jobs import job_of
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[a1111.Host]:
+    """A web UI with Skipstone loaded."""
+    yield a1111.install(monkeypatch)
+    a1111.forget_shim()
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[tiny.Case, tiny.Case]:
+    """Two checkpoints of one architecture."""
+    return tiny.ldm_unet(), tiny.ldm_unet(seed=1)
+
+
+@pytest.fixture
+def job(models: tuple[tiny.Case, tiny.Case]) -> Iterator[a1111.Job]:
+    """One picture's job; nothing of it may be left on the U-Nets."""
+    yield job_of(models[0])
+    for case in models:
+        assert list(a1111.traces(case.model)) == []

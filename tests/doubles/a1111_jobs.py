@@ -1,0 +1,48 @@
+"""What the tests of the A1111 script share: a tiny job, the same request once more, and the reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import tiny
+import torch
+from doubles import a1111
+
+from skipstone.a1111_extension.settings import PanelSettings
+
+ON = (True, 0.0)
+"""Panel on, at a threshold that merges much in a tiny random network."""
+
+LAYERS = 3
+"""Transformer blocks of the tiny network at the latent's own resolution."""
+
+
+def args_of(**values: Any) -> tuple[Any, ...]:
+    """The host's argument list for a panel that is on."""
+    return tuple(asdict(PanelSettings(enabled=True, **values)).values())
+
+
+def job_of(case: tiny.Case, **options: Any) -> a1111.Job:
+    return a1111.Job(case.model, case.latent(1), case.cond(1, seed=5), case.cond(1, seed=6), **options)
+
+
+def fresh(job: a1111.Job, **options: Any) -> a1111.Job:
+    """The same request once more."""
+    names = ("unet", "latent", "cond", "uncond", "timesteps", "enable_hr", "forge")
+    return a1111.Job(**{**{n: getattr(job, n) for n in names}, **options})
+
+
+def runs(host: a1111.Host) -> list[Any]:
+    """The reports kept, newest first."""
+    return host.module._script.HISTORY.runs()
+
+
+def dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
+    """The picture as it is without Skipstone: no hook of the script is called."""
+    script = SimpleNamespace()
+    for name in ("before_process", "process", "process_before_every_sampling", "post_sample", "postprocess_batch"):
+        setattr(script, name, lambda *a, **k: None)
+    script.postprocess = script.post_sample
+    return host.process_images(script, fresh(job))

@@ -1,0 +1,128 @@
+"""Doubles of ComfyUI's V3 schema classes (`comfy_api.latest.io`): only the arguments that v0.3.64 and 0.33 both take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+Options = dict[str, Any]
+
+
+@dataclass
+class Input:
+    """Any input: an id, and only the arguments that both versions know."""
+
+    id: str
+    display_name: str | None = None
+    optional: bool = False
+    tooltip: str | None = None
+    lazy: bool | None = None
+    extra_dict: Any = field(default_factory=dict, init=False)
+
+    def as_dict(self) -> Options:
+        """What the page gets."""
+        own = {k: v for k, v in self.__dict__.items() if k not in ("id", "extra_dict") and v is not None}
+        return {**own, **self.extra_dict}
+
+
+@dataclass
+class FloatInput(Input):
+    """`io.Float.Input`; `io.Int.Input` takes the same."""
+
+    default: Any = None
+    min: Any = None
+    max: Any = None
+    step: Any = None
+    round: Any = None
+    display_mode: Any = None
+    socketless: bool | None = None
+    force_input: bool | None = None
+
+
+@dataclass
+class ComboInput(Input):
+    """`io.Combo.Input`."""
+
+    options: list[str] = field(default_factory=list)
+    default: Any = None
+
+
+@dataclass
+class StringInput(Input):
+    """`io.String.Input`."""
+
+    multiline: bool = False
+    placeholder: str | None = None
+    default: str | None = None
+
+
+@dataclass
+class BooleanInput(Input):
+    """`io.Boolean.Input`."""
+
+    default: bool | None = None
+    label_on: str | None = None
+    label_off: str | None = None
+
+
+@dataclass
+class Output:
+    """Any output."""
+
+    id: str | None = None
+    display_name: str | None = None
+    tooltip: str | None = None
+
+
+@dataclass
+class Schema:
+    """`io.Schema` of v0.3.64."""
+
+    node_id: str
+    display_name: str
+    category: str
+    description: str = ""
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    hidden: list[Any] = field(default_factory=list)
+    is_output_node: bool = False
+    is_experimental: bool = False
+
+
+class ComfyNode:
+    """`io.ComfyNode`. The host puts the hidden inputs on a clone of the class before `execute`."""
+
+    hidden: Any = None
+
+    @classmethod
+    def run(cls, node_id: str, **inputs: Any) -> Any:
+        """As the host executes a node: the first output."""
+        return type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs).args[0]
+
+
+class NodeOutput:
+    """`io.NodeOutput`."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+class NumberDisplay(str, Enum):
+    """`io.NumberDisplay`."""
+
+    number = "number"
+    slider = "slider"
+
+
+def _kind(given: Any) -> SimpleNamespace:
+    return SimpleNamespace(Input=given, Output=Output)
+
+
+IO = SimpleNamespace(
+    Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input),
+    Float=_kind(FloatInput), Int=_kind(FloatInput), Combo=_kind(ComboInput), String=_kind(StringInput),
+    Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
+)  # fmt: skip
+"""The module's names that nodes use."""

@@ -1,0 +1,71 @@
+"""Doubles of gradio's components, which take only the arguments that 3.41.2 (A1111, reForge) and 4.40.0 (Forge) share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+_FORM = "label info every show_label container scale min_width interactive visible elem_id elem_classes value"
+GRADIO_ARGUMENTS = {
+    "Slider": f"minimum maximum step randomize {_FORM}",
+    "Dropdown": f"choices type multiselect allow_custom_value max_choices {_FORM}",
+    "Radio": f"choices type {_FORM}",
+    "Checkbox": _FORM,
+    "Textbox": f"lines max_lines placeholder autofocus type text_align rtl show_copy_button {_FORM}",
+    "HTML": "value label every show_label visible elem_id elem_classes",
+    "Button": "value variant size icon link visible interactive elem_id elem_classes scale min_width",
+    "Row": "variant visible elem_id equal_height",
+    "Column": "scale min_width variant visible elem_id",
+    "Accordion": "label open visible elem_id",
+    "Blocks": "theme analytics_enabled mode title css",
+}
+_FIRST = {"Slider": "minimum maximum value", "Dropdown": "choices", "Radio": "choices", "Accordion": "label"}
+EVENT_ARGUMENTS = {"fn", "inputs", "outputs", "api_name", "scroll_to_output", "show_progress", "queue", "every"}
+
+
+class Component:
+    """A gradio component or block: its arguments as attributes, its events as recorded."""
+
+    kind = ""
+    made: ClassVar[dict[str, Component]] = {}
+    """All that were made, by elem_id or else by kind."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names = _FIRST.get(self.kind, "value").split()
+        assert len(args) <= len(names), f"gr.{self.kind} given {len(args)} arguments by position"
+        kwargs |= dict(zip(names, args, strict=False))
+        unknown = set(kwargs) - set(GRADIO_ARGUMENTS[self.kind].split())
+        assert not unknown, f"gr.{self.kind} has no argument {unknown} in both gradio versions"
+        self.value = self.elem_id = self.label = self.choices = None
+        self.__dict__.update(kwargs)
+        self.made[self.elem_id or self.kind] = self
+        self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for name in ("change", "input", "click", "load"):
+            setattr(self, name, self._recorder(name))
+
+    def _recorder(self, name: str) -> Callable[..., None]:
+        def record(**kwargs: Any) -> None:
+            assert set(kwargs) <= EVENT_ARGUMENTS and kwargs.get("show_progress", "full") in (
+                "full",
+                "minimal",
+                "hidden",
+            )
+            self.events[name].append(kwargs)
+
+        return record
+
+    def fire(self, name: str, *values: Any) -> Any:
+        """What the page would: call the functions of an event, and return what the last one gave."""
+        for event in self.events[name]:
+            assert len(values) == len(event["inputs"])
+            result = event["fn"](*values)
+            several = isinstance(result, (list, tuple))
+            assert len(event["outputs"]) == (len(result) if several else 1)
+        return result
+
+    def __enter__(self) -> Component:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        return None

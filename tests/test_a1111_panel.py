@@ -1,0 +1,162 @@
+"""The A1111 panel: its arguments and defaults, infotext written and pasted, the labels of a U-Net call's rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+import pytest
+from doubles import a1111
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipstone.a1111_extension.labels import StepRows
+from skipstone.a1111_extension.settings import (
+    CHECKPOINTS,
+    CUSTOM,
+    LEVELS,
+    MERGE_IN,
+    PASSES,
+    PanelSettings,
+    read_infotext,
+)
+from skipstone.core.errors import SkipstoneError
+from skipstone.core.recipe import TokenMerge, preset
+
+pytest_plugins = ["doubles.a1111_fixtures"]
+
+
+# -- the panel --
+
+
+def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
+    ids = [c.elem_id.removeprefix("script_img2img_skipstone_") for c in host.script(img2img=True).components]
+    assert ids == [
+        "enable",
+        "threshold",
+        "checkpoints",
+        "custom",
+        "passes",
+        "matching",
+        "proportional",
+        "destination",
+        "batch",
+        "max_downsample",
+        "merge_in",
+        "start",
+        "end",
+        "recipe",
+    ]
+
+
+def test_the_panel_shows_the_defaults_of_its_settings(host: a1111.Host) -> None:
+    values = [c.value for c in host.script().components]
+    assert values == list(asdict(PanelSettings()).values())
+    assert PanelSettings.of_args(values) == PanelSettings()
+    assert values[0] is False
+    assert PanelSettings().as_recipe().merge == TokenMerge()
+
+
+def test_the_choices_that_the_panel_offers_are_taken(host: a1111.Host) -> None:
+    for component, name in zip(host.script().components, fields(PanelSettings), strict=True):
+        for choice in component.choices or ():
+            if choice != CUSTOM:
+                PanelSettings(**{name.name: choice}).as_recipe()
+
+
+def test_a_shorter_argument_list_keeps_the_defaults() -> None:
+    assert PanelSettings.of_args([True, 0.4]) == PanelSettings(enabled=True, threshold=0.4)
+    assert PanelSettings.of_args([True, None, "every"]) == PanelSettings(enabled=True, checkpoints="every")
+    assert PanelSettings.of_args([*asdict(PanelSettings()).values(), "of a newer version"]) == PanelSettings()
+
+
+def test_settings_refuse_what_no_recipe_can_say() -> None:
+    with pytest.raises(SkipstoneError, match="merge in='everywhere'"):
+        PanelSettings(merge_in="everywhere").as_recipe()
+
+
+# -- infotext --
+
+PANELS = st.builds(
+    PanelSettings,
+    enabled=st.just(True),
+    threshold=st.integers(-100, 100).map(lambda n: n / 100),
+    checkpoints=st.sampled_from(CHECKPOINTS),
+    custom=st.lists(st.integers(0, 50), min_size=1).map(lambda calls: ", ".join(map(str, calls))),
+    passes=st.sampled_from(PASSES),
+    matching=st.sampled_from(["dense", "local"]),
+    proportional=st.booleans(),
+    destination=st.sampled_from(["top_left", "random"]),
+    batch=st.sampled_from(["per_sample", "max"]),
+    max_downsample=st.sampled_from(LEVELS),
+    merge_in=st.sampled_from(list(MERGE_IN)),
+    start=st.sampled_from([0, 0.0, 0.25]),
+    end=st.sampled_from([1, 1.0, 0.75]),
+    recipe=st.sampled_from(["", preset("reference").to_json()]),
+)
+
+
+@given(PANELS)
+def test_infotext_pastes_back_the_same_settings(panel: PanelSettings) -> None:
+    params = a1111.parse_infotext(a1111.write_infotext({"Steps": 20, **panel.infotext(), "Version": "1.10.1"}))
+    pasted = PanelSettings(**{f.name: read_infotext(f.name)(params) for f in fields(PanelSettings)})
+    assert pasted.enabled is True
+    assert pasted.as_recipe().merge == panel.as_recipe().merge
+    assert pasted.passes == panel.passes
+
+
+def test_infotext_holds_only_what_is_not_default() -> None:
+    assert PanelSettings(True, start=0, end=1).infotext() == {
+        "Skipstone threshold": "0.7",
+        "Skipstone checkpoints": "config_3",
+    }
+
+
+def test_a_dense_picture_pasted_switches_the_panel_off_and_leaves_the_rest(host: a1111.Host) -> None:
+    script = host.script()
+    params = a1111.parse_infotext("Steps: 20, Sampler: Euler, Version: 1.10.1")
+    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 13
+
+
+def test_both_tabs_name_their_fields_alike_for_send_to_img2img(host: a1111.Host) -> None:
+    here, there = host.script(), host.script(img2img=True)
+    sent = [component for component, name in here.infotext_fields if name in there.paste_field_names]
+    assert sent == here.components
+
+
+# -- labels --
+
+
+def test_rows_are_known_by_their_place_in_the_step() -> None:
+    rows = StepRows()
+    keys = []
+    for calls in ([4], [2, 2], [1, 1, 1, 1], [3, 1], [2]):
+        rows.new_step(2)
+        keys.append([(s.key, s.rows) for call in calls for s in rows.label(500.0, call)])
+    assert keys[0] == keys[1] == [(("cond", 0), 2), (("uncond", 0), 2)]
+    assert keys[2] == [(("cond", 0), 1), (("cond", 1), 1), (("uncond", 0), 1), (("uncond", 1), 1)]
+    assert keys[3] == [(("cond", 0), 2), (("uncond", 0), 1), (("uncond", 1), 1)]
+    assert keys[4] == [(("cond", 0), 2)]
+
+
+def test_forge_says_which_chunks_are_conds() -> None:
+    rows = StepRows()
+    for _ in range(2):
+        rows.new_step(None)
+        keys = [s.key for s in (*rows.label(500.0, 4, [1, 0]), *rows.label(500.0, 2, [0]))]
+        assert keys == [("chunk", 1, 1), ("chunk", 0, 1), ("chunk", 0, 2)]
+
+
+def test_a_sampler_without_callbacks_is_told_by_its_timesteps() -> None:
+    rows = StepRows()
+    keys = [rows.label(t, 1)[0].key for t in (900.0, 900.0, 700.0, 700.0)]
+    assert keys == [("row", 0), ("row", 1)] * 2
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 6))
+def test_labels_cover_all_rows(calls: list[int], conds: int) -> None:
+    rows = StepRows()
+    rows.new_step(conds)
+    labelled = [rows.label(500.0, n) for n in calls]
+    assert [sum(s.rows for s in streams) for streams in labelled] == calls
+    keys = [s.key for streams in labelled for s in streams]
+    assert len(keys) == len(set(keys))

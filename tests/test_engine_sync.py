@@ -1,0 +1,83 @@
+"""Waiting for the device: at most once per layer where pairs are searched, never where they are reused.
+
+Counted on the CPU: everything that would make the host wait for a GPU (reading a value, sizes that depend on values,
+indices that come from a Python list).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.recipe import TokenMerge
+
+WAITING_OPS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "is_nonzero",
+    "masked_select",
+    "_unique2",
+    "bincount",
+    "equal",
+    "index",
+}
+
+
+class Waits(TorchDispatchMode):
+    """Collects operators whose result the host has to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in WAITING_OPS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of all waits inside."""
+    plain = Tensor.tolist
+    with Waits() as mode, monkeypatch.context() as patch:
+        patch.setattr(Tensor, "tolist", lambda self: (mode.found.append("tolist"), plain(self))[1])
+        yield mode.found
+
+
+@pytest.mark.parametrize("batch", ["per_sample", "max"])
+@pytest.mark.parametrize("matching", ["dense", "local"])
+@pytest.mark.parametrize("targets", [("attn1",), ("attn1", "attn2", "ff")], ids="+".join)
+def test_reuse_never_waits_and_a_search_waits_once(
+    unet: tiny.Case, targets: Any, matching: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = TokenMerge(
+        threshold=0.6, bucket=1, checkpoints=(0, 3), absolute=True, targets=targets, matching=matching, batch=batch
+    )
+    x, cond, t = unet.latent(), unet.cond(), torch.full((2,), 900.0)
+    with accelerate(unet.model, merge) as handle:
+        unet(x, 900.0, cond)
+        handle.begin()
+        counts = []
+        for _ in range(4):
+            with waits(monkeypatch) as found, torch.no_grad():
+                unet.call(unet.model, x, t, cond)
+            counts.append(sorted(found))
+        report = handle.end()
+    layers = {name.removesuffix(".attn2").removesuffix(".ff") for name in report.layers}
+    reading_the_timestep = ["_local_scalar_dense"]
+    declined = 4
+    assert report.merged_share > 0.1
+    assert counts[1] == counts[2] == reading_the_timestep
+    searching = [[name for name in c if name != "index"] for c in (counts[0], counts[3])]
+    assert searching == [[*reading_the_timestep, *["tolist"] * len(layers)]] * 2
+    assert sum(len(names) for names in report.declined.values()) == declined
