@@ -125,9 +125,7 @@ class Checkpoints:
         if self.absolute or (len(steps) == self.of and self.positions.is_full(steps)):
             return frozenset({0, *(c for c in self.calls if c < len(steps))})
         at = [self.positions.at(t) for t in steps]
-        first = at[0] - 0.5 / (self.of - 1)
-        entries = [c / (self.of - 1) for c in self.calls if c < self.of]
-        return frozenset({0, *(_nearest(at, p) for p in entries if p >= first)})
+        return frozenset({0, *(_nearest(at, c / (self.of - 1)) for c in self.calls if c < self.of)})
 
     def crossed(self, before: float, now: float) -> bool:
         """For a run whose calls are not known: does an entry lie in the positions (before, now]?

@@ -73,6 +73,7 @@ def naive_mean(pairs: Pairs, x: Tensor) -> Tensor:
         ((1, 1), 1, Grid(1, 1, 1)),
         ((96, 1), 96, Grid(96, 1, 1)),
         ((5, 7), 3 * 4, Grid(3, 4, 2)),
+        ((33, 36), 5 * 5, Grid(5, 5, 8)),
     ],
 )
 def test_grid_of_a_downsampled_latent(latent: tuple[int, int], count: int, expected: Grid) -> None:
@@ -230,6 +231,12 @@ def test_each_sample_merges_its_own_pairs_above_the_threshold(
         wanted = {s: part.dst[best[b, i]] for i, s in enumerate(part.src.tolist()) if score[b, i] >= threshold}
         got = {i: p for i, p in enumerate(pairs.partner[b].tolist()) if i != p}
         assert got == wanted
+
+
+def test_a_pair_exactly_at_the_threshold_merges() -> None:
+    score = torch.tensor([[0.5, 0.25, 0.75], [0.25, 0.25, 0.5]])
+    assert counts_above(score, 0.5, 1, shared=False) == (2, 1)
+    assert counts_above(score, 0.25, 1, shared=False) == (3, 3)
 
 
 @given(seed=st.integers(0, 50), low=st.floats(-1, 1), high=st.floats(-1, 1))

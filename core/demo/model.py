@@ -40,7 +40,7 @@ SCHEDULER_CONFIG: dict[str, Any] = {
     "beta_schedule": "linear",
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
-    "clip_sample": True,
+    "clip_sample": False,
 }
 
 

@@ -168,8 +168,8 @@ def sample(pipe: DemoPipeline, settings: Settings, count: int, steps: int) -> tu
     generator = torch.Generator().manual_seed(settings.seed)
     labels = torch.arange(count) % len(CLASSES)
     pipe.set_progress_bar_config(disable=True)
-    keywords = {"guidance_scale": settings.guidance, "generator": generator, "output_type": "pt"}
-    drawn = [pipe(part, num_inference_steps=steps, **keywords).images for part in labels.split(50)]
+    draw = partial(pipe, guidance_scale=settings.guidance, generator=generator, output_type="pt", return_dict=False)
+    drawn = [draw(part, num_inference_steps=steps)[0] for part in labels.split(50)]
     return torch.cat(drawn), labels
 
 

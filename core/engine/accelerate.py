@@ -65,7 +65,7 @@ class _Seen:
     """
 
     timestep: float = float("inf")
-    latent: tuple[int, int] | None = None
+    latent: tuple[int, ...] | None = None
     token: object = None
 
     def follows_not(self, before: _Seen) -> bool:
@@ -174,7 +174,7 @@ class Handle:
             return float(value)
         raise Decline("no timestep could be read from its arguments")
 
-    def _begin_if_new(self, given: Any, timestep: float, latent: tuple[int, int]) -> None:
+    def _begin_if_new(self, given: Any, timestep: float, latent: tuple[int, ...]) -> None:
         now = _Seen(timestep, latent, self._schedule.token() if self._schedule else None)
         new = now.follows_not(self._seen)
         self._seen = now
@@ -190,10 +190,11 @@ class Handle:
         self._seen = _Seen()
 
 
-def _latent(value: Any) -> tuple[int, int]:
-    if not isinstance(value, Tensor) or value.ndim != 4:
-        raise Decline("its input is no picture latent [batch, channels, height, width]")
-    return value.shape[2], value.shape[3]
+def _latent(value: Any) -> tuple[int, ...]:
+    """The size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
+    if not isinstance(value, Tensor) or value.ndim < 3:
+        raise Decline("its input is no latent")
+    return tuple(value.shape[2:]) if value.ndim > 3 else (value.shape[1],)
 
 
 def _network(target: Any) -> nn.Module:

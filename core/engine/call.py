@@ -10,10 +10,13 @@ from .clock import Stream
 
 @dataclass(frozen=True)
 class Call:
-    """What a host says of one forward: its training timestep, its latent's (H, W), and who its rows belong to."""
+    """What a host says of one forward: its training timestep, its latent's size, and who its rows belong to.
+
+    latent: (H, W) of a picture; other sizes (video, packed tokens) only tell one shape from another.
+    """
 
     timestep: float
-    latent: tuple[int, int]
+    latent: tuple[int, ...]
     streams: tuple[Stream, ...]
 
     @property

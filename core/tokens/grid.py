@@ -33,7 +33,7 @@ class Grid:
         return self.h * self.w
 
 
-def grid_of(latent: tuple[int, int], tokens: int) -> Grid:
+def grid_of(latent: tuple[int, ...], tokens: int) -> Grid:
     """The grid of a layer with `tokens` tokens in a network whose latent is `latent` = (H, W).
 
     Raises :class:`Decline` when the tokens are no downsampled latent (extra tokens, videos, non-square factors).
@@ -42,8 +42,8 @@ def grid_of(latent: tuple[int, int], tokens: int) -> Grid:
     if tokens < 1 or tokens > height * width:
         raise Decline(f"{tokens} tokens do not come from a {height}x{width} latent")
     ds = ceil(sqrt(height * width // tokens))
-    for factor in (ds, ds - 1):
-        if factor >= 1 and ceil(height / factor) * ceil(width / factor) == tokens:
+    for factor in (ds, ds + 1):
+        if ceil(height / factor) * ceil(width / factor) == tokens:
             return Grid(ceil(height / factor), ceil(width / factor), factor)
     raise Decline(f"{tokens} tokens are no grid of a {height}x{width} latent")
 

@@ -184,21 +184,22 @@ class Host:
         return x
 
     def _denoise(self, job: Job, x: Tensor, t: float, step: int) -> Tensor:
-        """`CFGDenoiser.forward`: the callback, then the rows [conds, unconds] in as many calls as the layout says."""
-        denoiser = SimpleNamespace(p=job)
-        params = SimpleNamespace(denoiser=denoiser, text_cond=job.cond, text_uncond=job.uncond)
+        """`CFGDenoiser.forward`: the callback, then the conds in as many calls as the layout says.
+
+        A1111 has the rows [conds, unconds]; Forge goes through its list from the end, so unconds come first there.
+        """
+        params = SimpleNamespace(denoiser=SimpleNamespace(p=job), text_cond=job.cond, text_uncond=job.uncond)
         self.fire("on_cfg_denoiser", params)
-        rows, context = torch.cat([x, x]), torch.cat([job.cond, job.uncond])
-        outputs, at = [], 0
-        for count in self.calls(step, len(x)):
-            part = slice(at, at + count)
-            marks = [0, 1] if count == 2 * len(x) else [0 if at == 0 else 1]
-            options = {"transformer_options": {"cond_or_uncond": marks}} if job.forge else {}
-            outputs.append(call_unet(job.in_use, rows[part], t, context[part], **options))
-            at += count
-        out = torch.cat(outputs)
-        cond, uncond = out[: len(x)], out[len(x) :]
-        return uncond + 3.0 * (cond - uncond) if len(uncond) else cond
+        calls = self.calls(step, len(x))
+        chunks = [(0, job.cond), (1, job.uncond)][: sum(calls) // len(x)]
+        chunks = chunks[::-1] if job.forge else chunks
+        outputs: dict[int, Tensor] = {}
+        for count in calls:
+            now, chunks = chunks[: count // len(x)], chunks[count // len(x) :]
+            options = {"transformer_options": {"cond_or_uncond": [mark for mark, _ in now]}} if job.forge else {}
+            out = call_unet(job.in_use, torch.cat([x] * len(now)), t, torch.cat([c for _, c in now]), **options)
+            outputs |= {mark: part for (mark, _), part in zip(now, out.chunk(len(now)), strict=True)}
+        return outputs[1] + 3.0 * (outputs[0] - outputs[1]) if 1 in outputs else outputs[0]
 
 
 def call_unet(unet: nn.Module, x: Tensor, t: float, context: Tensor, **options: Any) -> Tensor:
