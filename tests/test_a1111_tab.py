@@ -61,6 +61,7 @@ def test_the_tab_sends_what_its_controls_say(host: a1111.Host, tab: dict[str, a1
     assert told == ""
     told, *values = tab["skipstone_send_txt2img"].fire("click", text)
     assert told == "Sent: Skipstone is on in txt2img."
+    assert values[4] == {"__type__": "update"}, "the panel's hires switch stays as it is"
     values[4] = BOTH
     panel = PanelSettings.of_args(values)
     assert panel.enabled and panel.recipe == ""
