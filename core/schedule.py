@@ -64,13 +64,6 @@ def checkpoint_calls(value: str | tuple[int, ...]) -> tuple[int, ...]:
     return CHECKPOINT_PRESETS[value] if isinstance(value, str) else value
 
 
-def rescale(calls: Sequence[int], to: int, of: int = PAPER_CALLS) -> tuple[int, ...]:
-    """Map calls of a run of `of` to a run of `to` calls by `round(k (to-1) / (of-1))`; entries past the end are dropped,
-    0 is always kept."""
-    scale = (to - 1) / (of - 1)
-    return tuple(sorted({0, *(round(k * scale) for k in calls if k < of)}))
-
-
 @dataclass(frozen=True)
 class Positions:
     """Turns training timesteps into positions in [0, 1].
@@ -143,5 +136,6 @@ class Checkpoints:
         return tuple(c for c in self.calls if c >= total)
 
 
-def _nearest(sorted_positions: Sequence[float], position: float) -> int:
-    return min(range(len(sorted_positions)), key=lambda k: (abs(sorted_positions[k] - position), k))
+def _nearest(positions: Sequence[float], position: float) -> int:
+    """The call nearest to a position; of two as near the even one, as Python's `round` has it."""
+    return min(range(len(positions)), key=lambda k: (round(abs(positions[k] - position), 9), k % 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,7 +26,7 @@ class Override:
         self._repeats = repeats
         self._spent = True
         self._covered = False
-        self._forward = self._call
+        self._forward = self._call if repeats else _uncompiled(self._call)
 
     def install(self) -> None:
         """Put the override in the instance's `forward`, or wake it where somebody else's wrapper stands over it."""
@@ -54,6 +55,12 @@ class Override:
             return self._inner(*args, **kwargs)
         self._spent = not self._repeats
         return self.around(self._inner, *args, **kwargs)
+
+
+def _uncompiled(function: Around) -> Around:
+    """Keep torch.compile from tracing the engine, where it is in use at all; it would compile anew at every checkpoint."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return function if dynamo is None else dynamo.disable(function)
 
 
 class Overrides:
