@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -135,7 +136,7 @@ def _figures(rows: list[Row], report: Report, recipe: Recipe, options: DemoOptio
     return {
         "time_ratio": dense.seconds / ours.seconds,
         "macs_ratio": dense.macs / ours.macs,
-        "psnr_db": close.psnr_db,
+        "psnr_db": _finite(close.psnr_db),
         "ssim": close.ssim,
         "tokens_merged_share": report.merged_share,
         "seed": options.seed,
@@ -146,10 +147,19 @@ def _figures(rows: list[Row], report: Report, recipe: Recipe, options: DemoOptio
         "seconds": {row.name: row.seconds for row in rows},
         "macs": {row.name: row.macs for row in rows},
         "readable": {row.name: accuracy(judge, row.pictures, labels) for row in rows},
-        "fewer_steps": {"name": fewer.name, "psnr_db": control.psnr_db, "ssim": control.ssim},
+        "fewer_steps": {"name": fewer.name, "psnr_db": _finite(control.psnr_db), "ssim": control.ssim},
         "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
         "report": report.to_dict(),
     }
+
+
+def _finite(decibels: float) -> float | None:
+    """JSON has no infinity: equal pictures have no PSNR."""
+    return decibels if isfinite(decibels) else None
+
+
+def _decibels(value: float | None) -> str:
+    return "equal" if value is None else f"{value:.1f}"
 
 
 def _save(rows: list[Row], result: dict[str, Any], out: Path) -> None:
@@ -158,7 +168,7 @@ def _save(rows: list[Row], result: dict[str, Any], out: Path) -> None:
     captions = [
         f"dense  {rows[0].seconds:.1f} s",
         f"Skipstone  {rows[1].seconds:.1f} s  ({result['time_ratio']:.2f}x)",
-        f"difference x4  ({result['psnr_db']:.1f} dB)",
+        f"difference x4  ({_decibels(result['psnr_db'])} dB)",
     ]
     comparison(rows[0].pictures, rows[1].pictures, captions, CLASSES).save(out / "demo.png")
     (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -169,15 +179,13 @@ def _print_table(rows: list[Row], result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
     fidelities = [
-        ("", ""),
-        (result["psnr_db"], result["ssim"]),
-        (result["fewer_steps"]["psnr_db"], result["fewer_steps"]["ssim"]),
+        ("-", "-"),
+        *((_decibels(of["psnr_db"]), f"{of['ssim']:.4f}") for of in (result, result["fewer_steps"])),
     ]
     table = Table(title=f"Ten icons, {result['steps']} DDIM steps with guidance, on {result['device']}")
     for heading in ("", "seconds", "times faster", "GMAC", "PSNR to dense, dB", "SSIM to dense", "readable"):
         table.add_column(heading, justify="right" if heading else "left")
-    for row, (psnr, ssim) in zip(rows, fidelities, strict=True):
-        close = (f"{psnr:.1f}", f"{ssim:.4f}") if psnr != "" else ("-", "-")
+    for row, close in zip(rows, fidelities, strict=True):
         speed, readable = rows[0].seconds / row.seconds, result["readable"][row.name]
         table.add_row(
             row.name, f"{row.seconds:.2f}", f"{speed:.2f}", f"{row.macs / 1e9:.0f}", *close, f"{readable:.0%}"
