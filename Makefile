@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.skipstone-ready
 PEERS := stable-diffusion-sdkit==2.1.5 ca-tome==0.1.3 deepcache
+# Threads that wait should sleep: on a busy machine spinning ones make everything several times slower.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: setup demo test lint bench clean
 
