@@ -25,12 +25,14 @@ class UNetBracket:
     """The hooks and the run of one pass. The calls to come are not known here, so the run is an unplanned one.
 
     rows: labels the rows of the U-Net's calls. foreign: the calls to come belong to another job; they run plain.
+    last_step: they are those of the sampler's last step.
     """
 
     def __init__(self, unet: nn.Module, recipe: Recipe) -> None:
         """Begin. Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then."""
         self.rows = StepRows()
         self.foreign = False
+        self.last_step = False
         self._broken = False
         self._engine = Engine(unet, recipe)
         self._session = self._engine.begin()
@@ -72,4 +74,4 @@ class UNetBracket:
         now = float(timestep.flatten()[0])
         options = kwargs.get("transformer_options") or {}
         streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
-        return Call(now, (latent.shape[2], latent.shape[3]), streams)
+        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step)

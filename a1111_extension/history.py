@@ -56,7 +56,8 @@ def page(history: History) -> str:
     lines = "".join(f"<li>{escape(_stamp(run))}: {escape(_first_line(run))}</li>" for run in earlier)
     before = f"<h4>Runs before</h4><ul>{lines}</ul>" if earlier else ""
     summary = "<br>".join(map(escape, newest.report.summary().splitlines()))
-    return f"<h4>{escape(_stamp(newest))}</h4><p>{summary}</p>{_table(newest.report)}{before}"
+    tables = _blocks_table(newest.report) + _layers_table(newest.report)
+    return f"<h4>{escape(_stamp(newest))}</h4><p>{summary}</p>{tables}{before}"
 
 
 def _stamp(run: Run) -> str:
@@ -64,14 +65,33 @@ def _stamp(run: Run) -> str:
 
 
 def _first_line(run: Run) -> str:
-    return run.report.summary().splitlines()[0]
+    report = run.report
+    first = report.summary().splitlines()[0]
+    if report.idle or not report.blocks:
+        return first
+    skipped = f"ran {report.blocks_run} of {report.blocks} blocks, {_macs_saved(report)} of their multiply-adds saved"
+    return f"{first}; {skipped}" if report.served else skipped
 
 
-def _table(report: Report) -> str:
+def _macs_saved(report: Report) -> str:
+    return f"{1 - report.block_macs_run / max(1, report.block_macs_all):.0%}"
+
+
+def _blocks_table(report: Report) -> str:
+    if not report.blocks:
+        return ""
+    head = ("blocks run", "blocks reused", "multiply-adds saved")
+    return _table(head, [(str(report.blocks_run), str(report.blocks_reused), _macs_saved(report))])
+
+
+def _layers_table(report: Report) -> str:
     if not report.layers:
         return ""
     head = ("layer", "tokens merged", "pairs searched", "pairs reused", "multiply-adds saved")
-    rows = [(name, *_cells(layer)) for name, layer in report.layers.items()]
+    return _table(head, [(name, *_cells(layer)) for name, layer in report.layers.items()])
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table class='skipstone-table'><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{body}</table>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,10 +25,20 @@ def is_hires(p: Any) -> bool:
     return bool(getattr(p, "is_hr_pass", False))
 
 
-def refusal(p: Any) -> str:
-    """Why tokens cannot be merged in the pass that is about to begin; empty when they can."""
+def models_folder() -> Path:
+    """Where the host keeps its models."""
+    return Path(_module("paths_internal").models_path)
+
+
+def refusal() -> str:
+    """Why nothing can be done in the pass that is about to begin; empty when it can."""
     if getattr(_module("sd_unet"), "current_unet", None) is not None:
         return "an SD Unet (TensorRT or the like) replaces the U-Net: set Settings > SD Unet to None"
+    return ""
+
+
+def merge_refusal(p: Any) -> str:
+    """Why tokens cannot be merged in the pass that is about to begin; empty when they can. Blocks can be skipped."""
     if _own_merging(p) > 0:
         return (
             "the host's own token merging is on: set its ratio to 0 in Settings > Optimizations, or leave Skipstone off"
@@ -35,6 +46,16 @@ def refusal(p: Any) -> str:
     if _hypertile(hires=is_hires(p)):
         return "Hypertile cuts the U-Net's attention into tiles: switch it off in Settings > Hypertile, or leave Skipstone off"
     return ""
+
+
+def is_last_step(denoiser: Any) -> bool:
+    """Is this evaluation in the sampler's last step, by the host's count of them?
+
+    It counts two in each step of a sampler of second order, which makes one in the last. It knows neither how many an
+    adaptive sampler makes nor a restart's.
+    """
+    steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
+    return bool(steps and total and total - total // steps <= denoiser.step < total)
 
 
 def _own_merging(p: Any) -> float:

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from ..core.engine.meter import Report
 from ..core.errors import SkipstoneError
 from ..core.recipe import Recipe
 from .bracket import UNetBracket
 from .history import History, Run
-from .host import checkpoint_of, unet_of
-from .settings import MERGED
+from .host import checkpoint_of, is_last_step, unet_of
+from .settings import BLOCKS_RUN, MERGED
 
 log = logging.getLogger("skipstone")
 
@@ -68,8 +69,8 @@ class Lifecycle:
             if not report.calls:
                 return
             self.history.add(Run(ended.title, report))
-            _tell_merged(ended.p, ended.title, report.merged_share)
-            if not report.served:
+            _tell_results(ended.p, ended.title, ended.recipe, report)
+            if report.idle:
                 tell_dense(ended.p, report.summary().replace("\n", "; "))
 
     def on_step(self, params: Any) -> None:
@@ -83,6 +84,7 @@ class Lifecycle:
                 self.begin(self._pass.p, self._pass.recipe, f"{self._pass.title}, after a model switch")
             if self._pass is not None:
                 self._pass.bracket.foreign = foreign
+                self._pass.bracket.last_step = is_last_step(params.denoiser)
                 self._pass.bracket.rows.new_step(_rows(params.text_cond))
 
     def on_model_loaded(self, model: Any) -> None:
@@ -92,19 +94,27 @@ class Lifecycle:
                 self._pass.stale = True
 
 
-def tell_dense(p: Any, reason: str) -> None:
-    """Say once, under the picture and in the console, why it was made without merging."""
-    text = f"Skipstone: no tokens merged. {reason}"
+def tell_dense(p: Any, reason: str, what: str = "nothing done") -> None:
+    """Say once, under the picture and in the console, what was not done and why."""
+    text = f"Skipstone: {what}. {reason}"
     if text not in (getattr(p, "comments", None) or {}):
         log.warning(text)
         p.comment(text)
 
 
-def _tell_merged(p: Any, title: str, share: float) -> None:
-    """Put the share of merged tokens into the infotext: one figure per pass; a later batch replaces an earlier one's."""
-    shares = p.__dict__.setdefault("skipstone_merged", {})
+def _tell_results(p: Any, title: str, recipe: Recipe, report: Report) -> None:
+    """Put the shares of merged tokens and of blocks that ran into the infotext, of each method that was asked for."""
+    if recipe.merge and not recipe.merge.neutral:
+        _tell_share(p, MERGED, title, report.merged_share)
+    if recipe.skip and not recipe.skip.neutral:
+        _tell_share(p, BLOCKS_RUN, title, report.blocks_run / max(1, report.blocks))
+
+
+def _tell_share(p: Any, key: str, title: str, share: float) -> None:
+    """One figure per pass; a later batch replaces an earlier one's."""
+    shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
     shares[title] = share
-    p.extra_generation_params[MERGED] = " / ".join(f"{s:.0%}" for s in shares.values())
+    p.extra_generation_params[key] = " / ".join(f"{s:.0%}" for s in shares.values())
 
 
 def _rows(cond: Any) -> int | None:

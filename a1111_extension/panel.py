@@ -8,16 +8,24 @@ from functools import lru_cache
 from typing import Any, get_args
 
 import gradio as gr
+from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
 from ..core.recipe import BatchRule, Destination, Matching
-from .settings import CHECKPOINTS, LEVELS, MERGE_IN, PASSES, PanelSettings, read_infotext
+from . import masks
+from .settings import CHECKPOINTS, LEVELS, MERGE_IN, PASSES, RULES, PanelSettings, read_infotext
 
 DEFAULT = PanelSettings()
 
 THRESHOLD_INFO = "Tokens more alike than this are merged: 0.7 is the paper's choice, lower merges more, 1 is off"
 CHECKPOINTS_INFO = "When alike tokens are searched anew; config_3: at 13 of 51 calls"
 CUSTOM_INFO = "Calls of 51, such as 0 8 11 20, mapped to your steps"
+RULE_INFO = "What runs between full calls. deepcache: the outermost layers; interval: nothing"
+EVERY_INFO = "deepcache, interval: a full call each so many; 1 is off"
+BRANCH_INFO = "deepcache: 0 runs the last layer alone, higher runs more"
+DEPTHS_INFO = "depths: a code per call from the second on, as 12 1 1 0; 0 repeats a call, 12 runs all"
+MASK_INFO = f"mask: a file in models/{masks.FOLDER}"
+LAST_FULL_INFO = "Run all blocks in the last step, which removes left-over noise"
 PASSES_INFO = "Large pictures gain most: a 1024 px pass has four times the tokens of a 512 px one"
 
 infotext_reader = lru_cache(maxsize=None)(read_infotext)
@@ -53,10 +61,12 @@ def build(elem_id: Callable[[str], str]) -> Panel:
         passes = gr.Radio(
             list(PASSES), value=DEFAULT.passes, label="Hires fix", info=PASSES_INFO, elem_id=elem_id("passes")
         )
+        with gr.Accordion("Block masks", open=False, elem_id=elem_id("block_masks")):
+            skip = skip_controls(elem_id)
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
             advanced = _advanced(elem_id)
         last_run = gr.HTML("No run yet.", elem_id=elem_id("last_run"))
-    return Panel([enabled, threshold, checkpoints, custom, passes, *advanced], last_run)
+    return Panel([enabled, threshold, checkpoints, custom, passes, *advanced, *skip], last_run)
 
 
 def merge_controls(elem_id: Callable[[str], str]) -> tuple[Any, Any, Any]:
@@ -76,6 +86,30 @@ def merge_controls(elem_id: Callable[[str], str]) -> tuple[Any, Any, Any]:
             DEFAULT.custom, label="Custom checkpoints", info=CUSTOM_INFO, max_lines=1, elem_id=elem_id("custom")
         )
     return threshold, checkpoints, custom
+
+
+def skip_controls(elem_id: Callable[[str], str]) -> list[Any]:
+    """Rule, every, branch, depths, mask file and last call: the same controls in the panel and in the tab."""
+    with gr.Row():
+        rule = gr.Dropdown(list(RULES), value=DEFAULT.rule, label="Block rule", info=RULE_INFO, elem_id=elem_id("rule"))
+        every = gr.Slider(1, 20, DEFAULT.every, step=1, label="Every", info=EVERY_INFO, elem_id=elem_id("every"))
+    with gr.Row():
+        branch = gr.Slider(0, 11, DEFAULT.branch, step=1, label="Branch", info=BRANCH_INFO, elem_id=elem_id("branch"))
+        depths = gr.Textbox(DEFAULT.depths, label="Depths", info=DEPTHS_INFO, max_lines=1, elem_id=elem_id("depths"))
+    with gr.Row():
+        mask = gr.Dropdown(
+            ["", *masks.names()],
+            value=DEFAULT.mask,
+            label="Mask file",
+            info=MASK_INFO,
+            allow_custom_value=True,
+            elem_id=elem_id("mask"),
+        )
+        create_refresh_button(mask, lambda: None, lambda: {"choices": ["", *masks.names()]}, elem_id("mask_refresh"))
+        last_full = gr.Checkbox(
+            DEFAULT.last_full, label="Last call full", info=LAST_FULL_INFO, elem_id=elem_id("last_full")
+        )
+    return [rule, every, branch, depths, mask, last_full]
 
 
 def _advanced(elem_id: Callable[[str], str]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,9 @@ from ..core.errors import SkipstoneError
 from ..core.recipe import Recipe
 from . import panel, tab, xyz
 from .history import History, headline
-from .host import is_hires, refusal
+from .host import is_hires, merge_refusal, refusal
 from .lifecycle import Lifecycle, tell_dense
+from .masks import located
 from .settings import HIRES, INFOTEXT, PanelSettings
 
 HISTORY = History()
@@ -54,7 +56,7 @@ class SkipstoneScript(scripts.Script):
         if wanted is None:
             return
         settings, _ = wanted
-        p.skipstone_merged = {}
+        p.skipstone_results = {}
         p.extra_generation_params.update(settings.infotext())
         if settings.passes == HIRES and not getattr(p, "enable_hr", False):
             tell_dense(p, f"'{HIRES}' is chosen and this picture has no hires pass")
@@ -68,9 +70,10 @@ class SkipstoneScript(scripts.Script):
         settings, recipe = wanted
         if recipe.neutral or not settings.serves(is_hires(p)):
             return
-        if reason := refusal(p):
-            tell_dense(p, reason)
-        else:
+        if reason := refusal():
+            return tell_dense(p, reason)
+        recipe = _without_merging(recipe, p)
+        if not recipe.neutral:
             LIFECYCLE.begin(p, recipe, _title(p, kwargs.get("x")))
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
@@ -99,10 +102,18 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | Non
     """The settings in force for a job, and their recipe; None when off, or wrong (which is told once)."""
     try:
         settings = xyz.with_axes(PanelSettings.of_args(args), p)
-        return (settings, settings.as_recipe()) if settings.enabled else None
+        return (settings, located(settings.as_recipe())) if settings.enabled else None
     except SkipstoneError as error:
         tell_dense(p, str(error))
         return None
+
+
+def _without_merging(recipe: Recipe, p: Any) -> Recipe:
+    """The recipe as it is, or without token merging where the host has the attention in hand (which is told once)."""
+    if recipe.merge is None or recipe.merge.neutral or not (reason := merge_refusal(p)):
+        return recipe
+    tell_dense(p, reason, "no tokens merged")
+    return replace(recipe, merge=None)
 
 
 def _title(p: Any, latent: Any) -> str:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..core.checks import choice
-from ..core.recipe import MAX_DOWNSAMPLES, Recipe, TokenMerge
+from ..core.recipe import MAX_DOWNSAMPLES, BlockSkip, Recipe, TokenMerge
+from ..core.recipe_skip import parse_depths
 from ..core.schedule import CHECKPOINT_PRESETS
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
@@ -25,11 +26,23 @@ MERGE_IN = {
     "self-attention, cross-attention and feed-forward": ("attn1", "attn2", "ff"),
 }
 LEVELS = ("auto", *map(str, MAX_DOWNSAMPLES))
+OFF = "off"
+RULES: dict[str, tuple[str, ...]] = {
+    OFF: (),
+    "deepcache": ("every", "branch", "last_full"),
+    "interval": ("every", "last_full"),
+    "depths": ("depths", "last_full"),
+    "mask": ("mask", "last_full"),
+}
+"""Block rules, and the fields that each reads."""
+
+SKIP_FIELDS = ("rule", "every", "branch", "depths", "mask", "last_full")
+
 INFOTEXT = "Skipstone "
 """All infotext keys begin so. The rest of a key is the field's name, with blanks for underscores."""
 
-MERGED = INFOTEXT + "merged"
-"""Infotext key of the result; it is told, not pasted back."""
+MERGED, BLOCKS_RUN = INFOTEXT + "merged", INFOTEXT + "blocks run"
+"""Infotext keys of the results; they are told, not pasted back."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,12 @@ class PanelSettings:
     start: float = 0.0
     end: float = 1.0
     recipe: str = ""
+    rule: str = OFF
+    every: int = BlockSkip.every
+    branch: int = BlockSkip.branch
+    depths: str = ""
+    mask: str = ""
+    last_full: bool = False
 
     @classmethod
     def of_args(cls, args: Sequence[Any]) -> PanelSettings:
@@ -77,8 +96,10 @@ class PanelSettings:
             merge_in=names[0] if names else cls.merge_in,
             start=float(merge.start),
             end=float(merge.end),
+            **_fields_of(recipe.skip),
         )
-        return panel if panel.as_recipe().merge == merge else replace(panel, recipe=recipe.to_json())
+        said = panel.as_recipe()
+        return panel if (said.merge, said.skip) == (merge, recipe.skip) else replace(panel, recipe=recipe.to_json())
 
     def as_recipe(self) -> Recipe:
         """The recipe that is asked for. Raises :class:`RecipeError` in one line for values that make no sense."""
@@ -100,24 +121,32 @@ class PanelSettings:
             start=self.start,
             end=self.end,
         )
-        return Recipe(merge=merge)
+        return Recipe(merge=merge, skip=self._skip())
+
+    def _skip(self) -> BlockSkip | None:
+        choice("rule", self.rule, tuple(RULES))
+        if self.rule == OFF:
+            return None
+        values = {name: getattr(self, name) for name in RULES[self.rule]}
+        if self.rule == "depths":
+            values["depths"] = parse_depths(str(self.depths))
+        return BlockSkip(rule=self.rule, **values)  # type: ignore[arg-type]
 
     def serves(self, hires: bool) -> bool:
         """Does the hires switch let this pass be served?"""
         return self.passes == BOTH or (self.passes == HIRES) == hires
 
     def infotext(self) -> dict[str, str]:
-        """What goes into the picture's infotext: threshold and checkpoints always, the rest where it is not the default.
-
-        Raises :class:`RecipeError` like :meth:`as_recipe`.
-        """
+        """What goes into the picture's infotext: threshold and checkpoints always, a block rule with what it reads; the
+        rest where it is not the default. Raises :class:`RecipeError` like :meth:`as_recipe`."""
         recipe = self.as_recipe()
         if str(self.recipe).strip():
             told = {"recipe": json.dumps(recipe.to_dict()), "passes": self.passes}
         else:
-            told = {name: _text(value) for name, value in asdict(self).items() if name not in ("enabled", "custom")}
+            unused = {"enabled", "custom", *SKIP_FIELDS} - {"rule", *RULES[self.rule]}
+            told = {name: _text(value) for name, value in asdict(self).items() if name not in unused}
             told["checkpoints"] = _spaced((recipe.merge or TokenMerge()).checkpoints)
-        always = ("threshold", "checkpoints")
+        always = ("threshold", "checkpoints", "every")
         return {key_of(k): v for k, v in told.items() if k in always or v != _text(getattr(PanelSettings, k))}
 
 
@@ -149,6 +178,13 @@ def _field_from(name: str, params: Mapping[str, str]) -> Any:
         return (listed if known else CUSTOM) if name == "checkpoints" else ("" if known else listed)
     text = params.get(key_of(name), str(default))
     return text == "True" if isinstance(default, bool) else type(default)(text)
+
+
+def _fields_of(skip: BlockSkip | None) -> dict[str, Any]:
+    if skip is None or skip.rule not in RULES:
+        return {}
+    values = {name: getattr(skip, name) for name in RULES[skip.rule]}
+    return {"rule": skip.rule, **values, "depths": _spaced(skip.depths)}
 
 
 def _text(value: Any) -> str:

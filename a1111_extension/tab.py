@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from html import escape
@@ -13,12 +13,14 @@ import gradio as gr
 from ..core.errors import SkipstoneError
 from ..core.recipe import Recipe, TokenMerge, preset
 from .history import History, page
-from .panel import Panel, merge_controls
-from .settings import CUSTOM, PanelSettings
+from .panel import Panel, merge_controls, skip_controls
+from .settings import CUSTOM, SKIP_FIELDS, PanelSettings
 
 EXPLANATION = """<p><b>Token merging</b> (CA-ToMe, arXiv 2501.00946): a picture in the making is full of places that look alike.<br>
 Self-attention runs on one token for each group of alike ones, and the result is given back to all of the group.<br>
-Which tokens are alike is searched at a few calls, the checkpoints, and reused in between.</p>"""
+Which tokens are alike is searched at a few calls, the checkpoints, and reused in between.</p>
+<p><b>Block masks</b> (DeepCache, arXiv 2312.00858, and others): neighbouring calls of the U-Net compute nearly the same.<br>
+A rule or a mask file says which blocks run at a call, and which hand out the output that they had before.</p>"""
 
 PRESETS = {
     "paper: threshold 0.7, 13 searches in 51 calls": "ca_tome",
@@ -44,10 +46,12 @@ def build(history: History, panels: Mapping[str, Panel]) -> list[tuple[Any, str,
 
 
 def _bench(panels: Mapping[str, Panel]) -> None:
-    """Preset, threshold and checkpoints write a recipe; the buttons send the recipe to a panel."""
+    """Preset, threshold, checkpoints and block rule write a recipe; the buttons send the recipe to a panel."""
     names = list(PRESETS)
     chosen = gr.Dropdown(names, value=names[0], label="Preset", elem_id="skipstone_tab_preset")
-    controls = merge_controls(lambda name: f"skipstone_tab_{name}")
+    merge = merge_controls(lambda name: f"skipstone_tab_{name}")
+    with gr.Accordion("Block masks", open=False, elem_id="skipstone_tab_block_masks"):
+        skip = skip_controls(lambda name: f"skipstone_tab_{name}")
     recipe = gr.Textbox(
         preset("ca_tome").to_json(),
         label="Recipe (JSON)",
@@ -58,11 +62,17 @@ def _bench(panels: Mapping[str, Panel]) -> None:
         elem_id="skipstone_tab_recipe",
     )
     told = gr.HTML("", elem_id="skipstone_tab_told")
-    chosen.input(fn=_of_preset, inputs=[chosen], outputs=[recipe, *controls], show_progress="hidden", queue=False)
-    for control in controls:
-        control.input(
-            fn=_edited, inputs=[recipe, *controls], outputs=[recipe, told], show_progress="hidden", queue=False
-        )
+    shown = [recipe, *merge, *skip]
+    chosen.input(fn=_of_preset, inputs=[chosen], outputs=shown, show_progress="hidden", queue=False)
+    for edited, controls in ((_with_merge, merge), (_with_skip, skip)):
+        for control in controls:
+            control.input(
+                fn=partial(_edited, edited),
+                inputs=[recipe, *controls],
+                outputs=[recipe, told],
+                show_progress="hidden",
+                queue=False,
+            )
     with gr.Row():
         for tabname, panel in panels.items():
             button = gr.Button(f"Send to {tabname}", elem_id=f"skipstone_send_{tabname}")
@@ -75,18 +85,25 @@ def _bench(panels: Mapping[str, Panel]) -> None:
 def _of_preset(name: str) -> list[Any]:
     recipe = preset(PRESETS[name])
     panel = PanelSettings.of_recipe(recipe)
-    return [recipe.to_json(), panel.threshold, panel.checkpoints, panel.custom]
+    names = ("threshold", "checkpoints", "custom", *SKIP_FIELDS)
+    return [recipe.to_json(), *(getattr(panel, name) for name in names)]
 
 
-def _edited(text: str, threshold: float, checkpoints: str, custom: str) -> list[Any]:
+def _edited(edit: Callable[..., Recipe], text: str, *values: Any) -> list[Any]:
     """The recipe with these values in it, and what is wrong with them."""
     try:
-        recipe = Recipe.from_json(text)
-        listed = custom if checkpoints == CUSTOM else checkpoints
-        merge = replace(recipe.merge or TokenMerge(), threshold=threshold, checkpoints=listed)
-        return [replace(recipe, merge=merge).to_json(), ""]
+        return [edit(Recipe.from_json(text), *values).to_json(), ""]
     except SkipstoneError as error:
         return [gr.update(), escape(str(error))]
+
+
+def _with_merge(recipe: Recipe, threshold: float, checkpoints: str, custom: str) -> Recipe:
+    listed = custom if checkpoints == CUSTOM else checkpoints
+    return replace(recipe, merge=replace(recipe.merge or TokenMerge(), threshold=threshold, checkpoints=listed))
+
+
+def _with_skip(recipe: Recipe, *values: Any) -> Recipe:
+    return replace(recipe, skip=PanelSettings(**dict(zip(SKIP_FIELDS, values, strict=True))).as_recipe().skip)
 
 
 def _sent(tabname: str, text: str) -> list[Any]:

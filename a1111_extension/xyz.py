@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
-from ..core.checks import number
-from ..core.recipe import Recipe, TokenMerge
+from ..core.checks import integer, number
+from ..core.recipe import BlockSkip, Recipe, TokenMerge
 from ..core.schedule import CHECKPOINT_PRESETS, parse_checkpoints
 from .settings import PanelSettings
 
@@ -26,12 +26,26 @@ def add_axes() -> None:
 
 def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
     """The panel's settings with this grid cell's values. Raises :class:`RecipeError` for a broken recipe box."""
-    cell = {name: getattr(p, f"skipstone_{name}", None) for name in ("threshold", "checkpoints")}
-    values = {name: value for name, value in cell.items() if value is not None}
-    if not values:
+    merging, skipping = _cell(p, "threshold", "checkpoints"), _cell(p, "every")
+    if not merging and not skipping:
         return settings
-    merge = replace(settings.as_recipe().merge or TokenMerge(), **values)
-    return PanelSettings.of_recipe(Recipe(merge=merge), settings.passes)
+    recipe = settings.as_recipe()
+    merge = recipe.merge if settings.enabled else None
+    skip = recipe.skip if settings.enabled else None
+    if merging:
+        merge = replace(recipe.merge or TokenMerge(), **merging)
+    if skipping:
+        skip = replace(recipe.skip if _has_interval(recipe.skip) else BlockSkip(), **skipping)
+    return PanelSettings.of_recipe(Recipe(merge=merge, skip=skip), settings.passes)
+
+
+def _has_interval(skip: BlockSkip | None) -> TypeGuard[BlockSkip]:
+    return skip is not None and skip.rule not in ("depths", "mask")
+
+
+def _cell(p: Any, *names: str) -> dict[str, Any]:
+    values = {name: getattr(p, f"skipstone_{name}", None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _axes(option: Callable[..., Any]) -> list[Any]:
@@ -44,6 +58,7 @@ def _axes(option: Callable[..., Any]) -> list[Any]:
             confirm=_confirm_checkpoints,
             choices=lambda: list(CHECKPOINT_PRESETS),
         ),
+        option(f"{_PREFIX}Block rule every", int, _apply("skipstone_every"), confirm=_confirm_every),
     ]
 
 
@@ -59,3 +74,8 @@ def _confirm_thresholds(p: Any, values: Sequence[float]) -> None:
 def _confirm_checkpoints(p: Any, values: Sequence[str]) -> None:
     for value in values:
         parse_checkpoints(value)
+
+
+def _confirm_every(p: Any, values: Sequence[int]) -> None:
+    for value in values:
+        integer("every", value, 1, "1 runs every call in full")

@@ -11,11 +11,11 @@ import tyro
 
 from .blocks import Family, recognise
 from .blocks.graph import BlockGraph
-from .errors import ModelError, SkipstoneError
+from .errors import ModelError
 from .pipelines.loading import load_pipeline
 from .plan.liveness import State, liveness
 from .plan.mask import Mask
-from .plan.skips import SkipPlan, caching_of
+from .plan.skips import caching_of, compiled, evenly
 from .recipe_skip import BlockSkip, Rule
 
 Model = Annotated[str, tyro.conf.Positional]
@@ -104,16 +104,7 @@ def make_mask(options: MakeMask) -> None:
     """Compile a rule and write it."""
     settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
     family, graph = _model(options.model, options.config, settings)
-    timesteps = evenly(options.calls)
-    run = SkipPlan(settings, graph, family.name, timesteps).planned_mask(timesteps)
-    names = tuple(graph.blocks[i].name for i in graph.masked)
-    provenance = {
-        "rule": options.rule,
-        "every": options.every,
-        "branch": options.branch,
-        "depths": list(options.depths),
-    }
-    mask = Mask(run, family.name, names, timesteps, graph.caching, provenance=provenance)
+    mask = compiled(settings, graph, family.name, evenly(options.calls))
     mask.save(options.out)
     print(f"{options.out}: {_line(mask)}")
 
@@ -145,13 +136,6 @@ def convert_mask(options: ConvertMask) -> None:
     mapped = Mask.load(options.file).mapped(evenly(options.calls))
     mapped.save(options.out)
     print(f"{options.out}: {_line(mapped)}")
-
-
-def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
-    """Timesteps of a full, evenly spaced run of `calls` calls. Raises :class:`SkipstoneError` for none."""
-    if calls < 1:
-        raise SkipstoneError(f"{calls} calls make no run: give a number from 1 on")
-    return tuple(float(t) for t in np.linspace(train_steps - 1, 0, calls))
 
 
 def _line(mask: Mask) -> str:

@@ -15,6 +15,14 @@ Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
 
 
+def parse_depths(text: str) -> tuple[int, ...]:
+    """Depth codes given as text such as `"12, 1, 1, 0"`. Raises :class:`RecipeError` for other text."""
+    parts = text.replace(",", " ").replace(";", " ").split()
+    if not parts or not all(p.isascii() and p.isdigit() and len(p) <= 3 for p in parts):
+        raise RecipeError(f"depths {text[:40]!r} cannot be read: give codes from 0 on, such as 12, 1, 1, 0")
+    return tuple(map(int, parts))
+
+
 @dataclass(frozen=True)
 class BlockSkip:
     """Blocks hand out their cached output at calls where a mask says so (methods page, "Block masks").

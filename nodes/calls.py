@@ -50,11 +50,10 @@ def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
 
 
 def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any]) -> Call:
-    """One forward: latent x [rows, C, H, W], sigma [rows], and its transformer_options. Raises :class:`Decline`."""
-    if x.ndim != 4:
-        raise Decline(f"its latent of shape {list(x.shape)} is no picture [batch, channels, height, width]")
+    """One forward: latent x [rows, C, H, W], or another shape [rows, C, ...] (video, packed), sigma [rows], and its
+    transformer_options. Raises :class:`Decline`."""
     timestep = training_timestep(model_sampling, sigma.flatten()[0])
-    return Call(timestep, (x.shape[2], x.shape[3]), streams_of(options, x.shape[0]))
+    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]))
 
 
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from textwrap import wrap
 from typing import Any
 
@@ -19,18 +20,37 @@ def node_text(report: Report) -> str:
 
     Lines end in punctuation, because ComfyUI's newer node design turns line breaks into spaces.
     """
-    if not report.served:
+    lines = _merged(report) if report.served else []
+    lines += _skipped(report)
+    if not lines:
         lines = [f"served NO layer in {report.calls} calls: nothing was merged;"]
-    else:
-        lines = [
-            f"merged {report.merged_share:.0%} of tokens in {report.served} layers,",
-            f"saved {1 - report.macs_done / max(1, report.macs_dense):.0%} of their attention;",
-            f"{report.calls} calls: {report.searched} searches, {report.reused} reuses;",
-            f"{(report.macs_dense - report.macs_done) / 1e9:.1f} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
-        ]
     lines += report.notes
     lines += [f"{len(what)} layers dense: {reason};" for reason, what in report.declined.items()]
     return "\n".join(part for line in lines for part in wrap(line, LINE))
+
+
+def _merged(report: Report) -> list[str]:
+    return [
+        f"merged {report.merged_share:.0%} of tokens in {report.served} layers,",
+        f"saved {1 - report.macs_done / max(1, report.macs_dense):.0%} of their attention;",
+        f"{report.calls} calls: {report.searched} searches, {report.reused} reuses;",
+        f"{(report.macs_dense - report.macs_done) / 1e9:.1f} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
+    ]
+
+
+def _skipped(report: Report) -> list[str]:
+    """What block skipping did; nothing where no mask was on the model."""
+    entered = report.blocks_run + report.blocks_reused + report.blocks_dead
+    if not entered:
+        return []
+    less = report.block_macs_all - report.block_macs_run
+    lines = [
+        f"ran {report.blocks_run} of {entered} blocks in {report.calls} calls,",
+        f"saved {less / max(1, report.block_macs_all):.0%} of their multiply-adds;",
+        f"{report.blocks_reused} reused, {report.blocks_dead} not needed;",
+        f"{less / 1e9:.1f} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
+    ]
+    return lines if report.planned else [*lines, "calls not known ahead: caches kept to the end;"]
 
 
 def show_on_node(text: str, node_id: Any) -> None:
@@ -44,7 +64,18 @@ def show_on_node(text: str, node_id: Any) -> None:
         server.send_progress_text(text, str(node_id))
 
 
+def show_on_nodes(text: str, nodes: Iterable[Any]) -> None:
+    """The same text under several nodes."""
+    for node_id in nodes:
+        show_on_node(text, node_id)
+
+
 def warn(text: str, node_id: Any) -> None:
     """One warning, in the log and on the node."""
     log.warning("Skipstone: %s", text)
-    show_on_node("\n".join(wrap(text, LINE)), node_id)
+    show_on_node(wrapped(text), node_id)
+
+
+def wrapped(text: str) -> str:
+    """A sentence in lines that fit a node."""
+    return "\n".join(wrap(text, LINE))

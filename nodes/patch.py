@@ -2,12 +2,14 @@
 
 One OUTER_SAMPLE wrapper brackets each sampling run. It hangs the run's APPLY_MODEL wrapper into the guider's options for
 as long as the run lasts, so that state belongs to one run whatever is nested, cancelled or spread over threads.
+Several Skipstone nodes on one model share that wrapper: their recipes join into one plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import create_model_options_clone
@@ -17,40 +19,62 @@ from torch import Tensor, nn
 from ..core.blocks import unwrapped
 from ..core.engine.engine import Engine
 from ..core.errors import Decline, ModelError, SkipstoneError
-from ..core.recipe import Recipe
+from ..core.recipe import Method, Recipe, TokenMerge
+from ..core.recipe_skip import BlockSkip
 from .attention import key_bias
 from .calls import TRAIN_STEPS, call_of, planned_timesteps
-from .messages import log, node_text, show_on_node, warn
+from .messages import log, node_text, show_on_nodes, wrapped
 
 KEY = "skipstone"
+SERVES = {
+    TokenMerge.kind: "use SD1.x, SD2.x, SDXL or PixArt",
+    BlockSkip.kind: "block masks serve SD1.x, SD2.x, SDXL, PixArt, SD3, Flux and Chroma",
+}
+WITHOUT = {TokenMerge.kind: "no tokens are merged", BlockSkip.kind: "no block is skipped"}
 
 
 def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
     """A clone of a ModelPatcher that samples with `recipe`. After each run its report is shown on the node `node_id`.
 
-    A neutral recipe gives a clone without any wrapper. A model that is patched already gets the new recipe instead.
+    A method joins those that are on the model already, and replaces one of its own kind; a neutral one takes that off.
+    With nothing left, or an empty recipe, the clone has no wrapper at all.
     """
     clone = model.clone()
+    asked = dict(_asked(model)) if recipe.methods else {}
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    if not recipe.neutral:
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample(recipe, node_id))
+    asked.update({method.kind: (method, node_id) for method in recipe.methods})
+    left = {kind: entry for kind, entry in asked.items() if not entry[0].neutral}
+    if left:
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, OuterSample(tuple(left.items())))
     return clone
 
 
-def _outer_sample(recipe: Recipe, node_id: Any) -> Callable[..., Any]:
-    """The wrapper round one sampling run. A closure over immutable values: ComfyUI copies what it finds in options."""
+Asked = tuple[tuple[str, tuple[Method, Any]], ...]
+"""Kind of method -> its settings and the node that asked for it."""
 
-    def outer_sample(
-        executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kw: Any
+
+def _asked(model: Any) -> Asked:
+    """What earlier Skipstone nodes asked of this model."""
+    ours = model.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, [])
+    return ours[-1].asked if ours else ()
+
+
+@dataclass(frozen=True, eq=False)
+class OuterSample:
+    """The wrapper round one sampling run. Holds immutable values alone: ComfyUI copies what it finds in options."""
+
+    asked: Asked
+
+    def __call__(
+        self, executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kw: Any
     ) -> Any:
-        run = Run(recipe, sampler, sigmas, node_id)
+        """Bracket the run."""
+        run = Run(self.asked, sampler, sigmas)
         with _hung_into(executor.class_obj, run):
             try:
                 return executor(noise, latent, sampler, sigmas, *args, **kw)
             finally:
                 run.end()
-
-    return outer_sample
 
 
 @contextmanager
@@ -74,47 +98,67 @@ def _hung_into(guider: Any, run: Run) -> Iterator[None]:
 class Run:
     """One sampling run: an engine per network object (several GPUs hold several), and the report at its end."""
 
-    def __init__(self, recipe: Recipe, sampler: Any, sigmas: Tensor, node_id: Any) -> None:
+    def __init__(self, asked: Asked, sampler: Any, sigmas: Tensor) -> None:
         """Before the first call; engines are made when their network is first called."""
-        self._recipe = recipe
+        self._methods = tuple(method for _, (method, _) in asked)
+        self._nodes = tuple(dict.fromkeys(node for _, (_, node) in asked))
         self._sampler = sampler
         self._sigmas = sigmas
-        self._node_id = node_id
-        self._engines: dict[nn.Module, Engine] = {}
-        self._refusals: set[str] = set()
+        self._engines: dict[nn.Module, Engine | None] = {}
+        self._refusals: dict[str, None] = {}
 
     @contextmanager
     def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
         """Bracket one forward of a BaseModel. Our own refusals are told once and the forward runs dense."""
         with ExitStack() as bracket:
             try:
-                engine = self._engine(model)
-                call = call_of(model.model_sampling, x, sigma, options)
-                bracket.enter_context(engine.call(call))
-            except ModelError:
-                self._refuse(f"{type(model).__name__} is not supported: use SD1.x, SD2.x, SDXL or PixArt")
+                if engine := self._engine(model):
+                    bracket.enter_context(engine.call(call_of(model.model_sampling, x, sigma, options)))
             except (SkipstoneError, Decline) as reason:
-                self._refuse(str(reason))
+                self._refuse(f"{reason}; the image comes dense")
             yield
 
     def end(self) -> None:
         """End the engines' runs, free their state, and tell what was done."""
-        reports = [engine.end() for engine in self._engines.values()]
+        reports = [engine.end() for engine in self._engines.values() if engine]
         self._engines = {}
         texts = [node_text(report) for report in reports if report.calls]
         if texts:
             log.info("Skipstone: %s", " ".join(texts).replace("\n", " "))
-            show_on_node("\n".join(texts), self._node_id)
+            show_on_nodes("\n".join([*texts, *map(wrapped, self._refusals)]), self._nodes)
 
-    def _engine(self, model: Any) -> Engine:
+    def _engine(self, model: Any) -> Engine | None:
+        """The engine of this model's network, in its run; None where nothing of the recipe can be done on it."""
         network = unwrapped(model.diffusion_model)
         if network not in self._engines:
-            engine = Engine(network, self._recipe, key_bias)
-            engine.begin(planned_timesteps(self._sampler, self._sigmas, model.model_sampling), TRAIN_STEPS)
-            self._engines[network] = engine
+            timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
+            fitting = [m for m in self._methods if self._fits(m, model, network, timesteps)]
+            self._engines[network] = _begun(network, fitting, timesteps) if fitting else None
         return self._engines[network]
+
+    def _fits(self, method: Method, model: Any, network: nn.Module, timesteps: list[float] | None) -> bool:
+        """Can this model do it? If not, the reason is told, and the other methods go on."""
+        less = WITHOUT[method.kind] if len(self._methods) > 1 else "the image comes dense"
+        try:
+            _begun(network, [method], timesteps).end()
+        except ModelError:
+            self._refuse(f"{type(model).__name__} is not supported: {SERVES[method.kind]}; {less}")
+        except SkipstoneError as reason:
+            self._refuse(f"{reason}; {less}")
+        else:
+            return True
+        return False
 
     def _refuse(self, reason: str) -> None:
         if reason not in self._refusals:
-            self._refusals.add(reason)
-            warn(f"{reason}; the image comes dense", self._node_id)
+            self._refusals[reason] = None
+            log.warning("Skipstone: %s", reason)
+            show_on_nodes("\n".join(map(wrapped, self._refusals)), self._nodes)
+
+
+def _begun(network: nn.Module, methods: list[Method], timesteps: list[float] | None) -> Engine:
+    """An engine whose run has begun. Raises :class:`SkipstoneError` for what does not fit."""
+    parts: dict[str, Any] = {"skip" if isinstance(m, BlockSkip) else "merge": m for m in methods}
+    engine = Engine(network, Recipe(**parts), key_bias)
+    engine.begin(timesteps, TRAIN_STEPS)
+    return engine

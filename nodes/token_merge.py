@@ -11,6 +11,7 @@ from ..core.recipe import MAX_DOWNSAMPLES, Recipe, TokenMerge
 from ..core.schedule import CHECKPOINT_PRESETS
 from .messages import show_on_node, warn
 from .patch import patch_model
+from .widgets import advanced
 
 CUSTOM = "custom"
 TARGETS = {"attn2": "merge_cross_attention", "ff": "merge_mlp"}
@@ -52,7 +53,7 @@ class SkipstoneTokenMerge(io.ComfyNode):
             category="Skipstone",
             description="Faster sampling for SD1.x, SD2.x, SDXL and PixArt: self-attention runs on fewer tokens. "
             "After sampling the node shows what was merged and saved.",
-            inputs=[*_main_inputs(), *map(_advanced, _rare_inputs())],
+            inputs=[*_main_inputs(), *map(advanced, _rare_inputs())],
             outputs=[io.Model.Output(tooltip="The same model, sampling on merged tokens. The input stays as it was.")],
             hidden=[io.Hidden.unique_id],
         )
@@ -140,9 +141,3 @@ def _rare_inputs() -> list[Any]:
             "the tokens merged, and costs detail; the paper leaves it dense.",
         ),
     ]  # fmt: skip
-
-
-def _advanced(widget: Any) -> Any:
-    """Mark a widget advanced. Newer ComfyUI has an argument for it; `extra_dict` reaches the page in all versions."""
-    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
-    return widget

@@ -40,7 +40,7 @@ def test_bad_values_are_told_once_and_the_picture_is_dense(
     x = host.process_images(host.script(), job, *args)
     assert torch.equal(x, dense(host, job))
     (text,) = job.comments
-    assert says in text and "\n" not in text and text.startswith("Skipstone: no tokens merged.")
+    assert says in text and "\n" not in text and text.startswith("Skipstone: nothing done.")
     assert job.extra_generation_params == {} and runs(host) == []
 
 

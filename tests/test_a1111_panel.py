@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from types import SimpleNamespace
 
 import pytest
 from doubles import a1111
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skipstone.a1111_extension.host import is_last_step
 from skipstone.a1111_extension.labels import StepRows
 from skipstone.a1111_extension.settings import (
     CHECKPOINTS,
@@ -16,11 +18,12 @@ from skipstone.a1111_extension.settings import (
     LEVELS,
     MERGE_IN,
     PASSES,
+    RULES,
     PanelSettings,
     read_infotext,
 )
 from skipstone.core.errors import SkipstoneError
-from skipstone.core.recipe import TokenMerge, preset
+from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, preset
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -45,6 +48,12 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "start",
         "end",
         "recipe",
+        "rule",
+        "every",
+        "branch",
+        "depths",
+        "mask",
+        "last_full",
     ]
 
 
@@ -60,7 +69,7 @@ def test_the_choices_that_the_panel_offers_are_taken(host: a1111.Host) -> None:
     for component, name in zip(host.script().components, fields(PanelSettings), strict=True):
         for choice in component.choices or ():
             if choice != CUSTOM:
-                PanelSettings(**{name.name: choice}).as_recipe()
+                PanelSettings(**{"depths": "1 0", "mask": "some", name.name: choice}).as_recipe()
 
 
 def test_a_shorter_argument_list_keeps_the_defaults() -> None:
@@ -91,7 +100,13 @@ PANELS = st.builds(
     merge_in=st.sampled_from(list(MERGE_IN)),
     start=st.sampled_from([0, 0.0, 0.25]),
     end=st.sampled_from([1, 1.0, 0.75]),
-    recipe=st.sampled_from(["", preset("reference").to_json()]),
+    recipe=st.sampled_from(["", preset("reference").to_json(), Recipe(skip=BlockSkip(mode="quad")).to_json()]),
+    rule=st.sampled_from(list(RULES)),
+    every=st.integers(1, 20),
+    branch=st.integers(0, 11),
+    depths=st.sampled_from(["0", "12, 1, 1, 0", "1 0"]),
+    mask=st.sampled_from(["a.safetensors", "sub/b, c.safetensors"]),
+    last_full=st.booleans(),
 )
 
 
@@ -100,7 +115,7 @@ def test_infotext_pastes_back_the_same_settings(panel: PanelSettings) -> None:
     params = a1111.parse_infotext(a1111.write_infotext({"Steps": 20, **panel.infotext(), "Version": "1.10.1"}))
     pasted = PanelSettings(**{f.name: read_infotext(f.name)(params) for f in fields(PanelSettings)})
     assert pasted.enabled is True
-    assert pasted.as_recipe().merge == panel.as_recipe().merge
+    assert pasted.as_recipe().methods == panel.as_recipe().methods
     assert pasted.passes == panel.passes
 
 
@@ -109,12 +124,15 @@ def test_infotext_holds_only_what_is_not_default() -> None:
         "Skipstone threshold": "0.7",
         "Skipstone checkpoints": "config_3",
     }
+    told = PanelSettings(True, rule="deepcache", depths="1 0", mask="unread").infotext()
+    assert list(told.items())[2:] == [("Skipstone rule", "deepcache"), ("Skipstone every", "3")]
+    assert "Skipstone every" not in PanelSettings(True, every=5, branch=1, last_full=True).infotext()
 
 
 def test_a_dense_picture_pasted_switches_the_panel_off_and_leaves_the_rest(host: a1111.Host) -> None:
     script = host.script()
     params = a1111.parse_infotext("Steps: 20, Sampler: Euler, Version: 1.10.1")
-    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 13
+    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 19
 
 
 def test_both_tabs_name_their_fields_alike_for_send_to_img2img(host: a1111.Host) -> None:
@@ -160,3 +178,13 @@ def test_labels_cover_all_rows(calls: list[int], conds: int) -> None:
     assert [sum(s.rows for s in streams) for streams in labelled] == calls
     keys = [s.key for streams in labelled for s in streams]
     assert len(keys) == len(set(keys))
+
+
+def test_the_last_step_goes_by_the_hosts_count() -> None:
+    def last(made: int, steps: int, total: int) -> list[int]:
+        return [k for k in range(made) if is_last_step(SimpleNamespace(step=k, steps=steps, total_steps=total))]
+
+    assert last(made=5, steps=5, total=5) == [4]
+    assert last(made=9, steps=5, total=10) == [8], "Heun makes one evaluation in its last step"
+    assert last(made=60, steps=5, total=5) == [4], "an adaptive sampler goes on: not all of its calls are the last"
+    assert not is_last_step(SimpleNamespace(step=0, steps=None, total_steps=None))

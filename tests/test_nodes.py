@@ -166,7 +166,9 @@ class Cancelled(Exception):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_cancel_passes_through_and_leaves_nothing(patcher: comfy.ModelPatcher, inside: bool) -> None:
+def test_cancel_passes_through_and_leaves_nothing(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, inside: bool
+) -> None:
     network = patcher.model.diffusion_model
     before, dense = tiny.snapshot(network), sample(patcher)
 
@@ -185,6 +187,7 @@ def test_cancel_passes_through_and_leaves_nothing(patcher: comfy.ModelPatcher, i
     for handle in handles:
         handle.remove()
     assert tiny.snapshot(network) == before and steering.model_options is options
+    assert searches_and_reuses(server.texts[0][1])[0] == (6 if inside else 5), "the run was ended and told"
     assert torch.equal(sample(patcher), dense)
 
 

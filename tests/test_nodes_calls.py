@@ -30,6 +30,8 @@ def test_each_cond_is_a_stream_of_its_own(server: comfy.PromptServer) -> None:
     assert [s.rows for s in plain] == [2, 2] and len({s.key for s in plain}) == 2
     area = streams_of({"cond_or_uncond": [1, 0], "uuids": ["a", "a"]}, 2)
     assert len({s.key for s in area}) == 2
+    reordered = streams_of({"cond_or_uncond": [0, 1], "uuids": ["a", "a"]}, 2)
+    assert [s.key for s in reordered] == [area[1].key, area[0].key]
     twice = streams_of({"cond_or_uncond": [0, 0], "uuids": ["a", "a"]}, 2)
     assert len({s.key for s in twice}) == 2
     assert streams_of({"cond_or_uncond": [0], "uuids": ["p"]}, 2)[0].key == plain[1].key

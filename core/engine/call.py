@@ -13,11 +13,13 @@ class Call:
     """What a host says of one forward: its training timestep, its latent's size, and who its rows belong to.
 
     latent: (H, W) of a picture; other sizes (video, packed tokens) only tell one shape from another.
+    last: the host says that this is the run's last step; for runs whose calls were not announced.
     """
 
     timestep: float
     latent: tuple[int, ...]
     streams: tuple[Stream, ...]
+    last: bool = False
 
     @property
     def rows(self) -> int:

@@ -80,6 +80,11 @@ class Report:
         return len(self.layers)
 
     @property
+    def blocks(self) -> int:
+        """Block calls decided: run, reused or dead."""
+        return self.blocks_run + self.blocks_reused + self.blocks_dead
+
+    @property
     def merged_share(self) -> float:
         """Share of the served layers' tokens that were merged away, in [0, 1]."""
         tokens = sum(layer.tokens for layer in self.layers.values())
@@ -126,10 +131,9 @@ class Report:
         if self.idle:
             return f"Skipstone served NO layer in {self.calls} calls: nothing was merged or skipped"
         lines = [self._merged()] if self.served else []
-        if entered := self.blocks_run + self.blocks_reused + self.blocks_dead:
-            lines.append(
-                f"ran {self.blocks_run} of {entered} blocks, {self.blocks_run / entered:.0%}, in {self.calls} calls"
-            )
+        if self.blocks:
+            share = self.blocks_run / self.blocks
+            lines.append(f"ran {self.blocks_run} of {self.blocks} blocks, {share:.0%}, in {self.calls} calls")
         return "\n".join([*lines, f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"])
 
     def _merged(self) -> str:

@@ -95,7 +95,7 @@ class SkipPart:
         if tick.surprise:
             self._plan.abandon()
         self._call, keys = call, call.keys()
-        self._row, self._keep = self._plan.row(tick.index, call.timestep)
+        self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last)
         reused = np.flatnonzero(self._row == State.REUSE)
         if tick.surprise or not all(self._caches[i].has(keys) for i in reused):
             self._row = self._full

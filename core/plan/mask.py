@@ -99,7 +99,7 @@ class Mask:
                 tensors = {name: file.get_tensor(name) for name in ("run", "probabilities") if name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise MaskError(f"cannot read mask {str(path)!r} ({error}): give a mask file of Skipstone") from None
-        except (KeyError, json.JSONDecodeError):
+        except (KeyError, json.JSONDecodeError, RecursionError):
             raise MaskError(f"{str(path)!r} is a safetensors file but no Skipstone mask") from None
         return cls._from_parts(head, tensors, str(path))
 

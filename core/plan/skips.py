@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..blocks.graph import BlockGraph, Caching
-from ..errors import MaskError
+from ..errors import MaskError, SkipstoneError
 from ..recipe_skip import BlockSkip
 from ..schedule import Positions
 from . import rules
@@ -42,11 +44,11 @@ class SkipPlan:
         """The run left its plan."""
         self._states = self._kept = None
 
-    def row(self, index: int, timestep: float) -> tuple[np.ndarray, np.ndarray]:
-        """(states [L], whose value to keep [L]) at a call."""
+    def row(self, index: int, timestep: float, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """(states [L], whose value to keep [L]) at a call. last: the host's word, read where the calls are not known."""
         if self._states is not None and self._kept is not None:
             return self._states[index], self._kept[index]
-        served = self._inside(timestep) and index > 0
+        served = self._inside(timestep) and index > 0 and not (last and self._settings.last_full)
         runs = derive(self._unplanned(index, timestep)[None], self._graph)[0] if served else self._everything
         return np.where(runs, State.RUN, State.REUSE).astype(np.int8), self._everything
 
@@ -89,6 +91,23 @@ class SkipPlan:
     def _inside(self, timestep: float) -> bool:
         at, settings = self._positions.at(timestep), self._settings
         return settings.start <= at and (at < settings.end or settings.end >= 1.0)
+
+
+def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
+    """Timesteps of a full, evenly spaced run of `calls` calls. Raises :class:`SkipstoneError` for none."""
+    if calls < 1:
+        raise SkipstoneError(f"{calls} calls make no run: give a number from 1 on")
+    return tuple(float(t) for t in np.linspace(train_steps - 1, 0, calls))
+
+
+def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
+    """The settings as a mask of their own, for a run whose calls are known. Raises :class:`MaskError`."""
+    run = SkipPlan(settings, graph, family, timesteps).planned_mask(timesteps)
+    names = tuple(graph.blocks[i].name for i in graph.masked)
+    given = settings.load_mask()
+    provenance: dict[str, Any] = {"rule": settings.rule, "every": settings.every, "branch": settings.branch}
+    provenance["depths"] = list(settings.depths)
+    return Mask(run, family, names, timesteps, graph.caching, None, given.provenance if given else provenance)
 
 
 def caching_of(settings: BlockSkip, cachings: tuple[Caching, ...], family: str) -> Caching:

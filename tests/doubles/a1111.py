@@ -31,6 +31,11 @@ class InputAccordion(Component):
     kind = "Checkbox"
 
 
+def refresh_button(component: Component, method: Any, args: Callable[[], dict[str, Any]], elem_id: str) -> None:
+    """`modules.ui_common.create_refresh_button`."""
+    component.refresh = lambda: (method(), component.__dict__.update(args()))  # type: ignore[attr-defined]
+
+
 class Script:
     """`modules.scripts.Script`."""
 
@@ -188,7 +193,9 @@ class Host:
 
         A1111 has the rows [conds, unconds]; Forge goes through its list from the end, so unconds come first there.
         """
-        params = SimpleNamespace(denoiser=SimpleNamespace(p=job), text_cond=job.cond, text_uncond=job.uncond)
+        steps = len(job.timesteps)
+        denoiser = SimpleNamespace(p=job, step=step, steps=steps, total_steps=steps)
+        params = SimpleNamespace(denoiser=denoiser, text_cond=job.cond, text_uncond=job.uncond)
         self.fire("on_cfg_denoiser", params)
         calls = self.calls(step, len(x))
         chunks = [(0, job.cond), (1, job.uncond)][: sum(calls) // len(x)]
@@ -213,8 +220,8 @@ def html(elem_id: str) -> Component:
     return sys.modules["gradio"].HTML("", elem_id=elem_id)
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Put the doubles in place of the host's modules and load the shim as the host does."""
+def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models")) -> Host:
+    """Put the doubles in place of the host's modules and load the shim as the host does. models: its models folder."""
     callbacks: dict[str, list[Any]] = {name: [] for name in CALLBACKS}
     opts = SimpleNamespace()
     xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[])
@@ -223,6 +230,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Host:
         "scripts": {"Script": Script, "AlwaysVisible": object(), "scripts_data": [grid]},
         "script_callbacks": {name: callbacks[name].append for name in CALLBACKS},
         "ui_components": {"InputAccordion": InputAccordion},
+        "ui_common": {"create_refresh_button": refresh_button},
+        "paths_internal": {"models_path": str(models)},
         "shared": {"opts": opts},
         "sd_unet": {"current_unet": None},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,9 +12,9 @@ from doubles.a1111_jobs import job_of
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[a1111.Host]:
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[a1111.Host]:
     """A web UI with Skipstone loaded."""
-    yield a1111.install(monkeypatch)
+    yield a1111.install(monkeypatch, tmp_path)
     a1111.forget_shim()
 
 

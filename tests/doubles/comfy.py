@@ -7,11 +7,13 @@ OUTER_SAMPLE round the run, conds batched uncond first, APPLY_MODEL round each f
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -221,7 +223,42 @@ class PromptServer:
         self.texts.append((node_id, text))
 
 
-def _modules() -> dict[str, ModuleType]:
+class FolderPaths:
+    """`folder_paths`, as far as a pack registers a folder, lists it, and saves below the output folder."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.models_dir = base, str(base / "models")
+        self.folders: dict[str, list[Path]] = {}
+
+    def get_output_directory(self) -> str:
+        """Where ComfyUI saves."""
+        return str(self.base / "output")
+
+    def add_model_folder_path(self, name: str, path: str) -> None:
+        """Adding a folder twice does nothing."""
+        places = self.folders.setdefault(name, [])
+        if Path(path) not in places:
+            places.append(Path(path))
+
+    def get_filename_list(self, name: str) -> list[str]:
+        """All files below the folders, with their paths in them."""
+        return sorted({str(f.relative_to(p)) for p in self.folders[name] for f in p.rglob("*") if f.is_file()})
+
+    def get_full_path(self, name: str, filename: str) -> str | None:
+        """Never leads out of the folders."""
+        inside = os.path.relpath(os.path.join("/", filename), "/")
+        return next((str(p / inside) for p in self.folders[name] if (p / inside).is_file()), None)
+
+    def get_save_image_path(self, prefix: str, place: str) -> tuple[str, str, int, str, str]:
+        """(folder, name, number, subfolder, prefix)."""
+        folder, name = os.path.split(os.path.abspath(os.path.join(place, prefix)))
+        if os.path.commonpath((place, folder)) != place:
+            raise Exception("**** ERROR: Saving image outside the output folder is not allowed.")
+        os.makedirs(folder, exist_ok=True)
+        return folder, name, 1 + len(list(Path(folder).glob(f"{name}_*"))), "", prefix
+
+
+def _modules(base: Path) -> dict[str, ModuleType]:
     contents: dict[str, Options] = {
         "comfy": {},
         "comfy.model_patcher": {"create_model_options_clone": copy_nested},
@@ -229,17 +266,22 @@ def _modules() -> dict[str, ModuleType]:
         "comfy_api": {},
         "comfy_api.latest": {"io": IO, "ComfyExtension": object},
         "server": {"PromptServer": PromptServer},
+        "folder_paths": {},
     }
     modules = {name: ModuleType(name) for name in contents}
     for name, values in contents.items():
         modules[name].__dict__.update(values)
+    modules["folder_paths"] = FolderPaths(base)  # type: ignore[assignment]
     return modules
 
 
 @contextmanager
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[PromptServer]:
-    """ComfyUI importable, a server running; the pack's nodes are imported anew inside and forgotten after."""
-    for name, module in _modules().items():
+def installed(monkeypatch: pytest.MonkeyPatch, base: Path = Path("nowhere")) -> Iterator[PromptServer]:
+    """ComfyUI importable, a server running; the pack's nodes are imported anew inside and forgotten after.
+
+    base: the host's folder, where something is read or saved.
+    """
+    for name, module in _modules(base).items():
         monkeypatch.setitem(sys.modules, name, module)
     PromptServer.instance = PromptServer()
     try:

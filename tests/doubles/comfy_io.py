@@ -99,7 +99,8 @@ class ComfyNode:
     @classmethod
     def run(cls, node_id: str, **inputs: Any) -> Any:
         """As the host executes a node: the first output."""
-        return type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs).args[0]
+        output = type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs)
+        return output.args[0] if output.args else None
 
 
 class NodeOutput:
@@ -123,6 +124,7 @@ def _kind(given: Any) -> SimpleNamespace:
 IO = SimpleNamespace(
     Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input),
     Float=_kind(FloatInput), Int=_kind(FloatInput), Combo=_kind(ComboInput), String=_kind(StringInput),
-    Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
+    Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input),
+    Custom=lambda io_type: _kind(Input),
 )  # fmt: skip
 """The module's names that nodes use."""

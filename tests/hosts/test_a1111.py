@@ -12,11 +12,17 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from os import environ
 from typing import Any
 
+import numpy as np
 import pytest
 from hosts.webui import WebUI, place
+from safetensors import safe_open
+
+from skipstone.a1111_extension.settings import PanelSettings
+from skipstone.core.plan.mask import Mask
 
 pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
 
@@ -37,6 +43,15 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "unequal prompts": {**BASE, "prompt": ", ".join(["a cat"] * 60)},
 }
 ON = (True, 0.5)
+
+
+def args_of(**values: Any) -> tuple[Any, ...]:
+    """Skipstone's arguments for a panel that is on."""
+    return tuple(asdict(PanelSettings(enabled=True, **values)).values())
+
+
+RULE = args_of(threshold=1, rule="deepcache", every=2)
+BOTH = args_of(threshold=0.5, rule="deepcache", every=2)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +78,9 @@ def img2img(png: bytes) -> dict[str, Any]:
     return {**BASE, "init_images": [base64.b64encode(png).decode()], "steps": 8, "denoising_strength": 0.5}
 
 
-def merged(infotext: str) -> list[int]:
-    """The figures of "Skipstone merged", in percent; empty without the key."""
-    found = re.search(r"Skipstone merged: ([^,]*)", infotext)
+def merged(infotext: str, key: str = "merged") -> list[int]:
+    """The figures of "Skipstone merged" or another key, in percent; empty without the key."""
+    found = re.search(rf"Skipstone {key}: ([^,]*)", infotext)
     return [int(figure.rstrip("%")) for figure in found[1].split(" / ")] if found else []
 
 
@@ -78,6 +93,55 @@ def test_off_on_off_and_never_installed(webui: WebUI, never_installed: dict[str,
     assert len(figures) == (2 if name == "hires" else 1) and min(figures) > 0
     assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
     assert webui.generate(request, False).pngs == never_installed[name]
+
+
+def blocks_run(infotext: str) -> list[int]:
+    """The figures of "Skipstone blocks run", in percent."""
+    return merged(infotext, "blocks run")
+
+
+@pytest.mark.parametrize(
+    "name", ["Euler a", "Heun", "hires", "batch of 2", "two batches", "unequal prompts", "img2img"]
+)
+def test_a_block_rule(webui: WebUI, never_installed: dict[str, list[bytes]], name: str) -> None:
+    request = REQUESTS[name]
+    on = webui.generate(request, *RULE)
+    figures = blocks_run(on.infotext)
+    assert len(figures) == (2 if name == "hires" else 1) and all(50 < share < 90 for share in figures)
+    assert merged(on.infotext) == []
+    assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
+    assert webui.generate(request, *RULE).pngs == on.pngs
+    assert webui.generate(request, False).pngs == never_installed[name]
+
+
+def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+    file = webui.models / "skipstone_masks" / "half.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    mask = half_mask(webui)
+    mask.save(file)
+    settings = {"rule": "mask", "mask": file.name}
+    alone = webui.generate(REQUESTS["DDIM"], *args_of(threshold=1, **settings))
+    both = webui.generate(REQUESTS["DDIM"], *args_of(threshold=0.5, **settings))
+    assert 0 < blocks_run(alone.infotext)[0] < 100 and blocks_run(both.infotext) == blocks_run(alone.infotext)
+    assert merged(both.infotext)[0] > 0
+    assert len({*pixels(alone.pngs + both.pngs + never_installed["DDIM"])}) == 3
+    replace(mask, family="DiT").save(file)
+    wrong = webui.generate(REQUESTS["DDIM"], *args_of(**settings))
+    assert pixels(wrong.pngs) == pixels(never_installed["DDIM"])
+    assert "Skipstone: nothing done. the mask is for a DiT, this model is a ldm U-Net" in webui.log()
+
+
+def half_mask(webui: WebUI) -> Mask:
+    """A mask for the loaded checkpoint: at every second of 6 calls only the first half of the blocks runs."""
+    root, marks = "model.diffusion_model.", (".in_layers.0.weight", ".proj_in.weight")
+    with safe_open(webui.get("/sdapi/v1/sd-models")[0]["filename"], framework="np") as checkpoint:
+        keys = [key.removeprefix(root) for key in checkpoint.keys() if key.startswith(root)]
+    found = [key.removesuffix(mark) for key in keys for mark in marks if key.endswith(mark)]
+    parts = ("input_blocks", "middle_block", "output_blocks")
+    blocks = sorted(found, key=lambda name: (parts.index(name.split(".")[0]), *map(int, name.split(".")[1:])))
+    run = np.ones((6, len(blocks)), dtype=bool)
+    run[1::2, len(blocks) // 2 :] = False
+    return Mask(run, "ldm U-Net", tuple(blocks), tuple(np.linspace(999, 0, 6)))
 
 
 @pytest.mark.parametrize(("passes", "hires"), [("first pass only", False), ("hires pass only", True)])
@@ -96,15 +160,17 @@ def test_conds_in_calls_of_their_own(webui: WebUI) -> None:
     assert merged(apart.infotext) == merged(together.infotext)
 
 
-def test_unconds_dropped_in_mid_run(webui: WebUI) -> None:
-    with webui.options(s_min_uncond=3.0):
-        picture = webui.generate(REQUESTS["Euler a"], *ON)
+@pytest.mark.parametrize("every_step", [False, True])
+def test_unconds_dropped_in_mid_run(webui: WebUI, every_step: bool) -> None:
+    with webui.options(s_min_uncond=3.0, s_min_uncond_all=every_step):
+        picture = webui.generate(REQUESTS["Euler a"], *BOTH)
     assert "NGMS" in picture.infotext and min(merged(picture.infotext)) > 0
+    assert blocks_run(picture.infotext)[0] < 100
 
 
 def test_an_exception_in_the_unet(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     with pytest.raises(urllib.error.HTTPError):
-        webui.generate(REQUESTS["Euler a"], *ON, call=3)
+        webui.generate(REQUESTS["Euler a"], *BOTH, call=3)
     assert "raised on purpose" in webui.log()
     assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
     assert min(merged(webui.generate(REQUESTS["Euler a"], *ON).infotext)) > 0
@@ -112,25 +178,27 @@ def test_an_exception_in_the_unet(webui: WebUI, never_installed: dict[str, list[
 
 def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     done: list[Any] = []
-    job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *ON)))
+    job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *BOTH)))
     job.start()
     while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 3:
         time.sleep(0.2)
     webui.post("/sdapi/v1/interrupt", {})
     job.join()
-    assert min(merged(done[0].infotext)) > 0
+    assert min(merged(done[0].infotext)) > 0 and blocks_run(done[0].infotext)[0] < 100
     assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
 
 
 def test_a_bad_value_is_told_and_the_picture_dense(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     assert webui.generate(REQUESTS["DDIM"], True, 7).pngs == never_installed["DDIM"]
-    assert "Skipstone: no tokens merged. threshold=7 is outside [-1, 1]" in webui.log()
+    assert "Skipstone: nothing done. threshold=7 is outside [-1, 1]" in webui.log()
 
 
 def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:
-    args = (True, 0.4, "custom", "0, 20, 40", "both passes", "local")
+    rule = {"rule": "depths", "depths": "0, 12, 1, 1", "last_full": True}
+    args = args_of(threshold=0.4, checkpoints="custom", custom="0, 20, 40", matching="local", **rule)
     first = webui.generate(REQUESTS["DDIM"], *args)
     assert "Skipstone checkpoints: 0 20 40" in first.infotext and "Skipstone matching: local" in first.infotext
+    assert 'Skipstone depths: "0, 12, 1, 1", Skipstone last full: True' in first.infotext
     assert webui.generate({"infotext": first.infotext}).pngs == first.pngs
 
 
@@ -139,26 +207,32 @@ def test_another_patch_of_the_attention_goes_first(webui: WebUI, option: dict[st
     with webui.options(**option):
         with_it = webui.generate(REQUESTS["Euler a"])
         both = webui.generate(REQUESTS["Euler a"], *ON)
-    assert pixels(both.pngs) == pixels(with_it.pngs)
-    assert merged(both.infotext) == []
+        skipped = webui.generate(REQUESTS["Euler a"], *BOTH)
+    assert pixels(both.pngs) == pixels(with_it.pngs) != pixels(skipped.pngs)
+    assert merged(both.infotext) == merged(skipped.infotext) == []
+    assert blocks_run(skipped.infotext)[0] < 100
 
 
 @pytest.mark.skipif(not environ.get("WEBUI_REFINER"), reason="needs a second checkpoint: set WEBUI_REFINER")
 def test_a_refiner(webui: WebUI) -> None:
     refined = {**BASE, "refiner_checkpoint": environ.get("WEBUI_REFINER"), "refiner_switch_at": 0.5}
     dense = webui.generate(refined)
-    assert len(merged(webui.generate(refined, *ON).infotext)) == 2
+    infotext = webui.generate(refined, *BOTH).infotext
+    assert len(merged(infotext)) == len(blocks_run(infotext)) == 2
     assert webui.generate(refined).pngs == dense.pngs
 
 
-def test_an_xyz_grid_over_thresholds(webui: WebUI) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "args"), [("Threshold", "0.5, 1", ON), ("Block rule every", "2, 1", RULE)], ids=["merge", "skip"]
+)
+def test_an_xyz_grid(webui: WebUI, name: str, values: str, args: tuple[Any, ...]) -> None:
     (grid,) = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
     axes = next(arg["choices"] for arg in grid["args"] if arg["label"] == "X type")
-    axis = [axes.index("[Skipstone] Threshold"), "0.5, 1", []]
+    axis = [axes.index(f"[Skipstone] {name}"), values, []]
     no_axes, lone_images = [0, "", []] * 2, [False, True, False, False, False, False, False, 0, False]
     pictures = webui.generate(BASE, script_name="x/y/z plot", script_args=[*axis, *no_axes, *lone_images])
-    at_half, dense = webui.generate(BASE, True, 0.5), webui.generate(BASE)
-    assert pixels(pictures.pngs)[-2:] == pixels(at_half.pngs + dense.pngs)
+    served, dense = webui.generate(BASE, *args), webui.generate(BASE)
+    assert pixels(pictures.pngs)[-2:] == pixels(served.pngs + dense.pngs)
 
 
 def pixels(pngs: list[bytes]) -> list[bytes]:

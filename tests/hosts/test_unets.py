@@ -18,8 +18,9 @@ from doubles.a1111 import traces
 from torch import Tensor, nn
 
 from skipstone.a1111_extension.bracket import UNetBracket
+from skipstone.core.blocks import recognise
 from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
 
 STEPS = (999.0, 749.5, 499.5, 249.5, 0.0)
 MERGE = TokenMerge(threshold=0.0, bucket=1, checkpoints=(0, 25))
@@ -119,6 +120,36 @@ def test_off_on_off_equals_off(case: tiny.Case) -> None:
     assert torch.equal(case.sample(STEPS), off)
     assert report.served > 0 and report.merged_share > 0.3 and report.calls == len(STEPS)
     assert report.searched and report.reused > report.searched
+
+
+def test_every_block_that_has_weights_can_be_skipped(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    graph = recognise(case.model).graph(case.model)
+    with accelerate(case.model, BlockSkip(rule="interval", every=len(STEPS))) as handle:
+        on = case.sample(STEPS)
+    report = handle.report()
+    assert not torch.equal(on, off)
+    assert torch.equal(case.sample(STEPS), off)
+    assert (report.blocks_run, report.blocks) == (len(graph.blocks), len(STEPS) * len(graph.blocks))
+    kinds = ("ResBlock", "SpatialTransformer", "Downsample", "Upsample")
+    assert {b.name for b in graph.blocks} == {n for n, m in case.model.named_modules() if type(m).__name__ in kinds}
+
+
+def test_the_web_uis_bracket_merges_and_skips(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    bracket = UNetBracket(case.model, Recipe(merge=MERGE, skip=BlockSkip(every=2)))
+    bracket.rows.new_step(1)
+    on = case.sample(STEPS)
+    report = bracket.end()
+    assert not torch.equal(on, off) and torch.equal(case.sample(STEPS), off)
+    assert report.served > 0 and 0 < report.blocks_reused < report.blocks_run and report.notes == []
+
+
+def test_a_rule_that_runs_every_call_in_full_is_exact(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    with accelerate(case.model, BlockSkip(rule="depths", depths=(12, 12, 12, 12))) as handle:
+        assert torch.equal(case.sample(STEPS), off)
+    assert handle.report().blocks_reused == 0
 
 
 def test_the_web_uis_bracket_serves_it_alike(case: tiny.Case) -> None:

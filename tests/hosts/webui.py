@@ -52,7 +52,7 @@ class Picture:
 
 
 class WebUI:
-    """One server. `skipstone`: link the checkout into its extensions folder."""
+    """One server. `skipstone`: link the checkout into its extensions folder. models: its folder, with links to the models."""
 
     def __init__(self, webui: Path, data: Path, skipstone: bool) -> None:
         """Nothing is started. webui: the web UI's folder; data: an empty folder for this server."""
@@ -67,6 +67,10 @@ class WebUI:
         (raiser / "raiser.py").write_text(RAISER)
         if skipstone:
             (data / "extensions" / "skipstone").symlink_to(ROOT)
+        self.models = data / "models"
+        self.models.mkdir()
+        for folder in (webui / "models").iterdir():
+            (self.models / folder.name).symlink_to(folder)
         settings = {"samples_save": False, "grid_save": False, "sd_vae": "None", "show_progress_every_n_steps": -1}
         if checkpoint := os.environ.get("WEBUI_CHECKPOINT"):
             settings["sd_model_checkpoint"] = checkpoint
@@ -76,7 +80,7 @@ class WebUI:
         """Start, and wait until a model is loaded and the API is complete (it answers earlier)."""
         python = os.environ.get("WEBUI_PYTHON") or str(self._webui / "venv" / "bin" / "python")
         flags = os.environ.get("WEBUI_ARGS", FLAGS).split()
-        places = ["--data-dir", str(self._data), "--models-dir", str(self._webui / "models")]
+        places = ["--data-dir", str(self._data), "--models-dir", str(self.models)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ldm.flux.model
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import torch
 from aiohttp import web
 from server import PromptServer
@@ -37,10 +41,18 @@ CONFIGS = {
         "num_patches": 36864, "pos_embed_max_size": 192, "pos_embed_scaling_factor": None,
         "x_block_self_attn_layers": [],
     },
+    "Flux": {
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "theta": 10000,
+        "context_in_dim": 4096, "hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "qkv_bias": True,
+        "depth_single_blocks": 2, "axes_dim": [16, 56, 56], "guidance_embed": False,
+    },
 }  # fmt: skip
 """The smallest networks that ComfyUI recognises as these models."""
 
-CONTEXT = {"SD1.5": (768, 0), "SDXL": (2048, 1280), "PixArt": (4096, 0), "SD3": (4096, 2048)}
+if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
+    CONFIGS["Flux"]["txt_ids_dims"] = []
+
+CONTEXT = {"SD1.5": (768, 0), "SDXL": (2048, 1280), "PixArt": (4096, 0), "SD3": (4096, 2048), "Flux": (4096, 768)}
 _models = {}
 
 
@@ -90,6 +102,15 @@ def conditioning(kind, tokens, rng):
     return ([[torch.randn(1, tokens, channels, generator=generator), extra]],)
 
 
+def lora(model):
+    """Weights changed as a LoRA changes them, in the first self-attention."""
+    clone = model.clone()
+    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_v.weight"
+    added = torch.randn(320, 320, generator=torch.Generator().manual_seed(4)) * 0.05
+    assert clone.add_patches({key: ("diff", (added,))}) == [key]
+    return (clone,)
+
+
 def cancel(model, call):
     """Raises what the cancel button raises, in the middle of the network, at the n-th cross-attention of a run."""
     left = [call]
@@ -103,6 +124,14 @@ def cancel(model, call):
     clone = model.clone()
     clone.set_model_attn2_patch(patch)
     return (clone,)
+
+
+def controlnet():
+    """A ControlNet for "SD1.5", random."""
+    config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
+    net = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    _randomise(net)
+    return (comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device()),)
 
 
 def digest(samples):
@@ -127,7 +156,9 @@ _INT = ("INT", {"default": 1, "max": 2**31})
 NODE_CLASS_MAPPINGS = {
     "ProbeModel": _node(model, ("MODEL",), {"kind": _KIND}),
     "ProbeConditioning": _node(conditioning, ("CONDITIONING",), {"kind": _KIND, "tokens": _INT, "rng": _INT}),
+    "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
+    "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}),
     "ProbeDigest": _node(digest, (), {"samples": ("LATENT",)}, output=True),
     "ProbeLeftovers": _node(leftovers, (), {"model": ("MODEL",), "samples": ("LATENT",)}, output=True),
 }

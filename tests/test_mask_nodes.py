@@ -1,0 +1,229 @@
+"""Block masks on a ComfyUI model, driven by doubles of the host; several Skipstone nodes on one model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from doubles import comfy
+from test_nodes import HEUN, MERGE, STEPS, Cancelled, guider, network, patcher, sample
+from torch import Tensor, nn
+
+from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe_skip import BlockSkip
+
+__all__ = ["network", "patcher"]
+
+SKIP = BlockSkip(rule="deepcache", every=3)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.PromptServer]:
+    """ComfyUI is importable and has folders; its server remembers what was shown on nodes."""
+    with comfy.installed(monkeypatch, tmp_path) as server:
+        from skipstone.nodes.mask_store import register_folders
+
+        register_folders()
+        yield server
+
+
+def masks() -> Any:
+    from skipstone.nodes import masks
+
+    return masks
+
+
+def patch(model: comfy.ModelPatcher, method: Any, node_id: Any = 7) -> comfy.ModelPatcher:
+    from skipstone.nodes.patch import patch_model
+
+    return patch_model(model, method if isinstance(method, Recipe) else Recipe(skip=method), node_id)
+
+
+def said(server: comfy.PromptServer, node: str) -> str:
+    """What was shown last on a node, in one line."""
+    texts = [text for n, text in server.texts if n == node]
+    return texts[-1].replace("\n", " ") if texts else ""
+
+
+def made(patcher: comfy.ModelPatcher, calls: int = STEPS, settings: BlockSkip = SKIP) -> Mask:
+    from skipstone.nodes.mask_store import mask_of
+
+    return mask_of(patcher, settings, calls)[0]
+
+
+# on a model
+
+
+def test_skipped_dense_skipped_on_one_loaded_model(patcher: comfy.ModelPatcher) -> None:
+    before = tiny.snapshot(patcher.model.diffusion_model)
+    dense, skipped = sample(patcher), sample(patch(patcher, SKIP))
+    assert not torch.equal(skipped, dense)
+    assert torch.equal(sample(patch(patcher, SKIP)), skipped)
+    assert torch.equal(sample(patcher), dense)
+    assert tiny.snapshot(patcher.model.diffusion_model) == before
+
+
+def test_the_report_tells_blocks_and_multiply_adds(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    sample(patch(patcher, SKIP))
+    text = said(server, "7")
+    found = re.match(
+        r"ran (\d+) of (\d+) blocks in 10 calls, saved (\d+)% of their multiply-adds; (\d+) reused, (\d+) not", text
+    )
+    assert found, text
+    ran, entered, less, reused, dead = map(int, found.groups())
+    assert ran + reused + dead == entered and 30 < less < 67
+    assert max(map(len, server.texts[-1][1].splitlines())) <= 40
+
+
+def test_every_step_in_full_leaves_a_bare_clone(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    clone = masks().SkipstoneBlockMask.run("3", model=patcher, mask=BlockSkip(every=1))
+    assert not any(clone.wrappers.values())
+    assert said(server, "3") == "off: these settings skip nothing"
+
+
+def test_without_a_mask_the_model_passes_and_the_node_says_so(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    assert masks().SkipstoneBlockMask.run("3", model=patcher, mask=None) is patcher
+    assert said(server, "3") == "no mask came in, see the node before; the image comes dense"
+
+
+@pytest.mark.parametrize("options", [{"batch": 2}, {"split": True}, {"sampler": HEUN}, {"steps": 1}], ids=str)
+def test_kinds_of_runs(patcher: comfy.ModelPatcher, server: comfy.PromptServer, options: dict[str, Any]) -> None:
+    skipped = sample(patch(patcher, SKIP), **options)
+    assert torch.isfinite(skipped).all()
+    assert torch.equal(skipped, sample(patcher, **options)) == (options.get("steps") == 1)
+    assert ("caches kept to the end" in said(server, "7")) == ("sampler" in options)
+
+
+def test_split_conds_skip_as_together(patcher: comfy.ModelPatcher) -> None:
+    together, split = (sample(patch(patcher, SKIP), split=flag) for flag in (False, True))
+    torch.testing.assert_close(split, together, rtol=1e-4, atol=1e-4)
+
+
+def test_cancel_leaves_nothing(patcher: comfy.ModelPatcher) -> None:
+    before, dense = tiny.snapshot(patcher.model.diffusion_model), sample(patcher)
+
+    def between(call: int) -> None:
+        if call == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sample(patch(patcher, SKIP), between=between)
+    assert tiny.snapshot(patcher.model.diffusion_model) == before
+    assert torch.equal(sample(patcher), dense)
+
+
+def test_a_mask_in_memory_gives_what_its_rule_gives(patcher: comfy.ModelPatcher) -> None:
+    assert torch.equal(sample(patch(patcher, BlockSkip(mask=made(patcher)))), sample(patch(patcher, SKIP)))
+
+
+def test_a_mask_for_another_model_comes_dense_and_says_so_once(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    mask = made(patcher)
+    other = Mask(mask.run, "Flux", mask.blocks, mask.timesteps)
+    assert torch.equal(sample(patch(patcher, BlockSkip(mask=other))), sample(patcher))
+    ((_, text),) = server.texts
+    assert re.fullmatch(
+        r"the mask is for a Flux, this model is a ldm U-Net.*; the image comes dense", said(server, "7")
+    )
+    assert len(text.splitlines()) > 1
+
+
+class Lumina2(comfy.BaseModel):
+    """A model of no family that is served."""
+
+
+class Unknown(nn.Module):
+    """A network of no family."""
+
+    def forward(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+        """[B, C, ...], unchanged."""
+        return x
+
+
+def test_an_unsupported_model_comes_dense_and_names_those_that_are(server: comfy.PromptServer) -> None:
+    patcher = comfy.ModelPatcher(Lumina2(Unknown()))
+    assert torch.equal(sample(patch(patcher, SKIP)), sample(patcher))
+    assert said(server, "7").startswith("Lumina2 is not supported: block masks serve SD1.x")
+    assert len(server.texts) == 1
+
+
+# several nodes on one model
+
+
+def test_merging_and_a_mask_join_in_any_order(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    one = sample(patch(patch(patcher, MERGE, 1), SKIP, 2))
+    other = sample(patch(patch(patcher, SKIP, 2), MERGE, 1))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, sample(patch(patcher, SKIP))) and not torch.equal(one, sample(patch(patcher, MERGE)))
+    for node in ("1", "2"):
+        assert said(server, node).startswith("merged ") and "blocks in 10 calls" in said(server, node)
+
+
+def test_joined_they_have_one_wrapper_and_the_inputs_keep_theirs(patcher: comfy.ModelPatcher) -> None:
+    first = patch(patcher, MERGE, 1)
+    both = patch(first, SKIP, 2)
+    counts = [sum(len(ws) for ws in m.wrappers.get("outer_sample", {}).values()) for m in (patcher, first, both)]
+    assert counts == [0, 1, 1]
+    assert torch.equal(sample(first), sample(patch(patcher, MERGE)))
+
+
+def test_a_second_mask_replaces_the_first(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    first = patch(patch(patcher, BlockSkip(rule="interval", every=2), 1), MERGE, 5)
+    assert torch.equal(sample(patch(first, SKIP, 2)), sample(patch(patch(patcher, MERGE, 5), SKIP, 3)))
+    assert said(server, "1") == "" and said(server, "2") and said(server, "5")
+
+
+def test_a_neutral_node_takes_its_own_kind_off(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    both = patch(patch(patcher, MERGE, 1), SKIP, 2)
+    off = TokenMerge(threshold=1.0)
+    assert torch.equal(sample(patch(both, Recipe(merge=off), 3)), sample(patch(patcher, SKIP, 2)))
+    assert torch.equal(sample(patch(both, BlockSkip(every=1), 3)), sample(patch(patcher, MERGE, 1)))
+    assert not any(patch(patch(both, BlockSkip(every=1)), Recipe(merge=off)).wrappers.values())
+    assert said(server, "3") == ""
+
+
+def test_what_one_method_cannot_do_the_other_still_does(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    wrong = BlockSkip(mask=Mask(np.ones((2, 1), dtype=bool), "Flux", ("a",), (999.0, 0.0)))
+    assert torch.equal(sample(patch(patch(patcher, wrong, 1), MERGE, 2)), sample(patch(patcher, MERGE)))
+    assert said(server, "1").startswith("merged ") and said(server, "1").endswith("; no block is skipped")
+
+
+def test_a_video_latent_is_skipped_and_not_merged(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    class Flux(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.double_blocks = nn.ModuleList()
+            self.single_blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+            h = x.movedim(1, -1)
+            for block in self.single_blocks:
+                h = h + torch.tanh(block(h)) * t.view(-1, 1, 1, 1, 1).cos()
+            return h.movedim(-1, 1)
+
+    model = comfy.ModelPatcher(comfy.BaseModel(tiny.randomise(Flux())))
+    noise, sigmas = tiny.noise(1, 4, 3, 8, 8), comfy.linear_sigmas(4)
+    both = patch(patch(model, MERGE, 1), BlockSkip(rule="interval", every=2), 2)
+    runs = [guider(p).sample(noise, comfy.Sampler(), sigmas) for p in (both, model)]
+    assert not torch.equal(*runs)
+    assert "ran 4 of 8 blocks" in said(server, "2") and "no tokens are merged" in said(server, "2")
+
+
+def test_a_latent_of_any_shape_is_a_call(server: comfy.PromptServer) -> None:
+    from skipstone.nodes.calls import call_of
+
+    shapes = [(2, 4, 8, 6), (2, 16, 3, 8, 6), (2, 64, 30)]
+    calls = [call_of(comfy.ModelSampling(), torch.zeros(s), torch.ones(2), {}) for s in shapes]
+    assert [call.latent for call in calls] == [(8, 6), (3, 8, 6), (30,)]
