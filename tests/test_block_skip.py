@@ -131,6 +131,18 @@ def test_a_cond_that_comes_back_after_a_while_is_never_given_stale_or_foreign_va
     assert report.blocks_reused > 0
 
 
+def test_a_cond_that_was_away_at_a_refresh_runs_in_full_when_it_returns(unet: tiny.Case) -> None:
+    x, cond = unet.latent(1), unet.cond(1)
+    engine = Engine(unet.model, Recipe(skip=BlockSkip(rule="interval", every=2)))
+    both, alone = (Stream("cond", 1), Stream("uncond", 1)), (Stream("cond", 1),)
+    with engine.run(None):
+        for k, streams in enumerate([both, both, alone, both]):
+            batch = len(streams)
+            with engine.call(Call(STEPS[k], unet.size, streams)):
+                out = unet((x + k).repeat(batch, 1, 1, 1), STEPS[k], cond.repeat(batch, 1, 1))
+        assert torch.equal(out, unet((x + 3).repeat(2, 1, 1, 1), STEPS[3], cond.repeat(2, 1, 1)))
+
+
 def test_an_exception_inside_a_block_restores_the_model_and_frees_the_caches(unet: tiny.Case) -> None:
     before = tiny.snapshot(unet.model)
     engine = Engine(unet.model, Recipe(skip=INTERVAL))

@@ -31,12 +31,14 @@ class BlockCache:
     def __init__(self) -> None:
         """Empty."""
         self._held: dict[Hashable, Values] = {}
+        self._made: dict[Hashable, int] = {}
         self._like: Values | None = None
 
-    def keep(self, call: Call, values: Values) -> None:
-        """Store the rows of each stream."""
+    def keep(self, index: int, call: Call, values: Values) -> None:
+        """Store the rows of each stream, made at call `index`."""
         at = 0
         for key, stream in zip(call.keys(), call.streams, strict=True):
+            self._made[key] = index
             self._held[key] = tuple(None if v is None else v[at : at + stream.rows].clone() for v in values)
             at += stream.rows
 
@@ -45,9 +47,9 @@ class BlockCache:
         if self._like is None:
             self._like = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
-    def has(self, keys: tuple[Hashable, ...]) -> bool:
-        """Is there a value for all of these streams?"""
-        return all(key in self._held for key in keys)
+    def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
+        """Is there a value for all of these streams, made at call `since` or later?"""
+        return all(key in self._held and self._made[key] >= since for key in keys)
 
     def take(self, keys: tuple[Hashable, ...]) -> Values:
         """The cached values for these streams, as tensors of their own."""
@@ -81,7 +83,8 @@ class SkipPart:
         self._caches = [BlockCache() for _ in graph.blocks]
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
-        self._call = Call(0.0, (0, 0), ())
+        self._call, self._index = Call(0.0, (0, 0), ()), -1
+        self._due = np.zeros(len(graph), dtype=np.int64)
         self._cost: list[int | None] = [None] * len(graph)
         self.counts = np.zeros(len(State), dtype=np.int64)
         self.macs = np.zeros(len(State), dtype=np.int64)
@@ -91,13 +94,16 @@ class SkipPart:
         return [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward's row. A stream that lacks a cache makes the whole forward run in full."""
+        """Decide this forward's row. A stream that lacks a cache, or was away when it was made anew, makes the whole
+        forward run in full."""
         if tick.surprise:
             self._plan.abandon()
         self._call, keys = call, call.keys()
         self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last)
+        self._index = tick.index
+        self._due[self._row == State.RUN] = tick.index
         reused = np.flatnonzero(self._row == State.REUSE)
-        if tick.surprise or not all(self._caches[i].has(keys) for i in reused):
+        if tick.surprise or not all(self._caches[i].has(keys, self._due[i]) for i in reused):
             self._row = self._full
         return True
 
@@ -138,7 +144,7 @@ class SkipPart:
             values = output if isinstance(output, tuple) else (output,)
             cache.note(values)
             if self._keep[number]:
-                cache.keep(self._call, _subtracted(values, before) if before else values)
+                cache.keep(self._index, self._call, _subtracted(values, before) if before else values)
             return output
 
         return around
