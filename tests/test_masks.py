@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,23 @@ def test_multiply_adds_of_a_run_are_those_of_the_plan(unet: tiny.Case) -> None:
     spent = count_macs(lambda: sample(unet, part))
     dense = count_macs(lambda: unet.sample(TIMESTEPS))
     assert dense - spent == int(part.macs.sum() - part.macs[State.RUN]) > 0
+
+
+@pytest.mark.parametrize(("every", "bound"), [(3, 2.59), (5, 3.80)])
+def test_the_deepcache_rule_reaches_its_multiply_add_bound_on_stable_diffusion(every: int, bound: float) -> None:
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval()
+        graph = recognise(unet).graph(unet)
+        probes = [CostProbe(b.module) for b in graph.blocks]
+        with contextlib.ExitStack() as entered, torch.no_grad(), CostProbe(unet) as whole:
+            for probe in probes:
+                entered.enter_context(probe)
+            unet(torch.randn(1, 4, 64, 64), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 768))
+    cost = np.array([p.macs for p in probes])
+    outside = whole.macs - cost.sum()
+    states = liveness(rules.deepcache(every, graph, every), graph)
+    spent = sum((cost * (row == State.RUN)).sum() + outside for row in states)
+    assert whole.macs == pytest.approx(401.6e9, rel=1e-3)
+    assert every * whole.macs / spent == pytest.approx(bound, abs=0.01)
