@@ -68,7 +68,6 @@ def checkpoint_calls(value: str | tuple[int, ...]) -> tuple[int, ...]:
 class Positions:
     """Turns training timesteps into positions in [0, 1].
 
-    train_steps: number of training timesteps of the model (1000 nearly everywhere).
     noisiest, cleanest: timesteps that count as positions 0 and 1.
     """
 

@@ -71,8 +71,7 @@ class Mask:
         return self.run[int(distances.argmin())]
 
     def mapped(self, timesteps: tuple[float, ...]) -> Mask:
-        """This mask for a run with other timesteps: each call takes the nearest row; runs that the nearer rows would have
-        made between two calls are made at the later one, so that no cache gets older than the mask allows."""
+        """This mask for a run with other timesteps: each call takes the row nearest in timestep, the first runs all."""
         if len(timesteps) == len(self.timesteps) and np.allclose(timesteps, self.timesteps, atol=1.0):
             return self
         own = np.asarray(self.timesteps)
