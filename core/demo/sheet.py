@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .model import to_pil
+from .pipeline import to_pil
 
 _SCALE = 2
 _GAP = 8

@@ -1,4 +1,4 @@
-"""Train the demo model from nothing but drawn pictures: `python -m skipstone.core.demo.train --minutes 80 --out DIR`."""
+"""Train a demo model from nothing but drawn pictures: `python -m skipstone.core.demo.train --kind dit --out DIR`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from .classifier import accuracy, held_out_accuracy, load_classifier, save_classifier, train_classifier
-from .model import DemoPipeline, load_demo, new_pipeline, pipeline_tensors, save_demo, to_latents, to_pil
+from .model import load_demo, new_pipeline, pipeline_modules, save_demo
 from .pictures import CLASSES, SIZE, draw_pictures
+from .pipeline import NULL, IconPipeline, to_latents, to_pil
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Settings:
 
     out: Path
     """Folder for weights, training state, sample grids and the report."""
+    kind: Literal["unet", "dit"] = "unet"
+    """Which model."""
     minutes: float = 80.0
-    """Wall-clock budget of the U-Net's training; the learning rate reaches zero at its end."""
+    """Wall-clock budget of the network's training; the learning rate reaches zero at its end."""
     pictures: int = 12_000
     """Drawn training pictures."""
     batch: int = 16
@@ -55,8 +58,8 @@ class Settings:
 class Run:
     """Everything that a resumed run needs: weights, their moving average, the optimizer, how far it is."""
 
-    pipe: DemoPipeline
-    optimizer: torch.optim.Optimizer
+    pipe: IconPipeline
+    optimizers: list[torch.optim.Optimizer]
     average: dict[str, torch.Tensor]
     step: int = 0
     seconds: float = 0.0
@@ -68,22 +71,48 @@ def log(**values: Any) -> None:
     print(json.dumps({"at": datetime.datetime.now().strftime("%H:%M:%S"), **values}), flush=True)
 
 
+def weights_of(pipe: IconPipeline) -> dict[str, torch.Tensor]:
+    """The live weights by name."""
+    return pipeline_modules(pipe).state_dict()
+
+
 def new_run(settings: Settings) -> Run:
-    """An untrained run; convolutions in channels-last, the last layer at zero."""
-    pipe = new_pipeline()
-    pipe.unet.to(memory_format=torch.channels_last).train()
-    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
-    parameters = [*pipe.unet.parameters(), *pipe.class_table.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    return Run(pipe, optimizer, {name: tensor.clone() for name, tensor in pipeline_tensors(pipe).items()})
+    """An untrained run; convolutions in channels-last, what adds to the identity at zero."""
+    pipe = new_pipeline(settings.kind)
+    network = pipe.network.to(memory_format=torch.channels_last)
+    if settings.kind == "unet":
+        network.train()
+        torch.nn.init.zeros_(network.conv_out.weight)
+    else:  # stays in eval mode: in training mode each block would drop labels of its own
+        for last in (network.proj_out_2, *(block.norm1.linear for block in network.transformer_blocks)):
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.zeros_(last.bias)
+    return Run(pipe, optimizers_for(settings, pipe), {name: w.clone() for name, w in weights_of(pipe).items()})
+
+
+def optimizers_for(settings: Settings, pipe: IconPipeline) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of a transformer's blocks, AdamW for all else."""
+    modules = pipeline_modules(pipe)
+    matrices = {
+        n for n, p in modules.named_parameters() if ".transformer_blocks." in n and p.ndim == 2 and "_embed" not in n
+    }
+    inner = [p for name, p in modules.named_parameters() if name in matrices]
+    outer = [p for name, p in modules.named_parameters() if name not in matrices]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(outer, lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    ]
+    if inner:
+        found.append(torch.optim.Muon(inner, lr=settings.lr, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
 def save_run(run: Run, path: Path) -> None:
     """Write the whole state of `run`."""
-    tensors = {f"weights.{name}": tensor for name, tensor in pipeline_tensors(run.pipe).items()}
+    tensors = {f"weights.{name}": tensor for name, tensor in weights_of(run.pipe).items()}
     tensors |= {f"average.{name}": tensor for name, tensor in run.average.items()}
-    for index, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    for which, optimizer in enumerate(run.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{which}.{index}.{name}": tensor for name, tensor in state.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, path, metadata={"step": str(run.step), "seconds": str(run.seconds)})
 
@@ -93,16 +122,16 @@ def resume_run(run: Run, path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         run.step, run.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in run.optimizers]
     for key, tensor in tensors.items():
         kind, name = key.split(".", 1)
         if kind == "optimizer":
-            index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
+            which, index, moment = name.split(".")
+            moments[int(which)].setdefault(int(index), {})[moment] = tensor
         else:
-            (pipeline_tensors(run.pipe) if kind == "weights" else run.average)[name].copy_(tensor)
-    groups = run.optimizer.state_dict()["param_groups"]
-    run.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            (weights_of(run.pipe) if kind == "weights" else run.average)[name].copy_(tensor)
+    for optimizer, state in zip(run.optimizers, moments, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def draw_timesteps(count: int, alphas_cumprod: torch.Tensor) -> torch.Tensor:
@@ -119,12 +148,12 @@ def draw_timesteps(count: int, alphas_cumprod: torch.Tensor) -> torch.Tensor:
 
 def diffusion_loss(run: Run, pictures: torch.Tensor, labels: torch.Tensor, dropout: float) -> torch.Tensor:
     """Mean squared error of the predicted velocity for `pictures` uint8 [B, 3, 64, 64]."""
-    scheduler, table = run.pipe.scheduler, run.pipe.class_table
+    scheduler = run.pipe.scheduler
     latents = to_latents(pictures).contiguous(memory_format=torch.channels_last)
     noise, t = torch.randn_like(latents), draw_timesteps(len(latents), scheduler.alphas_cumprod)
-    labels = torch.where(torch.rand(len(labels)) < dropout, table.null, labels)
+    labels = torch.where(torch.rand(len(labels)) < dropout, NULL, labels)
     with torch.autocast("cpu", torch.bfloat16):
-        velocity = run.pipe.unet(scheduler.add_noise(latents, noise, t), t, table(labels)).sample
+        velocity = run.pipe.predict(scheduler.add_noise(latents, noise, t), t, labels)
     return F.mse_loss(velocity.float(), scheduler.get_velocity(latents, noise, t))
 
 
@@ -137,20 +166,22 @@ def learning_rate(settings: Settings, run: Run) -> float:
 def update_average(run: Run, decay: float) -> None:
     """Move the averaged weights towards the live ones; young averages move faster."""
     decay = min(decay, (1 + run.step) / (10 + run.step))
-    live = pipeline_tensors(run.pipe)
+    live = weights_of(run.pipe)
     torch._foreach_lerp_(list(run.average.values()), [live[name] for name in run.average], 1 - decay)
 
 
 def train_step(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
     """One batch: loss, gradient, AdamW, average."""
     chosen = torch.randint(len(pictures), (settings.batch,))
-    for group in run.optimizer.param_groups:
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    for group in groups:
         group["lr"] = learning_rate(settings, run)
     loss = diffusion_loss(run, pictures[chosen], labels[chosen], settings.dropout)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.optimizer.param_groups[0]["params"], 1.0)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     run.step += 1
     update_average(run, settings.ema)
     run.losses.append(loss.item())
@@ -163,7 +194,7 @@ def record(settings: Settings, run: Run, **more: Any) -> dict[str, Any]:
     return {"steps": run.step, "images": images, "batch": settings.batch, "minutes": minutes, "date": date, **more}
 
 
-def sample(pipe: DemoPipeline, settings: Settings, count: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(pipe: IconPipeline, settings: Settings, count: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` pictures [count, 3, 64, 64] in 0..1 and the labels that were asked for; the classes take turns."""
     generator = torch.Generator().manual_seed(settings.seed)
     labels = torch.arange(count) % len(CLASSES)
@@ -184,8 +215,8 @@ def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> 
     """Write the state, the averaged weights and a grid; log how many of its pictures the classifier names right."""
     save_run(run, settings.out / "state.safetensors")
     path = settings.out / "snapshot.safetensors"
-    save_demo(run.average, path, record(settings, run))
-    pictures, labels = sample(load_demo(path), settings, count, steps)
+    save_demo(settings.kind, run.average, path, record(settings, run))
+    pictures, labels = sample(load_demo(path=path), settings, count, steps)
     save_grid(pictures, settings.out / f"grid_{run.step:05d}.png")
     right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
     loss = sum(run.losses) / max(len(run.losses), 1)
@@ -207,7 +238,7 @@ def choose_threads(take_step: Callable[[], None]) -> None:
     torch.set_num_threads(min(spent, key=spent.__getitem__))
 
 
-def train_unet(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+def train_network(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
     """Train until the time budget is spent; snapshots do not count against it."""
     take_step = partial(train_step, settings, run, pictures, labels)
     next_snapshot = run.seconds + 60 * settings.snapshot_minutes
@@ -238,20 +269,20 @@ def prepare_classifier(settings: Settings, pictures: torch.Tensor, labels: torch
 
 def finish(settings: Settings, run: Run, held_out: float) -> None:
     """Judge 50-step samples of the averaged weights and write these with the full record."""
-    path = settings.out / "icons_unet.safetensors"
-    save_demo(run.average, path, record(settings, run))
-    pictures, labels = sample(load_demo(path), settings, settings.samples, steps=50)
+    path = settings.out / f"icons_{settings.kind}.safetensors"
+    save_demo(settings.kind, run.average, path, record(settings, run))
+    pictures, labels = sample(load_demo(path=path), settings, settings.samples, steps=50)
     save_grid(pictures[: 6 * len(CLASSES)], settings.out / "grid_final.png")
     right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
     judged = {"sample_accuracy": right, "samples": settings.samples, "guidance": settings.guidance}
     report = record(settings, run, classifier_held_out_accuracy=held_out, sampler="DDIM, 50 steps", **judged)
-    save_demo(run.average, path, report)
+    save_demo(settings.kind, run.average, path, report)
     (settings.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     log(**report)
 
 
 def main(settings: Settings) -> None:
-    """Draw, train the classifier, train (or resume) the U-Net, evaluate."""
+    """Draw, train the classifier, train (or resume) the network, evaluate."""
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     pictures, labels = draw_pictures(settings.pictures, settings.seed)
@@ -262,7 +293,7 @@ def main(settings: Settings) -> None:
     if state.exists():
         resume_run(run, state)
         torch.manual_seed(settings.seed + run.step)
-    train_unet(settings, run, pictures, labels)
+    train_network(settings, run, pictures, labels)
     finish(settings, run, held_out)
 
 
