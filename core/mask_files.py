@@ -15,7 +15,7 @@ from .errors import ModelError
 from .pipelines.loading import load_pipeline
 from .plan.liveness import State, liveness
 from .plan.mask import Mask
-from .plan.skips import caching_of, compiled, evenly
+from .plan.skips import compiled, evenly, graph_of
 from .recipe_skip import BlockSkip, Rule
 
 Model = Annotated[str, tyro.conf.Positional]
@@ -126,8 +126,7 @@ def check_mask(options: CheckMask) -> None:
     """Print one line. Raises :class:`MaskError` for a mask that does not fit."""
     mask = Mask.load(options.file)
     family, graph = _model(options.model, options.config, BlockSkip(mask=mask))
-    mask.check(family.name, graph)
-    states = liveness(mask.run, graph)
+    states = liveness(mask.fitted(family.name, graph).run, graph)
     print(f"{options.file}: fits; {int((states == State.RUN).sum())} of {states.size} block runs are needed")
 
 
@@ -150,5 +149,4 @@ def _model(model: str, config: Path | None, settings: BlockSkip | None = None) -
     if network is None:
         raise ModelError(f"{model!r} has neither a unet nor a transformer: give a pipeline that has one")
     family = recognise(network)
-    caching = caching_of(settings or BlockSkip(), family.cachings, family.name)
-    return family, family.graph(network, caching)
+    return family, graph_of(settings or BlockSkip(), family, network)

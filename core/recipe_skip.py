@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from .checks import as_tuple, choice, integer, window
+from .checks import as_tuple, choice, integer, number, window
 from .errors import RecipeError
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
+Rectify = Literal["liveness", "paper", "off"]
 
 
 def parse_depths(text: str) -> tuple[int, ...]:
@@ -35,6 +36,12 @@ class BlockSkip:
     caching: what is cached: `"output"` of a block or the `"branch"` it adds; `"auto"` is the family's default.
     last_full: run everything at the last call, which removes left-over noise.
     start, end: outside this part of the run every block runs.
+    split: take a U-Net's transformers apart into their single blocks (SDXL has 70); they are then masked one by one.
+    forecast: continue the last two cached values in a straight line over the timesteps, instead of repeating the last.
+    rectify: how runs that nobody reads are found: `"liveness"` on the model's true graph changes no bit; `"paper"` (Eq. 12
+        of arXiv 2603.19939) is refused where it would; `"off"` runs all that the mask says.
+    offload: cached values wait in the CPU's memory.
+    memory_budget: most MiB of cached values, 0 for no limit; where a plan needs more, blocks run that could be reused.
     """
 
     rule: Rule = "deepcache"
@@ -47,6 +54,11 @@ class BlockSkip:
     last_full: bool = False
     start: float = 0.0
     end: float = 1.0
+    split: bool = False
+    forecast: bool = False
+    rectify: Rectify = "liveness"
+    offload: bool = False
+    memory_budget: float = 0.0
 
     kind = "block_skip"
 
@@ -58,7 +70,10 @@ class BlockSkip:
         choice("rule", self.rule, get_args(Rule))
         choice("mode", self.mode, get_args(SkipMode))
         choice("caching", self.caching, ("auto", "output", "branch"))
-        choice("last_full", self.last_full, (True, False))
+        choice("rectify", self.rectify, get_args(Rectify))
+        for name in ("last_full", "split", "forecast", "offload"):
+            choice(name, getattr(self, name), (True, False))
+        number("memory_budget", self.memory_budget, 0.0, 2.0**20, "give MiB, or 0 for no limit")
         integer("every", self.every, 1, "1 runs every call in full, 3 is DeepCache's choice")
         integer("branch", self.branch, 0, "0 runs least")
         window(self.start, self.end)

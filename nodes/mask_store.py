@@ -13,7 +13,7 @@ from ..core.blocks.graph import BlockGraph
 from ..core.errors import MaskError, ModelError
 from ..core.plan.liveness import liveness
 from ..core.plan.mask import Mask
-from ..core.plan.skips import caching_of, compiled, evenly
+from ..core.plan.skips import compiled, evenly, graph_of
 from ..core.recipe_skip import BlockSkip
 from .patch import SERVES
 
@@ -61,7 +61,7 @@ def mask_of(model: Any, settings: BlockSkip, calls: int) -> tuple[Mask, BlockGra
         family = recognise(network)
     except ModelError:
         raise ModelError(f"{type(model.model).__name__} is not supported: {SERVES[BlockSkip.kind]}") from None
-    graph = family.graph(network, caching_of(settings, family.cachings, family.name))
+    graph = graph_of(settings, family, network)
     return compiled(settings, graph, family.name, evenly(calls)), graph
 
 

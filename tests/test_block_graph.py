@@ -83,13 +83,13 @@ def ddpm() -> tiny.Case:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("caching", ["output", "branch"])
-def test_reads_are_those_that_autograd_finds(name: str, caching: str) -> None:
+@pytest.mark.parametrize("kind", ["output", "branch", "split"])
+def test_reads_are_those_that_autograd_finds(name: str, kind: str) -> None:
     case = build(name)
     family = recognise(case.model)
-    if caching not in family.cachings:
-        pytest.skip(f"{family.name} caches {', '.join(family.cachings)}")
-    graph = family.graph(case.model, caching)
+    if kind not in (*family.cachings, *(("split",) if family.splits else ())):
+        pytest.skip(f"{family.name} has no {kind} graph")
+    graph = family.graph(case.model, split=True) if kind == "split" else family.graph(case.model, kind)
     reads, head = traced(case, graph)
     assert [set(r) for r in graph.reads] == reads
     assert set(graph.head) == head

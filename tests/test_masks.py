@@ -56,9 +56,13 @@ def random_mask(blocks: int, seed: int, calls: int = CALLS) -> np.ndarray:
 
 
 def part_of(
-    run: np.ndarray, graph: BlockGraph, timesteps: tuple[float, ...] | None, kind: type[SkipPart] = SkipPart
+    run: np.ndarray,
+    graph: BlockGraph,
+    timesteps: tuple[float, ...] | None,
+    kind: type[SkipPart] = SkipPart,
+    **options: Any,
 ) -> SkipPart:
-    plan = SkipPlan(BlockSkip(mask=mask_of(run, graph)), graph, "x", timesteps)
+    plan = SkipPlan(BlockSkip(mask=mask_of(run, graph), **options), graph, "x", timesteps)
     return kind(plan, graph)
 
 
@@ -275,11 +279,11 @@ def test_a_mask_for_another_family_or_other_blocks_is_refused(unet: tiny.Case) -
     family = recognise(unet.model)
     graph = family.graph(unet.model)
     with pytest.raises(MaskError, match=r"is for a ldm U-Net|others"):
-        a_mask().check(family.name, graph)
-    mask_of(rules.interval(CALLS, graph, 2), graph, family.name).check(family.name, graph)
+        a_mask().fitted(family.name, graph)
+    mask_of(rules.interval(CALLS, graph, 2), graph, family.name).fitted(family.name, graph)
 
 
-def test_a_mapped_mask_runs_all_blocks_first_and_takes_the_nearest_rows() -> None:
+def test_a_mapped_mask_runs_all_blocks_first_and_takes_the_nearest_rows_where_calls_become_more() -> None:
     mask = a_mask()
     steps = tuple(np.linspace(999.0, 0.0, 2 * CALLS - 1))
     mapped = mask.mapped(steps)

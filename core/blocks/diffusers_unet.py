@@ -28,9 +28,9 @@ def diffusers_sites(root: nn.Module) -> list[Site]:
     return block_sites(root, ("BasicTransformerBlock",), "attn1", "attn2", "ff")
 
 
-def unet_graph(root: nn.Module, caching: Caching = "output") -> BlockGraph:
+def unet_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
     """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
-    builder = GraphBuilder(caching)
+    builder = GraphBuilder(caching, split)
     skips: list[frozenset[int]] = [builder.state]
     for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]
         path = f"down_blocks.{number}"
@@ -83,6 +83,7 @@ DIFFUSERS_UNET = Family(
     sites=diffusers_sites,
     names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
     graph=unet_graph,
+    splits=True,
     key_bias=mask_bias,
 )
 

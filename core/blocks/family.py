@@ -49,6 +49,7 @@ class Family:
 
     names: for the latent, timestep and conditioning: keyword names, in the order tried; positions 0, 1, 2.
     graph: (network, caching) -> its blocks and who reads whom. cachings: what can be cached, the default first.
+    splits: graph takes split=True, for a transformer's single blocks in place of the whole.
     calls_forward: the family's own code calls `forward` without `__call__`, so that hooks would not fire.
     """
 
@@ -58,6 +59,7 @@ class Family:
     names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
     graph: Callable[..., BlockGraph]
     cachings: tuple[Caching, ...] = ("output",)
+    splits: bool = False
     key_bias: KeyBias | None = None
     calls_forward: bool = False
     notes: str = field(default="")
@@ -73,6 +75,11 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, n
         if kwargs.get(name) is not None:
             return kwargs[name]
     return args[position] if position < len(args) else None
+
+
+def architecture(family: str) -> str:
+    """What a family is in any code base: "U-Net" for "ldm U-Net" and "diffusers U-Net"."""
+    return family.removeprefix("diffusers ").removeprefix("ldm ")
 
 
 def class_name(module: nn.Module) -> str:

@@ -27,9 +27,9 @@ _KINDS = {
 }
 
 
-def ldm_graph(root: nn.Module, caching: Caching = "output") -> BlockGraph:
+def ldm_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
     """ResBlocks and SpatialTransformers in forward order, with the skips from input blocks to output blocks."""
-    builder = GraphBuilder(caching)
+    builder = GraphBuilder(caching, split)
     skips: list[frozenset[int]] = []
     for depth, layers in enumerate(root.input_blocks):  # type: ignore[arg-type, union-attr]
         _walk(builder, f"input_blocks.{depth}", layers, depth)
@@ -53,5 +53,6 @@ LDM_UNET = Family(
     matches=_matches,
     sites=_sites,
     graph=ldm_graph,
+    splits=True,
     names=(("x",), ("timesteps",), ("context", "y")),
 )

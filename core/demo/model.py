@@ -76,7 +76,7 @@ class DemoPipeline(IconPipeline):
         self.register_modules(unet=unet, class_table=class_table, scheduler=scheduler)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The U-Net."""
         return self.unet
 
@@ -95,7 +95,7 @@ class DemoDiTPipeline(IconPipeline):
         self.register_modules(transformer=transformer, scheduler=scheduler)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The transformer."""
         return self.transformer
 

@@ -9,7 +9,6 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 
 from .pictures import CLASSES
@@ -42,7 +41,7 @@ class IconPipeline(DiffusionPipeline):
 
     @property
     @abstractmethod
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The denoiser."""
 
     @abstractmethod

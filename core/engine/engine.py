@@ -16,7 +16,7 @@ from torch import nn
 
 from ..blocks import Family, KeyBias, Site, recognise, sites_of, unwrapped
 from ..blocks.graph import BlockGraph
-from ..plan.skips import SkipPlan, caching_of
+from ..plan.skips import SkipPlan, graph_of
 from ..recipe import Recipe
 from .call import Call, Horizon
 from .merge import MergePart, Observer
@@ -47,8 +47,7 @@ class Engine:
         self._sites: list[Site] = sites_of(root, self.family) if self._merge else []
         self._graph: BlockGraph | None = None
         if self._skip:
-            caching = caching_of(self._skip, self.family.cachings, self.family.name)
-            self._graph = self.family.graph(unwrapped(root), caching)
+            self._graph = graph_of(self._skip, self.family, unwrapped(root))
         self._key_bias = key_bias or self.family.key_bias
         self._observer = observer
         self._runs: list[Session] = []

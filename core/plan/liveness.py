@@ -33,40 +33,45 @@ def derive(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
     return full
 
 
+def rectified(mask: np.ndarray, graph: BlockGraph, how: str = "liveness") -> tuple[np.ndarray, np.ndarray]:
+    """mask bool [T, masked], row 0 all ones -> (states int8 [T, L], kept bool [T, L]: whose value a later call reuses).
+
+    how: "liveness" drops every run that nobody reads, "paper" those of :func:`paper_rule`, "off" none.
+    Raises :class:`RecipeError` for a mask that reuses what was never computed, and for "paper" where it is unsafe.
+    """
+    if len(mask) and not mask[0].all():
+        raise RecipeError("the first call must run every block: nothing is cached before it")
+    run = paper_rule(mask, graph) if how == "paper" else mask
+    return _sweep(run, graph, drop=how == "liveness")
+
+
 def liveness(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
     """mask bool [T, masked], row 0 all ones -> states int8 [T, L].
 
     A value is needed when the head reads it, when a block that runs and is needed reads it, or when a later call reuses it
     before it runs again. Raises :class:`RecipeError` for a mask that reuses what was never computed.
     """
-    if len(mask) and not mask[0].all():
-        raise RecipeError("the first call must run every block: nothing is cached before it")
-    return _sweep(mask, graph)[0]
+    return rectified(mask, graph)[0]
 
 
-def kept_after(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """mask bool [T, masked] -> bool [T, L]: whose value must outlive the call, because a later one reuses it."""
-    return _sweep(mask, graph)[1]
-
-
-def _sweep(mask: np.ndarray, graph: BlockGraph) -> tuple[np.ndarray, np.ndarray]:
+def _sweep(mask: np.ndarray, graph: BlockGraph, drop: bool) -> tuple[np.ndarray, np.ndarray]:
     runs = derive(mask, graph)
     states = np.zeros(runs.shape, dtype=np.int8)
     keep = np.zeros(runs.shape, dtype=bool)
     kept = np.zeros(len(graph), dtype=bool)
     for k in range(len(runs) - 1, -1, -1):
         keep[k] = kept
-        states[k], kept = _call(runs[k], kept, graph)
+        states[k], kept = _call(runs[k], kept, graph, drop)
     return states, keep
 
 
-def _call(runs: np.ndarray, kept: np.ndarray, graph: BlockGraph) -> tuple[np.ndarray, np.ndarray]:
+def _call(runs: np.ndarray, kept: np.ndarray, graph: BlockGraph, drop: bool) -> tuple[np.ndarray, np.ndarray]:
     """One call, last block first. kept [L]: values that later calls reuse; returns states and what earlier calls must keep."""
     states = np.zeros(len(graph), dtype=np.int8)
     read = np.zeros(len(graph), dtype=bool)
     read[list(graph.head)] = True
     for i in range(len(graph) - 1, -1, -1):
-        if runs[i] and (read[i] or kept[i]):
+        if runs[i] and (read[i] or kept[i] or not drop):
             states[i] = State.RUN
             read[list(graph.reads[i])] = True
         elif not runs[i] and read[i]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..blocks.family import architecture
 from ..blocks.graph import BlockGraph, Caching
 from ..errors import MaskError
+from .mapping import mapped_rows
 
 FORMAT_VERSION = 1
 _MOST_ENTRIES = 1 << 24
@@ -25,7 +27,8 @@ class Mask:
 
     family: of the model it was made for. blocks: names of its L blocks, in forward order. timesteps: training timestep
     of each call, falling. caching: what is cached, whole outputs or branches. probabilities [T, L]: as learned, or None.
-    provenance: how it came to be, for people.
+    provenance: how it came to be, for people. signature: kind and depth of each block, by which the mask is recognised
+    in other code bases, where blocks have other names.
     """
 
     run: np.ndarray
@@ -35,6 +38,7 @@ class Mask:
     caching: Caching = "output"
     probabilities: np.ndarray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    signature: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises :class:`MaskError`."""
@@ -55,30 +59,28 @@ class Mask:
         """Share of entries that run, in [0, 1]."""
         return float(self.run.mean())
 
-    def check(self, family: str, graph: BlockGraph) -> None:
-        """Raise :class:`MaskError` unless the mask was made for this family and these blocks."""
+    def fitted(self, family: str, graph: BlockGraph) -> Mask:
+        """This mask with the block names of a model. Raises :class:`MaskError` unless it was made for such a model.
+
+        A mask made in one code base fits the same architecture in another (ldm and diffusers U-Nets).
+        """
         names = tuple(graph.blocks[i].name for i in graph.masked)
-        if family != self.family:
+        if (family, names) == (self.family, self.blocks):
+            return self
+        if architecture(family) != architecture(self.family):
             raise MaskError(f"the mask is for a {self.family}, this model is a {family}: choose a mask made for it")
-        if names != self.blocks:
+        if not self.signature or self.signature != graph.signature:
             raise MaskError(
                 f"the mask has {len(self.blocks)} blocks, this model {len(names)} others: make a mask for this model"
             )
-
-    def row_at(self, timestep: float) -> np.ndarray:
-        """The row [L] of the call nearest in timestep."""
-        distances = np.abs(np.asarray(self.timesteps) - timestep)
-        return self.run[int(distances.argmin())]
+        return replace(self, family=family, blocks=names)
 
     def mapped(self, timesteps: tuple[float, ...]) -> Mask:
-        """This mask for a run with other timesteps: each call takes the row nearest in timestep, the first runs all."""
+        """This mask for a run with other timesteps (:func:`mapped_rows`); the first call runs all."""
         if len(timesteps) == len(self.timesteps) and np.allclose(timesteps, self.timesteps, atol=1.0):
             return self
-        own = np.asarray(self.timesteps)
-        nearest = [int(np.abs(own - t).argmin()) for t in timesteps]
-        rows = [self.run[at] for at in nearest]
-        rows[0] = np.ones(len(self.blocks), dtype=bool)
-        return Mask(np.stack(rows), self.family, self.blocks, tuple(timesteps), self.caching, None, self.provenance)
+        run = mapped_rows(self.run, self.timesteps, timesteps)
+        return replace(self, run=run, timesteps=tuple(timesteps), probabilities=None)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a safetensors file."""
@@ -87,6 +89,7 @@ class Mask:
             tensors["probabilities"] = torch.from_numpy(self.probabilities.astype(np.float32))
         head = {"skipstone_mask": FORMAT_VERSION, "family": self.family, "blocks": list(self.blocks)}
         head |= {"timesteps": list(self.timesteps), "caching": self.caching, "provenance": self.provenance}
+        head |= {"signature": list(self.signature)}
         save_file(tensors, str(path), metadata={"mask": json.dumps(head)})
 
     @classmethod
@@ -118,6 +121,7 @@ class Mask:
                 caching=head["caching"],
                 probabilities=None if probabilities is None else probabilities.numpy(),
                 provenance=dict(head.get("provenance") or {}),
+                signature=tuple(map(str, head.get("signature") or ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise (

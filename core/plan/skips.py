@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from ..blocks.family import Family
 from ..blocks.graph import BlockGraph, Caching
 from ..errors import MaskError, SkipstoneError
 from ..recipe_skip import BlockSkip
 from ..schedule import Positions
 from . import rules
-from .liveness import State, derive, kept_after, liveness
+from .liveness import State, derive, rectified
+from .mapping import crossed, nearest
 from .mask import Mask
+from .memory import peak_bytes, within
 
 
 class SkipPlan:
@@ -31,30 +35,62 @@ class SkipPlan:
         train_steps: float = 1000.0,
     ) -> None:
         """Bind. Raises :class:`MaskError` for a mask that does not fit."""
-        self._settings, self._graph = settings, graph
+        self.settings, self._graph = settings, graph
+        self._passed: tuple[int, int, int] | None = None
         self._mask = _load(settings, graph, family)
         self._positions = Positions.of_run(timesteps, train_steps) if timesteps else Positions(train_steps - 1)
         self._everything = np.ones(len(graph), dtype=bool)
-        self._states = self._kept = None
+        self._run = self._states = self._kept = None
         if timesteps:
-            run = self.planned_mask(timesteps)
-            self._states, self._kept = liveness(run, graph), kept_after(run, graph)
+            self._run = self.planned_mask(timesteps)
+            self._states, self._kept = self._rectified(self._run)
 
     def abandon(self) -> None:
         """The run left its plan."""
-        self._states = self._kept = None
+        self._run = self._states = self._kept = None
+
+    def fit(self, sizes: np.ndarray, costs: np.ndarray, room: float) -> str:
+        """After the first call of a planned run: keep to `room` bytes, and say what will be held.
+
+        sizes, costs int [L]: bytes of one cached value, multiply-adds of one run. Blocks that save least per byte run first.
+        """
+        if self._run is None or self._states is None or self._kept is None:
+            return (
+                ""
+                if room == float("inf")
+                else "the memory budget is kept block by block: the calls are not known ahead"
+            )
+        sizes = sizes * (1 + self.settings.forecast)
+        if (peak := peak_bytes(self._states, self._kept, sizes)) <= room:
+            return f"predicted cache peak {peak / 2**20:.1f} MiB"
+        masked = list(self._graph.masked)
+        worth = costs[masked] * (~self._run).sum(axis=0) / np.maximum(1, sizes[masked])
+        self._run = within(self._run, worth, lambda run: self._peak(run, sizes) <= room)
+        self._states, self._kept = self._rectified(self._run)
+        always, peak = int(self._run.all(axis=0).sum()), peak_bytes(self._states, self._kept, sizes)
+        return (
+            f"memory budget: {always} of {len(masked)} blocks always run; predicted cache peak {peak / 2**20:.1f} MiB"
+        )
+
+    def _peak(self, run: np.ndarray, sizes: np.ndarray) -> int:
+        return peak_bytes(*self._rectified(run), sizes)
+
+    def _rectified(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States, and whose value to keep: for a forecast also past its next run, while any later call reuses it."""
+        states, kept = rectified(run, self._graph, self.settings.rectify)
+        return states, np.logical_or.accumulate(kept[::-1])[::-1] if self.settings.forecast else kept
 
     def row(self, index: int, timestep: float, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """(states [L], whose value to keep [L]) at a call. last: the host's word, read where the calls are not known."""
         if self._states is not None and self._kept is not None:
             return self._states[index], self._kept[index]
-        served = self._inside(timestep) and index > 0 and not (last and self._settings.last_full)
+        served = self._inside(timestep) and index > 0 and not (last and self.settings.last_full)
         runs = derive(self._unplanned(index, timestep)[None], self._graph)[0] if served else self._everything
         return np.where(runs, State.RUN, State.REUSE).astype(np.int8), self._everything
 
     def planned_mask(self, timesteps: tuple[float, ...]) -> np.ndarray:
         """The settings as a mask bool [T, masked blocks] for a run whose calls are known."""
-        calls, settings = len(timesteps), self._settings
+        calls, settings = len(timesteps), self.settings
         if self._mask is not None:
             run = self._mask.mapped(timesteps).run.copy()
         elif settings.rule == "depths":
@@ -70,26 +106,33 @@ class SkipPlan:
         return run
 
     def _unplanned(self, index: int, timestep: float) -> np.ndarray:
-        if self._mask is not None:
-            return self._mask.row_at(timestep)
-        return (
-            self._depth_rows()[self._depth_index(timestep)] if self._settings.rule == "depths" else self._by_rule(index)
-        )
+        """The row of a call that nobody announced. What a list runs between two calls runs at the later one."""
+        if self._mask is None and self.settings.rule != "depths":
+            return self._by_rule(index)
+        rows = self._depth_rows() if self._mask is None else self._mask.run
+        now = self._depth_index(timestep) if self._mask is None else nearest(self._mask.timesteps, timestep)
+        return np.asarray(crossed(rows, self._from(index, now), now).any(axis=0))
+
+    def _from(self, index: int, now: int) -> int:
+        """The row of the call before this one; asked again in the same call (split batches), the same."""
+        if self._passed is None or self._passed[0] != index:
+            self._passed = (index, now if self._passed is None else self._passed[2], now)
+        return self._passed[1]
 
     def _by_rule(self, index: int) -> np.ndarray:
-        every, branch = self._settings.every, self._settings.branch
-        if self._settings.rule == "deepcache":
+        every, branch = self.settings.every, self.settings.branch
+        if self.settings.rule == "deepcache":
             return rules.deepcache(every, self._graph, every, branch)[index % every]
         return rules.interval(every, self._graph, every)[index % every]
 
     def _depth_rows(self) -> np.ndarray:
-        return rules.depths(self._settings.depths, self._graph)
+        return rules.depths(self.settings.depths, self._graph)
 
     def _depth_index(self, timestep: float) -> int:
-        return round(self._positions.at(timestep) * len(self._settings.depths))
+        return round(self._positions.at(timestep) * len(self.settings.depths))
 
     def _inside(self, timestep: float) -> bool:
-        at, settings = self._positions.at(timestep), self._settings
+        at, settings = self._positions.at(timestep), self.settings
         return settings.start <= at and (at < settings.end or settings.end >= 1.0)
 
 
@@ -107,23 +150,29 @@ def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tup
     given = settings.load_mask()
     provenance: dict[str, Any] = {"rule": settings.rule, "every": settings.every, "branch": settings.branch}
     provenance["depths"] = list(settings.depths)
-    return Mask(run, family, names, timesteps, graph.caching, None, given.provenance if given else provenance)
+    provenance = given.provenance if given else provenance
+    return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature)
 
 
-def caching_of(settings: BlockSkip, cachings: tuple[Caching, ...], family: str) -> Caching:
-    """What to cache on a family. Raises :class:`MaskError` for a kind that it cannot."""
+def graph_of(settings: BlockSkip, family: Family, network: nn.Module) -> BlockGraph:
+    """The blocks that the settings speak of. Raises :class:`MaskError` for what cannot be cached, or split, on this family."""
     mask = settings.load_mask()
-    if mask is not None:
-        return mask.caching
-    if settings.caching == "auto":
-        return cachings[0]
-    if settings.caching not in cachings:
-        raise MaskError(f"caching {settings.caching!r} is not possible on a {family}: use {' or '.join(cachings)}")
-    return settings.caching
+    split = settings.split if mask is None else any(s.startswith("transformer block ") for s in mask.signature)
+    if split and not family.splits:
+        raise MaskError(f"split=True takes U-Nets' transformers apart, a {family.name} has none: use split=False")
+    caching = _caching(settings, mask, family)
+    return family.graph(network, caching, split=True) if split else family.graph(network, caching)
+
+
+def _caching(settings: BlockSkip, mask: Mask | None, family: Family) -> Caching:
+    wanted = mask.caching if mask is not None else settings.caching
+    if wanted == "auto":
+        return family.cachings[0]
+    if wanted not in family.cachings:
+        raise MaskError(f"caching {wanted!r} is not possible on a {family.name}: use {' or '.join(family.cachings)}")
+    return wanted
 
 
 def _load(settings: BlockSkip, graph: BlockGraph, family: str) -> Mask | None:
     mask = settings.load_mask()
-    if mask is not None:
-        mask.check(family, graph)
-    return mask
+    return None if mask is None else mask.fitted(family, graph)
