@@ -14,7 +14,7 @@ from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.plan import rules
 from skipstone.core.plan.liveness import derive, liveness
-from skipstone.core.plan.mapping import mapped_rows
+from skipstone.core.plan.mapping import depth_rows, mapped_rows
 from skipstone.core.plan.mask import Mask
 from skipstone.core.plan.skips import SkipPlan, compiled, evenly, graph_of
 from skipstone.core.recipe_skip import BlockSkip
@@ -47,6 +47,23 @@ def test_a_refresh_between_two_calls_is_not_lost() -> None:
     assert mapped[:, 1].all(), "what always runs goes on doing so"
     assert mapped[1:, 0].sum() == 1, "half of the calls, half a run due: it comes once"
     assert not mapped_rows(columns([[1], *[[0]] * 8]), evenly(9), evenly(5))[1:].any()
+
+
+def test_a_depth_list_keeps_its_full_calls_where_their_timesteps_are() -> None:
+    rows = np.zeros((51, 2), dtype=bool)
+    rows[:, 1] = True
+    rows[[0, 14, 24, 36, 46]] = True
+    mapped = depth_rows(rows, np.linspace(0, 1, 20).tolist())
+    assert np.flatnonzero(mapped[:, 0]).tolist() == [0, 5, 9, 14, 17]
+    assert mapped[:, 1].all()
+    second_half = depth_rows(rows, np.linspace(0.5, 1, 10).tolist())
+    assert np.flatnonzero(second_half[:, 0]).tolist() == [4, 8], "what lies outside the run is not squeezed into it"
+
+
+def test_a_depth_list_is_taken_as_it_stands_by_a_run_of_its_length() -> None:
+    rows = np.random.default_rng(0).random((51, 3)) < 0.5
+    plms = [0.0, 0.02, 0.02, *np.linspace(0.04, 1, 48)]
+    assert np.array_equal(depth_rows(rows, plms), rows)
 
 
 def test_a_part_of_the_run_is_mapped_at_its_own_density() -> None:

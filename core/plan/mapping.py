@@ -39,6 +39,23 @@ def _thinned(run: np.ndarray, at: list[int], density: float) -> np.ndarray:
     return rows
 
 
+def depth_rows(rows: np.ndarray, positions: Sequence[float]) -> np.ndarray:
+    """rows bool [n, L] of a depth list for a full run -> [T, L] for calls at `positions` in [0, 1].
+
+    Each call takes the nearest row, and each full row goes to the call nearest to it, so that its timestep keeps its refresh.
+    A full run of as many calls takes the list as it stands: repeated timesteps (PLMS) do not shift it.
+    """
+    last = len(rows) - 1
+    if len(positions) == len(rows) and positions[0] == 0.0 and positions[-1] == 1.0:
+        return rows.copy()
+    place = last * np.asarray(positions)
+    out = rows[place.round().astype(int)]
+    for full in np.flatnonzero(rows.all(axis=1)):
+        if round(place[0]) <= full <= round(place[-1]):
+            out[np.abs(place - full).argmin()] = True
+    return out
+
+
 def crossed(run: np.ndarray, before: int, now: int) -> np.ndarray:
     """The rows after call `before` up to call `now`; the row of `now` alone where time did not go on."""
     return run[before + 1 : now + 1] if now > before else run[now : now + 1]

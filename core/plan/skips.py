@@ -14,7 +14,7 @@ from ..recipe_skip import BlockSkip
 from ..schedule import Positions
 from . import rules
 from .liveness import State, derive, rectified
-from .mapping import crossed, nearest
+from .mapping import crossed, depth_rows, nearest
 from .mask import Mask
 from .memory import peak_bytes, within
 
@@ -94,7 +94,7 @@ class SkipPlan:
         if self._mask is not None:
             run = self._mask.mapped(timesteps).run.copy()
         elif settings.rule == "depths":
-            run = self._depth_rows()[[self._depth_index(t) for t in timesteps]]
+            run = depth_rows(self._depth_rows(), [self._positions.at(t) for t in timesteps])
         else:
             run = np.stack([self._by_rule(k) for k in range(calls)])
             if settings.rule == "deepcache" and settings.mode == "quad":

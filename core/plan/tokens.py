@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..recipe import TokenMerge
+from ..recipe_prune import TokenPrune
 from ..schedule import Checkpoints, Positions, checkpoint_calls
+
+TokenSettings = TokenMerge | TokenPrune
 
 
 class TokenPlan:
     """Checkpoints and window of one run. `timesteps`: its calls in order, None where they are not known ahead."""
 
-    def __init__(self, settings: TokenMerge, timesteps: Sequence[float] | None, train_steps: float = 1000.0) -> None:
+    def __init__(self, settings: TokenSettings, timesteps: Sequence[float] | None, train_steps: float = 1000.0) -> None:
         """Bind the settings to a run."""
         self.settings = settings
         steps = tuple(timesteps) if timesteps is not None and len(timesteps) else None
@@ -44,3 +47,11 @@ class TokenPlan:
         """Is this call inside the window [start, end) (end 1 includes the last call)?"""
         position = self.positions.at(timestep)
         return self.settings.start <= position and (position < self.settings.end or self.settings.end >= 1.0)
+
+    def share(self, shares: Sequence[float], index: int, timestep: float) -> float:
+        """The entry of a list, one for each call of a full run, that holds at this call: by its place in a run of as many
+        calls, else the nearest in position."""
+        steps = self.checkpoints.timesteps or ()
+        if self._planned is not None and len(steps) == len(shares) and self.positions.is_full(steps):
+            return shares[index]
+        return shares[round(self.positions.at(timestep) * (len(shares) - 1))]
