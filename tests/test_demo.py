@@ -61,7 +61,7 @@ def test_wrong_options_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_shipped_model_is_small_and_has_a_thousand_tokens_at_its_finest_attention() -> None:
-    assert WEIGHTS["unet"].stat().st_size < 6_000_000
+    assert all(path.stat().st_size < 6_000_000 for path in WEIGHTS.values())
     unet = load_demo().unet
     assert unet.config.sample_size**2 >= 1024 and unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
 
@@ -70,8 +70,9 @@ def test_the_shipped_classifier_names_drawn_pictures() -> None:
     assert held_out_accuracy(load_classifier(), count=200, seed=99) > 0.98
 
 
-def test_what_the_shipped_model_draws_is_readable() -> None:
-    pipe = load_demo()
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_what_the_shipped_models_draw_is_readable(kind: str) -> None:
+    pipe = load_demo(kind)
     pipe.set_progress_bar_config(disable=True)
     labels = torch.arange(len(CLASSES)).repeat(2)
     generator = torch.Generator().manual_seed(11)
