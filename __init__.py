@@ -18,6 +18,7 @@ _PUBLIC = {
     "Handle": ".core.engine.accelerate",
     "BlockSkip": ".core.recipe_skip",
     "TokenMerge": ".core.recipe",
+    "TokenPrune": ".core.recipe_prune",
     "Recipe": ".core.recipe",
     "preset": ".core.recipe",
     "SkipstoneError": ".core.errors",

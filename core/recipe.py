@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
 from .errors import RecipeError
+from .presets_dato import DATO
+from .recipe_prune import TokenPrune
 from .recipe_skip import BlockSkip
 from .schedule import CHECKPOINT_PRESETS, parse_checkpoints
 
@@ -93,7 +96,7 @@ class TokenMerge:
         return self.threshold >= 1.0 or not self.targets or self.start >= self.end or self.stride == (1, 1)
 
 
-Method = TokenMerge | BlockSkip
+Method = TokenMerge | TokenPrune | BlockSkip
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,28 @@ class Recipe:
     merge: TokenMerge | None = None
     name: str = ""
     skip: BlockSkip | None = None
+    prune: TokenPrune | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two ways of reducing one module's tokens. Raises :class:`RecipeError`."""
+        both = [m for m in (self.merge, self.prune) if m is not None and not m.neutral]
+        shared = set(both[0].targets) & set(both[1].targets) if len(both) == 2 else ()
+        if shared:
+            raise RecipeError(
+                f"token_merge and token_prune both act on {', '.join(sorted(shared))}: "
+                "keep one of them, or give them different targets"
+            )
+
+    @classmethod
+    def of(cls, methods: Iterable[Method], name: str = "") -> Recipe:
+        """The recipe of these setting objects. Raises :class:`RecipeError` for two of a kind."""
+        slots: dict[str, Any] = {}
+        for method in methods:
+            slot = _KINDS[method.kind][0]
+            if slot in slots:
+                raise RecipeError(f"recipe has two methods of kind {method.kind!r}: keep one")
+            slots[slot] = method
+        return cls(name=name, **slots)
 
     @property
     def neutral(self) -> bool:
@@ -112,7 +137,7 @@ class Recipe:
     @property
     def methods(self) -> tuple[Method, ...]:
         """The setting objects that are there."""
-        return tuple(m for m in (self.merge, self.skip) if m is not None)
+        return tuple(m for m in (self.merge, self.prune, self.skip) if m is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`."""
@@ -140,13 +165,7 @@ class Recipe:
         methods = data.get("methods", [])
         if not isinstance(methods, list) or not all(isinstance(m, dict) for m in methods):
             raise RecipeError("recipe key 'methods' must be a list of objects, each with a 'kind'")
-        fields: dict[str, Any] = {}
-        for method in methods:
-            slot, value = _method_from_dict(method)
-            if slot in fields:
-                raise RecipeError(f"recipe has two methods of kind {method['kind']!r}: keep one")
-            fields[slot] = value
-        return cls(name=str(data.get("name", "")), **fields)
+        return cls.of(map(_method_from_dict, methods), name=str(data.get("name", "")))
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -159,15 +178,20 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """Read a recipe file. Raises :class:`RecipeError` when it is missing or wrong."""
+        """Read a recipe file; a mask that it names may lie beside it. Raises :class:`RecipeError` when it is missing or wrong."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise RecipeError(f"cannot read recipe {str(path)!r} ({error}): give the path of a JSON file") from None
-        return cls.from_json(text)
+        recipe = cls.from_json(text)
+        return dataclasses.replace(recipe, skip=recipe.skip and recipe.skip.beside(Path(path).parent))
 
 
-_KINDS: dict[str, tuple[str, type[Any]]] = {TokenMerge.kind: ("merge", TokenMerge), BlockSkip.kind: ("skip", BlockSkip)}
+_KINDS: dict[str, tuple[str, type[Any]]] = {
+    TokenMerge.kind: ("merge", TokenMerge),
+    TokenPrune.kind: ("prune", TokenPrune),
+    BlockSkip.kind: ("skip", BlockSkip),
+}
 
 _PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
 _REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
@@ -179,8 +203,14 @@ _MERGE_PRESETS = {
 
 
 def preset(name: str) -> Recipe:
-    """A ready recipe: `ca_tome` (the paper), `reference` (choices of the released code), `balanced` (ours), or
-    `ca_tome:<checkpoint preset>`, for instance `ca_tome:config_1`. Raises :class:`RecipeError` for other names."""
+    """A ready recipe. Raises :class:`RecipeError` for other names.
+
+    Merging: `ca_tome` (the paper), `reference` (choices of the released code), `balanced` (ours), or
+    `ca_tome:<checkpoint preset>`, for instance `ca_tome:config_1`. Pruning with cache depths: `dato_coco` and the others
+    of :mod:`.presets_dato`.
+    """
+    if name in DATO:
+        return Recipe.of(DATO[name], name=name)
     base, _, checkpoints = name.partition(":")
     if base not in _MERGE_PRESETS:
         raise RecipeError(f"no preset named {name!r}: choose one of {', '.join(preset_names())}")
@@ -190,17 +220,15 @@ def preset(name: str) -> Recipe:
 
 def preset_names() -> list[str]:
     """Names that :func:`preset` takes."""
-    return [*_MERGE_PRESETS, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
+    return [*_MERGE_PRESETS, *DATO, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
 
 
 def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     """Accept a recipe in any of its forms: object, single method, preset name, JSON file path or dict."""
     if isinstance(value, Recipe):
         return value
-    if isinstance(value, TokenMerge):
-        return Recipe(merge=value)
-    if isinstance(value, BlockSkip):
-        return Recipe(skip=value)
+    if isinstance(value, Method):
+        return Recipe.of([value])
     if isinstance(value, dict):
         return Recipe.from_dict(value)
     if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
@@ -208,18 +236,18 @@ def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     if isinstance(value, str):
         return preset(value)
     raise RecipeError(
-        f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, BlockSkip, preset or JSON file"
+        f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, TokenPrune, BlockSkip, preset or JSON file"
     )
 
 
-def _method_from_dict(data: dict[str, Any]) -> tuple[str, Any]:
+def _method_from_dict(data: dict[str, Any]) -> Method:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise RecipeError(f"unknown method kind {kind!r}: known kinds are {', '.join(_KINDS)}")
-    slot, cls = _KINDS[kind]
+    cls = _KINDS[kind][1]
     values = {k: v for k, v in data.items() if k != "kind"}
     known_keys(kind, values, {f.name for f in dataclasses.fields(cls)})
-    return slot, cls(**values)
+    return cls(**values)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

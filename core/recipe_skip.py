@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .checks import as_tuple, choice, integer, number, window
@@ -89,6 +90,11 @@ class BlockSkip:
         """True when every block runs at every call."""
         by_interval = self.rule in ("deepcache", "interval", "fora")
         return (by_interval and self.every == 1) or self.start >= self.end
+
+    def beside(self, folder: Path) -> BlockSkip:
+        """With the mask file in `folder`, where there is one of its name."""
+        file = folder / self.mask if isinstance(self.mask, str) and self.mask else None
+        return replace(self, mask=str(file)) if file is not None and file.is_file() else self
 
     def load_mask(self) -> Mask | None:
         """The mask that is meant, None for rules. Raises :class:`MaskError` for a file that is none."""

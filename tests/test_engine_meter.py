@@ -175,6 +175,15 @@ def test_report_is_readable_before_during_and_after_a_run(unet: tiny.Case) -> No
     assert handle.report().calls == 1
 
 
+def test_the_headline_tells_the_blocks_that_ran_and_their_share_of_the_multiply_adds() -> None:
+    meter = Meter()
+    meter.report.calls = 10
+    meter.count_blocks(run=30, reused=20, dead=50, macs_run=450, macs_all=1000)
+    assert "ran 30 of 100 blocks, 45% of their multiply-adds, 10 calls" in meter.report.summary().splitlines()
+    meter.report.block_macs_run = meter.report.block_macs_all = 0
+    assert "ran 30 of 100 blocks, 10 calls" in meter.report.summary().splitlines()
+
+
 def test_cache_bytes_are_the_peak() -> None:
     meter = Meter()
     for size in (5, 9, 3):

@@ -151,7 +151,7 @@ def impose(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
         tokens = score.shape[1] * 4 // 3
         return (min(int(tokens * ratio), score.shape[1]),) * score.shape[0]
 
-    monkeypatch.setattr("skipstone.core.engine.layer.counts_above", counts)
+    monkeypatch.setattr("skipstone.core.engine.merge.counts_above", counts)
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])

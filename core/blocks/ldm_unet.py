@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion (SD1.x, SD2.x, SDXL) in all its copies: ldm, sgm, ComfyUI, Forge, reForge."""
+"""The U-Net of latent diffusion (SD1.x, SD2.x, SDXL, SVD) in all its copies: ldm, sgm, ComfyUI, Forge, reForge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def _sites(root: nn.Module) -> list[Site]:
 
 _KINDS = {
     "ResBlock": "resnet",
+    "VideoResBlock": "resnet",
     "SpatialTransformer": "transformer",
+    "SpatialVideoTransformer": "transformer",
     "AttentionBlock": "attention",
     "Downsample": "sample",
     "Upsample": "sample",

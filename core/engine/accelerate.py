@@ -44,7 +44,8 @@ def accelerate(
     """Make a model or diffusers pipeline faster until the handle is removed.
 
     target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
-    recipe: a :class:`Recipe`, a :class:`TokenMerge` or :class:`BlockSkip`, a preset name, a JSON file's path or a recipe dict.
+    recipe: a :class:`Recipe`, one method's settings (:class:`TokenMerge`, :class:`TokenPrune`, :class:`BlockSkip`), a preset
+        name, a JSON file's path or a recipe dict.
     observer: told of all pairs that are searched (calibration).
 
     Returns a :class:`Handle`, also usable as a context manager. Accelerating the same model again replaces what was
@@ -141,10 +142,12 @@ class Handle:
 
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._before(None, args, kwargs)
+        output = None
         try:
-            return inner(*args, **kwargs)
+            output = inner(*args, **kwargs)
+            return output
         finally:
-            self._after(None, args, kwargs, None)
+            self._after(None, args, kwargs, output)
 
     def _before(self, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = self.engine.family.inputs(args, kwargs)
@@ -157,11 +160,11 @@ class Handle:
         streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
         session = self.engine.running
         assert session is not None
-        session.begin_call(Call(timestep, latent, streams))
+        session.begin_call(Call(timestep, latent, streams, input=inputs.latent))
 
     def _after(self, module: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
         if self.engine.running:
-            self.engine.running.end_call()
+            self.engine.running.end_call(output)
 
     def _timestep(self, inputs: Inputs) -> float:
         known = self._schedule.value(inputs.timestep) if self._schedule else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .call import Call
-from .values import Values
+from .values import Values, continued
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,7 @@ class BlockCache:
         if held.before is None:
             return last
         ahead = (held.timestep - timestep) / (held.before.timestep - held.timestep)
-        return tuple(
-            None if v is None or w is None else torch.lerp(w, v, 1 + ahead)
-            for v, w in zip(last, self._loaded(held.before.values), strict=True)
-        )
+        return continued(last, self._loaded(held.before.values), ahead)
 
     def _loaded(self, values: Values) -> Values:
         like = self._like or values

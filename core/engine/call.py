@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from .clock import Stream
 
@@ -14,12 +17,15 @@ class Call:
 
     latent: (H, W) of a picture; other sizes (video, packed tokens) only tell one shape from another.
     last: the host says that this is the run's last step; for runs whose calls were not announced.
+    input: what the rows denoise [rows, ...]; rows that are equal are one sample under several conds. Without it, the
+        rows of each stream are taken to be the same samples in the same order.
     """
 
     timestep: float
     latent: tuple[int, ...]
     streams: tuple[Stream, ...]
     last: bool = False
+    input: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows(self) -> int:
@@ -37,3 +43,9 @@ class Horizon:
 
     timesteps: tuple[float, ...] | None = None
     train_steps: float = 1000.0
+
+
+def raw_output(output: Any) -> Tensor | None:
+    """The prediction in what a network returns: a tensor, a tuple that begins with one, or diffusers' output object."""
+    first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
+    return first if isinstance(first, Tensor) else None

@@ -24,6 +24,12 @@ def matching_macs(partition: Partition, metric: Tensor, matching: Literal["dense
     """Multiply-adds of the similarity between sources and destinations for metric [B, N, C]."""
     batch, _, channels = metric.shape
     if matching == "dense":
-        return batch * channels * len(partition.src) * len(partition.dst)
+        return batch * channels * partition.src.shape[-1] * partition.dst.shape[-1]
     count, depth = partition.tiles.src.shape
     return batch * channels * count * depth * partition.tiles.dst.shape[1]
+
+
+def recovery_macs(metric: Tensor, pruned: int) -> int:
+    """Multiply-adds of comparing `pruned` tokens per sample with all that are kept, for metric [B, N, C]."""
+    batch, tokens, channels = metric.shape
+    return batch * channels * pruned * (tokens - pruned)

@@ -18,9 +18,11 @@ from ..blocks import Family, KeyBias, Site, recognise, sites_of, unwrapped
 from ..blocks.graph import BlockGraph
 from ..plan.skips import SkipPlan, graph_of
 from ..recipe import Recipe
+from .attach import Tap
 from .call import Call, Horizon
 from .merge import MergePart, Observer
 from .meter import Meter, Report
+from .prune import PrunePart
 from .session import Part, Session
 from .skip import SkipPart
 
@@ -43,13 +45,15 @@ class Engine:
         self.recipe = recipe
         self.report = Report()
         self._merge = recipe.merge if recipe.merge and not recipe.merge.neutral else None
+        self._prune = recipe.prune if recipe.prune and not recipe.prune.neutral else None
         self._skip = recipe.skip if recipe.skip and not recipe.skip.neutral else None
-        self._sites: list[Site] = sites_of(root, self.family) if self._merge else []
+        self._sites: list[Site] = sites_of(root, self.family) if self._merge or self._prune else []
         self._graph: BlockGraph | None = None
         if self._skip:
             self._graph = graph_of(self._skip, self.family, unwrapped(root))
         self._key_bias = key_bias or self.family.key_bias
         self._observer = observer
+        self._tap = Tap(root)
         self._runs: list[Session] = []
 
     @property
@@ -84,19 +88,23 @@ class Engine:
 
     @contextmanager
     def call(self, call: Call) -> Iterator[None]:
-        """Bracket one forward of the model."""
+        """Bracket one forward of the model. What the network itself returns is read at its root where that is needed."""
         session = self.running or self.begin()
         try:
             session.begin_call(call)
+            if session.listens:
+                self._tap.open()
             yield
         finally:
-            session.end_call()
+            session.end_call(self._tap.close())
 
     def _parts(self, horizon: Horizon, meter: Meter) -> list[Part]:
-        """Skipping wraps merging: a block that is reused never asks for its tokens."""
+        """Skipping wraps merging and pruning: a block that is reused never asks for its tokens."""
         parts: list[Part] = []
         if self._merge:
             parts.append(MergePart(self._merge, self._sites, horizon, meter, self._key_bias, self._observer))
+        if self._prune:
+            parts.append(PrunePart(self._prune, self._sites, horizon, meter, self._key_bias, self._observer))
         if self._skip and self._graph:
             plan = SkipPlan(self._skip, self._graph, self.family.name, horizon.timesteps, horizon.train_steps)
             parts.append(SkipPart(plan, self._graph, meter))

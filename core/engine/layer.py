@@ -1,6 +1,6 @@
-"""One transformer block in one run: finds its pairs at checkpoints, reuses them between, and runs its modules on the map.
+"""One transformer block in one run: has its pairs found at checkpoints, reuses them between, and runs its modules on the map.
 
-The order inside a block is that of CA-ToMe: `x + expand(attn1(reduce(norm1(x))))`, pairs found on the raw `x`.
+The order inside a block is that of CA-ToMe and DaTo: `x + expand(attn1(reduce(norm1(x))))`, pairs found on the raw `x`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,42 @@ from torch import Tensor
 
 from ..blocks import KeyBias, Site
 from ..errors import Decline
-from ..recipe import TokenMerge
-from ..tokens.grid import Grid, Partition, drawn, grid_of, top_left
-from ..tokens.maps import Pairs, TokenMap, bucket_size, counts_above, select_pairs
-from ..tokens.matching import best_pairs
+from ..plan.tokens import TokenSettings
+from ..tokens.grid import Grid, grid_of
+from ..tokens.maps import Pairs, TokenMap
 from .arguments import Arguments, split
 from .attach import Around, Override
 from .call import Call
-from .costs import matching_macs, module_macs
+from .costs import module_macs
 from .meter import Entry, Meter
 
-_SEED_STEP = 1_000_003
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gave: pairs for the whole batch, and the multiply-adds that it took."""
+
+    pairs: Pairs
+    macs: int
 
 
 class Run(Protocol):
-    """What a layer reads of the run that it belongs to (:class:`.merge.MergePart`)."""
+    """What a layer reads of the run that it belongs to (:class:`.tokens.TokenPart`)."""
 
-    settings: TokenMerge
+    verb: str
     meter: Meter
     epoch: int
     index: int
     call: Call
 
+    @property
+    def settings(self) -> TokenSettings:
+        """What the user asked for."""
+
     def check_level(self, grid: Grid) -> None:
         """Raise Decline for a grid coarser than the recipe serves."""
+
+    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
+        """The rule of the mechanism: pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]."""
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
         """Told whenever pairs were searched."""
@@ -55,7 +67,7 @@ class TokenLayer:
     """A site's state over one run. Nothing of it outlives the session."""
 
     def __init__(self, site: Site, number: int, run: Run, key_bias: KeyBias | None) -> None:
-        """number: the site's place in the network, part of the seed of random destinations."""
+        """number: the site's place in the network, part of the seed of what is drawn at random."""
         self.site = site
         self._number = number
         self._run = run
@@ -136,21 +148,17 @@ class TokenLayer:
         return self._maps[layout]
 
     def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
-        """Partition, match, select (CA-ToMe III-A), and keep the pairs per stream. Waits for the device once."""
-        settings, call = self._run.settings, self._run.call
+        """Find pairs by the run's rule, and keep them per stream."""
+        call = self._run.call
         if call.rows != raw.shape[0]:
             raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
         grid = grid_of(call.latent, raw.shape[1])
         self._run.check_level(grid)
-        partition = self._partition(grid, raw.device)
         with torch.no_grad():
-            score, best = best_pairs(raw.detach(), partition, settings.matching)
-            bucket = bucket_size(grid.tokens, settings.bucket)
-            counts = counts_above(score, settings.threshold, bucket, shared=settings.batch == "max")
-            pairs = select_pairs(score, best, partition, counts)
-        self._search_macs = matching_macs(partition, raw, settings.matching)
-        self._keep(layout, pairs)
-        return pairs
+            found = self._run.find(self._number, raw.detach(), grid)
+        self._search_macs = found.macs
+        self._keep(layout, found.pairs)
+        return found.pairs
 
     def _keep(self, layout: tuple[Any, ...], pairs: Pairs) -> None:
         at = 0
@@ -158,13 +166,6 @@ class TokenLayer:
             self._stored[key] = _Stored(self._run.epoch, pairs.rows(at, at + stream.rows))
             at += stream.rows
         self._run.on_pairs(self.site.name, pairs)
-
-    def _partition(self, grid: Grid, device: torch.device) -> Partition:
-        settings = self._run.settings
-        if settings.destination == "top_left":
-            return top_left(grid, settings.stride, device)
-        seed = (settings.seed * _SEED_STEP + self._number) * _SEED_STEP + self._run.epoch
-        return drawn(grid, settings.stride, torch.Generator().manual_seed(seed % 2**63), device)
 
     def _count(self, role: str, token_map: TokenMap, call: Arguments) -> None:
         module, x = self.site.modules[role], call.args[0]
@@ -178,4 +179,5 @@ class TokenLayer:
         self._counted = True
         name = self.site.name if role == "attn1" else f"{self.site.name}.{role}"
         kept = sum(n * k for n, k in groups)
-        self._run.meter.add(Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs))
+        verb = self._run.verb
+        self._run.meter.add(Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs, verb))

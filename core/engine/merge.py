@@ -1,116 +1,36 @@
-"""Token merging in one run: which forwards are served, when pairs are searched anew, at which levels."""
+"""Token merging in one run (CA-ToMe, arXiv 2501.00946)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import torch
+from torch import Tensor
 
-from ..blocks import KeyBias, Site
-from ..errors import Decline
-from ..plan.tokens import TokenPlan
 from ..recipe import TokenMerge
-from ..tokens.grid import Grid
-from ..tokens.maps import Pairs
-from .attach import Override
-from .call import Call, Horizon
-from .clock import Stream, Tick
-from .layer import TokenLayer
-from .meter import Meter
+from ..tokens.grid import Grid, Partition, drawn, top_left
+from ..tokens.maps import bucket_size, counts_above, select_pairs
+from ..tokens.matching import best_pairs
+from .costs import matching_macs
+from .layer import Found
+from .tokens import Observer, PairsFound, TokenPart, seeded
+
+__all__ = ["MergePart", "Observer", "PairsFound"]
 
 
-@dataclass(frozen=True)
-class PairsFound:
-    """Told to an observer whenever a layer searched its pairs: where, at which call, for whose rows, and what."""
+class MergePart(TokenPart[TokenMerge]):
+    """Tokens more similar to their destination than a threshold become one with it."""
 
-    layer: str
-    call: int
-    streams: tuple[Stream, ...]
-    pairs: Pairs
+    verb = "merged"
 
+    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
+        """Partition, match, select (section III-A). Waits for the device once."""
+        settings, partition = self.settings, self._partition(number, grid, raw.device)
+        score, best = best_pairs(raw, partition, settings.matching)
+        bucket = bucket_size(grid.tokens, settings.bucket)
+        counts = counts_above(score, settings.threshold, bucket, shared=settings.batch == "max")
+        return Found(select_pairs(score, best, partition, counts), matching_macs(partition, raw, settings.matching))
 
-Observer = Callable[[PairsFound], None]
-
-
-class MergePart:
-    """A checkpoint raises the epoch; pairs of an older epoch do not count."""
-
-    def __init__(
-        self,
-        settings: TokenMerge,
-        sites: Sequence[Site],
-        horizon: Horizon,
-        meter: Meter,
-        key_bias: KeyBias | None = None,
-        observer: Observer | None = None,
-    ) -> None:
-        """Before the first call."""
-        self.settings = settings
-        self.meter = meter
-        self.epoch = 0
-        self.index = -1
-        self.call = Call(0.0, (0, 0), ())
-        self._observer = observer
-        self._plan = TokenPlan(settings, horizon.timesteps, horizon.train_steps)
-        self._finest: int | None = None
-        self._layers = [TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)]
-        if dropped := self._plan.checkpoints.dropped():
-            meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
-
-    def overrides(self) -> list[Override]:
-        """Those of all layers."""
-        return [o for layer in self._layers for o in layer.overrides()]
-
-    def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward; False leaves it alone."""
-        if len(call.latent) != 2:
-            self.meter.decline("a whole call", "its input is no picture latent [batch, channels, height, width]")
-            return False
-        if tick.surprise:
-            self._plan.abandon()
-        if tick.new:
-            checkpoint = self._plan.is_checkpoint(tick.index, call.timestep)
-            self.epoch += checkpoint or tick.surprise
-        self.index, self.call = tick.index, call
-        for layer in self._layers:
-            layer.start_forward()
-        return self._plan.serves(call.timestep)
-
-    def end(self) -> None:
-        """Let go of the forward's tensors."""
-        for layer in self._layers:
-            layer.start_forward()
-
-    def close(self) -> None:
-        """Tell which layers were never entered, and forget all."""
-        layers, self._layers = self._layers, []
-        if self.index < 0:
-            return
-        report = self.meter.finish()
-        known = {name for names in report.declined.values() for name in names} | set(report.layers)
-        for layer in layers:
-            if layer.site.name not in known and not any(name.startswith(layer.site.name + ".") for name in known):
-                self.meter.decline(layer.site.name, "never entered: bypassed by the host, another patch, or the window")
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(layer.nbytes for layer in self._layers)
-
-    def check_level(self, grid: Grid) -> None:
-        """Raise :class:`Decline` for a grid coarser than `max_downsample`; "auto" learns the finest level on the way."""
-        self._finest = min(self._finest or grid.downsample, grid.downsample)
-        limit = self.settings.max_downsample
-        if limit == "auto":
-            limit = 1 if self._finest == 1 else 2 * self._finest
-        if grid.downsample > limit:
-            raise Decline(f"coarser than 1/{limit} of the latent (max_downsample)")
-
-    def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """A layer searched its pairs: tell the observer, if there is one (calibration)."""
-        if self._observer:
-            self._observer(PairsFound(layer, self.index, self.call.streams, pairs))
-
-    def _accepts(self, site: Site) -> bool:
-        if site.refusal:
-            self.meter.decline(site.name, site.refusal)
-        return not site.refusal
+    def _partition(self, number: int, grid: Grid, device: torch.device) -> Partition:
+        settings = self.settings
+        if settings.destination == "top_left":
+            return top_left(grid, settings.stride, device)
+        return drawn(grid, settings.stride, seeded(settings.seed, number, self.epoch), device)

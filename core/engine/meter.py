@@ -14,6 +14,7 @@ class Entry:
     """One module in one forward: tokens in and kept (summed over the batch), multiply-adds dense and done.
 
     pairs: "searched" or "reused", empty for further modules of a block whose pairs are counted already.
+    verb: what became of the tokens that are not kept: "merged" or "pruned".
     """
 
     layer: str
@@ -23,11 +24,15 @@ class Entry:
     macs_dense: int
     macs_done: int
     pairs: str
+    verb: str = "merged"
 
 
 @dataclass
 class LayerReport:
-    """Totals of one layer over a run. kept_by_call: share of its tokens that attention ran on, per call."""
+    """Totals of one layer over a run. kept_by_call: share of its tokens that attention ran on, per call.
+
+    verb: what became of the others, "merged" or "pruned".
+    """
 
     tokens: int = 0
     kept: int = 0
@@ -36,6 +41,7 @@ class LayerReport:
     macs_dense: int = 0
     macs_done: int = 0
     kept_by_call: dict[int, float] = field(default_factory=dict)
+    verb: str = "merged"
 
     def add(self, entry: Entry) -> None:
         """Count one entry."""
@@ -46,6 +52,7 @@ class LayerReport:
         self.macs_dense += entry.macs_dense
         self.macs_done += entry.macs_done
         self.kept_by_call[entry.call] = entry.kept / max(1, entry.tokens)
+        self.verb = entry.verb
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Report:
     """What Skipstone did in one run.
 
     calls: evaluations of the denoiser. served: layers that ran on a token map at least once. declined: reason -> what.
-    macs_dense, macs_done: multiply-adds of the served modules without and with merging, pair search included.
+    macs_dense, macs_done: multiply-adds of the served modules without and with Skipstone, pair search included.
     """
 
     calls: int = 0
@@ -86,7 +93,7 @@ class Report:
 
     @property
     def merged_share(self) -> float:
-        """Share of the served layers' tokens that were merged away, in [0, 1]."""
+        """Share of the served layers' tokens that were merged away or pruned, in [0, 1]."""
         tokens = sum(layer.tokens for layer in self.layers.values())
         return 1 - sum(layer.kept for layer in self.layers.values()) / tokens if tokens else 0.0
 
@@ -129,17 +136,22 @@ class Report:
 
     def _headline(self) -> str:
         if self.idle:
-            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged or skipped"
-        lines = [self._merged()] if self.served else []
+            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged, pruned or skipped"
+        lines = [self._tokens()] if self.served else []
         if self.blocks:
-            share = self.blocks_run / self.blocks
-            lines.append(f"ran {self.blocks_run} of {self.blocks} blocks, {share:.0%}, in {self.calls} calls")
+            lines.append(f"ran {self.blocks_run} of {self.blocks} blocks{self._of_macs()}, {self.calls} calls")
         return "\n".join([*lines, f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"])
 
-    def _merged(self) -> str:
+    def _of_macs(self) -> str:
+        """Nothing where no multiply-adds could be counted."""
+        run, everything = self.block_macs_run, self.block_macs_all
+        return f", {run / everything:.0%} of their multiply-adds" if everything else ""
+
+    def _tokens(self) -> str:
+        how = " and ".join(sorted({layer.verb for layer in self.layers.values()}))
         saved = 1 - self.macs_done / self.macs_dense if self.macs_dense else 0.0
         return (
-            f"merged {self.merged_share:.0%} of the tokens in {self.served} layers, {self.calls} calls\n"
+            f"{how} {self.merged_share:.0%} of the tokens in {self.served} layers, {self.calls} calls\n"
             f"pairs searched {self.searched}x, reused {self.reused}x\n"
             f"saved {saved:.0%} of these layers' attention, {(self.macs_dense - self.macs_done) / 1e9:.1f} GMAC"
         )

@@ -82,6 +82,11 @@ class SkipPart:
         """Memory held by caches, in bytes."""
         return sum(c.nbytes for c in self._caches)
 
+    @property
+    def evaluates(self) -> bool:
+        """False when no block runs in this forward."""
+        return bool((self._row == State.RUN).any())
+
     def _drop(self, blocks: np.ndarray) -> None:
         for i in np.flatnonzero(blocks):
             self._caches[i].drop(self._call.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..blocks.graph import Block
@@ -35,6 +36,12 @@ def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
 def cloned(values: Values) -> Values:
     """Tensors of their own: hosts edit in place."""
     return tuple(None if v is None else v.clone() for v in values)
+
+
+def continued(last: Values, before: Values, ahead: float) -> Values:
+    """A straight line through two values, `ahead` times their distance beyond the last."""
+    pairs = zip(last, before, strict=True)
+    return tuple(None if v is None or w is None else torch.lerp(w, v, 1 + ahead) for v, w in pairs)
 
 
 def as_output(values: Values, kwargs: dict[str, Any]) -> Any:

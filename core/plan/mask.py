@@ -28,7 +28,8 @@ class Mask:
     family: of the model it was made for. blocks: names of its L blocks, in forward order. timesteps: training timestep
     of each call, falling. caching: what is cached, whole outputs or branches. probabilities [T, L]: as learned, or None.
     provenance: how it came to be, for people. signature: kind and depth of each block, by which the mask is recognised
-    in other code bases, where blocks have other names.
+    in other code bases, where blocks have other names. forecast: it was made for cached values that are continued in a
+    straight line from the last two, and runs so.
     """
 
     run: np.ndarray
@@ -39,6 +40,7 @@ class Mask:
     probabilities: np.ndarray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     signature: tuple[str, ...] = ()
+    forecast: bool = False
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises :class:`MaskError`."""
@@ -89,7 +91,7 @@ class Mask:
             tensors["probabilities"] = torch.from_numpy(self.probabilities.astype(np.float32))
         head = {"skipstone_mask": FORMAT_VERSION, "family": self.family, "blocks": list(self.blocks)}
         head |= {"timesteps": list(self.timesteps), "caching": self.caching, "provenance": self.provenance}
-        head |= {"signature": list(self.signature)}
+        head |= {"signature": list(self.signature), "forecast": self.forecast}
         save_file(tensors, str(path), metadata={"mask": json.dumps(head)})
 
     @classmethod
@@ -122,6 +124,7 @@ class Mask:
                 probabilities=None if probabilities is None else probabilities.numpy(),
                 provenance=dict(head.get("provenance") or {}),
                 signature=tuple(map(str, head.get("signature") or ())),
+                forecast=head.get("forecast") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class SkipPlan:
         self.settings, self._graph = settings, graph
         self._passed: tuple[int, int, int] | None = None
         self._mask = _load(settings, graph, family)
+        if self._mask is not None and self._mask.forecast:
+            self.settings = replace(settings, forecast=True)
         self._positions = Positions.of_run(timesteps, train_steps) if timesteps else Positions(train_steps - 1)
         self._everything = np.ones(len(graph), dtype=bool)
         self._run = self._states = self._kept = None

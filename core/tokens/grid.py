@@ -1,7 +1,7 @@
 """The token grid of a layer, and its partition into destinations (one per cell) and sources (all others).
 
 CA-ToMe section III-A: cells of `stride` tokens; the destination is the cell's top-left token, or one drawn at random.
-Rows and columns that fill no whole cell hold sources only.
+DaTo calls it the base token and chooses it per sample. Rows and columns that fill no whole cell hold sources only.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Partition:
-    """src [n_src] and dst [n_dst]: token positions of a grid, disjoint, together all of them, each in ascending order."""
+    """src [n_src] and dst [n_dst]: token positions of a grid, disjoint, together all of them, each in ascending order.
+
+    Where each sample has its own, they are [B, n_src] and [B, n_dst], cell by cell.
+    """
 
     grid: Grid
     src: Tensor
@@ -84,6 +87,41 @@ def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, devic
     cells = _cells(grid, stride)
     offsets = torch.randint(stride[0] * stride[1], cells, generator=generator)
     return _partition(grid, stride, offsets, device)
+
+
+def chosen(grid: Grid, stride: tuple[int, int], offsets: Tensor) -> Partition:
+    """Each sample's own partition. offsets [B, cells]: the destination's place inside each cell, row by row."""
+    cells = cells_of(grid, stride, offsets.device)
+    members = cells.members.expand(len(offsets), -1, -1)
+    at = offsets.unsqueeze(2)
+    others = torch.arange(members.shape[2] - 1, device=offsets.device)
+    src = members.gather(2, others + (others >= at).long()).flatten(1)
+    rest = cells.rest.expand(len(offsets), -1)
+    return Partition(grid, torch.cat([src, rest], 1), members.gather(2, at).squeeze(2), cells.tiles)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """members [cells, sy * sx]: tokens of each whole cell, row by row. rest: tokens outside them. tiles: of :func:`chosen`."""
+
+    members: Tensor
+    rest: Tensor
+    tiles: Tiles
+
+
+@lru_cache(maxsize=64)
+def cells_of(grid: Grid, stride: tuple[int, int], device: torch.device) -> Cells:
+    """The cells of a grid. Raises :class:`Decline` when it holds none."""
+    (sy, sx), (rows, columns) = stride, _cells(grid, stride)
+    position = torch.arange(grid.tokens).view(grid.h, grid.w)
+    whole = position[: rows * sy, : columns * sx].reshape(rows, sy, columns, sx)
+    members = whole.transpose(1, 2).reshape(rows * columns, sy * sx)
+    outside = torch.ones(grid.tokens, dtype=torch.bool)
+    outside[members.flatten()] = False
+    rest, tile = outside.nonzero().flatten(), _tile_of_token(grid, stride, rows, columns)
+    of_cell = tile[members[:, 0]]
+    tiles = _tiles(torch.cat([of_cell.repeat_interleave(sy * sx - 1), tile[rest]]), of_cell, device)
+    return Cells(members.to(device), rest.to(device), tiles)
 
 
 def _cells(grid: Grid, stride: tuple[int, int]) -> tuple[int, int]:

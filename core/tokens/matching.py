@@ -24,7 +24,9 @@ def best_pairs(metric: Tensor, partition: Partition, matching: Literal["dense", 
     A zero token has similarity 0 to everything. Scores are fp32 on the CPU and fp16 or fp32 elsewhere.
     """
     unit = normalised(metric)
-    return _dense(unit, partition) if matching == "dense" else _local(unit, partition)
+    if matching == "local":
+        return _local(unit, partition)
+    return most_similar(taken(unit, partition.src), taken(unit, partition.dst))
 
 
 def normalised(metric: Tensor) -> Tensor:
@@ -35,19 +37,27 @@ def normalised(metric: Tensor) -> Tensor:
     return unit.half() if half else unit
 
 
-def _dense(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
-    src, dst = unit.index_select(1, partition.src), unit.index_select(1, partition.dst)
+def most_similar(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows src [B, n, C], dst [B, m, C] -> (score [B, n], index in dst [B, n]) of each one's most similar row.
+
+    Works in chunks, so that memory grows with n + m alone.
+    """
     rows = max(1, _CHUNK_ELEMENTS // (src.shape[0] * dst.shape[1]))
     across = dst.transpose(1, 2)
     parts = [(chunk @ across).max(dim=-1) for chunk in src.split(rows, dim=1)]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
 
+def taken(x: Tensor, at: Tensor) -> Tensor:
+    """x [B, N, C] at positions [n], or [B, n] where each sample has its own -> [B, n, C]."""
+    return x.index_select(1, at) if at.ndim == 1 else x.gather(1, at.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+
 def _local(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
     tiles, (batch, _, channels) = partition.tiles, unit.shape
     count, depth = tiles.src.shape
-    tiled_src = unit.index_select(1, partition.src[tiles.src.flatten()]).view(batch * count, depth, channels)
-    tiled_dst = unit.index_select(1, partition.dst[tiles.dst.flatten()]).view(batch * count, -1, channels)
+    tiled_src = taken(unit, partition.src[..., tiles.src.flatten()]).view(batch * count, depth, channels)
+    tiled_dst = taken(unit, partition.dst[..., tiles.dst.flatten()]).view(batch * count, -1, channels)
     similarity = (tiled_src @ tiled_dst.transpose(1, 2)).view(batch, count, depth, -1)
     if tiles.dst_bias is not None:
         similarity = similarity + tiles.dst_bias.to(similarity.dtype)
