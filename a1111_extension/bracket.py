@@ -54,7 +54,7 @@ class UNetBracket:
         try:
             self._session.begin_call(self._call(args, kwargs))
         except Decline as reason:
-            self._session.meter.decline("a whole call", str(reason))
+            self._session.decline_call(str(reason))
         except Exception as error:
             self._session.end_call()
             self._broken = True
@@ -62,7 +62,7 @@ class UNetBracket:
             log.exception("Skipstone stopped serving this pass; the image comes dense")
 
     def _after(self, unet: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._session.end_call()
+        self._session.end_call(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         inputs = self._engine.family.inputs(args, kwargs)
@@ -74,4 +74,4 @@ class UNetBracket:
         now = float(timestep.flatten()[0])
         options = kwargs.get("transformer_options") or {}
         streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
-        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step)
+        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent)

@@ -87,7 +87,8 @@ def _blocks_table(report: Report) -> str:
 def _layers_table(report: Report) -> str:
     if not report.layers:
         return ""
-    head = ("layer", "tokens merged", "pairs searched", "pairs reused", "multiply-adds saved")
+    verbs = " or ".join(sorted({layer.verb for layer in report.layers.values()}))
+    head = ("layer", f"tokens {verbs}", "pairs searched", "pairs reused", "multiply-adds saved")
     return _table(head, [(name, *_cells(layer)) for name, layer in report.layers.items()])
 
 

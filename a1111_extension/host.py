@@ -37,8 +37,8 @@ def refusal() -> str:
     return ""
 
 
-def merge_refusal(p: Any) -> str:
-    """Why tokens cannot be merged in the pass that is about to begin; empty when they can. Blocks can be skipped."""
+def attention_refusal(p: Any) -> str:
+    """Why no tokens can be left out in the pass that is about to begin; empty when they can. Blocks can be skipped."""
     if _own_merging(p) > 0:
         return (
             "the host's own token merging is on: set its ratio to 0 in Settings > Optimizations, or leave Skipstone off"

@@ -18,7 +18,7 @@ from ..core.recipe import Recipe
 from .bracket import UNetBracket
 from .history import History, Run
 from .host import checkpoint_of, is_last_step, unet_of
-from .settings import BLOCKS_RUN, MERGED
+from .settings import BLOCKS_RUN, MERGED, PRUNED
 
 log = logging.getLogger("skipstone")
 
@@ -103,11 +103,18 @@ def tell_dense(p: Any, reason: str, what: str = "nothing done") -> None:
 
 
 def _tell_results(p: Any, title: str, recipe: Recipe, report: Report) -> None:
-    """Put the shares of merged tokens and of blocks that ran into the infotext, of each method that was asked for."""
+    """Put the shares of merged or pruned tokens and of blocks that ran into the infotext, as far as they were asked for."""
     if recipe.merge and not recipe.merge.neutral:
-        _tell_share(p, MERGED, title, report.merged_share)
+        _tell_share(p, MERGED, title, _left_out(report, "merged"))
+    if recipe.prune and not recipe.prune.neutral:
+        _tell_share(p, PRUNED, title, _left_out(report, "pruned"))
     if recipe.skip and not recipe.skip.neutral:
         _tell_share(p, BLOCKS_RUN, title, report.blocks_run / max(1, report.blocks))
+
+
+def _left_out(report: Report, verb: str) -> float:
+    layers = [layer for layer in report.layers.values() if layer.verb == verb]
+    return 1 - sum(layer.kept for layer in layers) / sum(layer.tokens for layer in layers) if layers else 0.0
 
 
 def _tell_share(p: Any, key: str, title: str, share: float) -> None:

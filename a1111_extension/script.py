@@ -12,7 +12,7 @@ from ..core.errors import SkipstoneError
 from ..core.recipe import Recipe
 from . import panel, tab, xyz
 from .history import History, headline
-from .host import is_hires, merge_refusal, refusal
+from .host import attention_refusal, is_hires, refusal
 from .lifecycle import Lifecycle, tell_dense
 from .masks import located
 from .settings import HIRES, INFOTEXT, PanelSettings
@@ -72,7 +72,7 @@ class SkipstoneScript(scripts.Script):
             return
         if reason := refusal():
             return tell_dense(p, reason)
-        recipe = _without_merging(recipe, p)
+        recipe = _without_tokens(recipe, p)
         if not recipe.neutral:
             LIFECYCLE.begin(p, recipe, _title(p, kwargs.get("x")))
 
@@ -108,12 +108,13 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | Non
         return None
 
 
-def _without_merging(recipe: Recipe, p: Any) -> Recipe:
-    """The recipe as it is, or without token merging where the host has the attention in hand (which is told once)."""
-    if recipe.merge is None or recipe.merge.neutral or not (reason := merge_refusal(p)):
+def _without_tokens(recipe: Recipe, p: Any) -> Recipe:
+    """The recipe as it is, or without merging and pruning where the host has the attention in hand (which is told once)."""
+    asked = [m for m in (recipe.merge, recipe.prune) if m is not None and not m.neutral]
+    if not asked or not (reason := attention_refusal(p)):
         return recipe
-    tell_dense(p, reason, "no tokens merged")
-    return replace(recipe, merge=None)
+    tell_dense(p, reason, f"no tokens {' or '.join('pruned' if m is recipe.prune else 'merged' for m in asked)}")
+    return replace(recipe, merge=None, prune=None)
 
 
 def _title(p: Any, latent: Any) -> str:

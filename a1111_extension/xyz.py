@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from ..core.checks import integer, number
-from ..core.recipe import BlockSkip, Recipe, TokenMerge
+from ..core.checks import choice, integer, number
+from ..core.presets_dato import DATO
+from ..core.recipe import BlockSkip, Recipe, TokenMerge, preset
+from ..core.recipe_prune import TokenPrune
 from ..core.schedule import CHECKPOINT_PRESETS, parse_checkpoints
-from .settings import PanelSettings
+from .settings import OFF, PanelSettings
 
 _PREFIX = "[Skipstone] "
 _MODULES = ("xyz_grid.py", "scripts.xyz_grid")
@@ -26,17 +28,32 @@ def add_axes() -> None:
 
 def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
     """The panel's settings with this grid cell's values. Raises :class:`RecipeError` for a broken recipe box."""
-    merging, skipping = _cell(p, "threshold", "checkpoints"), _cell(p, "every")
-    if not merging and not skipping:
+    merging, skipping, pruning = _cell(p, "threshold", "checkpoints"), _cell(p, "every"), _cell(p, "dato", "ratio")
+    if not merging and not skipping and not pruning:
         return settings
-    recipe = settings.as_recipe()
-    merge = recipe.merge if settings.enabled else None
-    skip = recipe.skip if settings.enabled else None
+    asked = settings.as_recipe()
+    recipe = asked if settings.enabled else Recipe()
+    merge, skip = recipe.merge, recipe.skip
     if merging:
-        merge = replace(recipe.merge or TokenMerge(), **merging)
+        merge = replace(asked.merge or TokenMerge(), **merging)
     if skipping:
-        skip = replace(recipe.skip if _has_interval(recipe.skip) else BlockSkip(), **skipping)
-    return PanelSettings.of_recipe(Recipe(merge=merge, skip=skip), settings.passes)
+        skip = replace(asked.skip if _has_interval(asked.skip) else BlockSkip(), **skipping)
+    if pruning and not merging and pruning.get("dato") != OFF:
+        merge = None
+    recipe = _with_dato(replace(recipe, merge=None, skip=skip), **pruning)
+    return PanelSettings.of_recipe(replace(recipe, merge=merge), settings.passes)
+
+
+def _with_dato(recipe: Recipe, dato: str | None = None, ratio: float | None = None) -> Recipe:
+    """The recipe with a preset in it, or none, and another ratio of pruning."""
+    prune, skip = recipe.prune, recipe.skip
+    if dato == OFF:
+        prune, skip = None, None if prune and skip and skip.rule == "depths" else skip
+    elif dato is not None:
+        prune, skip = preset(dato).prune, preset(dato).skip
+    if ratio is not None and dato != OFF:
+        prune = replace(prune or TokenPrune(), ratio=ratio)
+    return replace(recipe, prune=prune, skip=skip)
 
 
 def _has_interval(skip: BlockSkip | None) -> TypeGuard[BlockSkip]:
@@ -59,6 +76,8 @@ def _axes(option: Callable[..., Any]) -> list[Any]:
             choices=lambda: list(CHECKPOINT_PRESETS),
         ),
         option(f"{_PREFIX}Block rule every", int, _apply("skipstone_every"), confirm=_confirm_every),
+        option(f"{_PREFIX}DaTo", str, _apply("skipstone_dato"), confirm=_confirm_dato, choices=lambda: [OFF, *DATO]),
+        option(f"{_PREFIX}DaTo ratio", float, _apply("skipstone_ratio"), confirm=_confirm_ratios),
     ]
 
 
@@ -79,3 +98,13 @@ def _confirm_checkpoints(p: Any, values: Sequence[str]) -> None:
 def _confirm_every(p: Any, values: Sequence[int]) -> None:
     for value in values:
         integer("every", value, 1, "1 runs every call in full")
+
+
+def _confirm_dato(p: Any, values: Sequence[str]) -> None:
+    for value in values:
+        choice("dato", value, (OFF, *DATO))
+
+
+def _confirm_ratios(p: Any, values: Sequence[float]) -> None:
+    for value in values:
+        TokenPrune(ratio=value)

@@ -263,14 +263,15 @@ def test_the_tab_writes_a_rule_into_the_recipe_and_sends_it(host: a1111.Host) ->
         host.script(img2img)
     host.fire("on_ui_tabs")
     recipe = host.made["skipstone_tab_recipe"].value
-    text, told = host.made["skipstone_tab_rule"].fire("input", recipe, "deepcache", 4, 1, "", "", True)
+    rest = (0, False, False, "off", 0.4, "", "")
+    text, told = host.made["skipstone_tab_rule"].fire("input", recipe, "deepcache", 4, 1, "", "", True, *rest)
     assert told == "" and Recipe.from_json(text).merge == TokenMerge()
     text, _ = host.made["skipstone_tab_threshold"].fire("input", text, 0.5, "every", "")
     values = host.made["skipstone_send_txt2img"].fire("click", text)[1:]
     panel = replace(PanelSettings(*values), passes=PanelSettings.passes)
     assert (panel.rule, panel.every, panel.branch, panel.last_full, panel.recipe) == ("deepcache", 4, 1, True, "")
     assert panel.as_recipe().methods == Recipe.from_json(text).methods
-    _, told = host.made["skipstone_tab_depths"].fire("input", text, "depths", 3, 0, "<b>", "", False)
+    _, told = host.made["skipstone_tab_depths"].fire("input", text, "depths", 3, 0, "<b>", "", False, *rest)
     assert "&lt;b&gt;" in told
 
 

@@ -15,6 +15,7 @@ from skipstone.a1111_extension.labels import StepRows
 from skipstone.a1111_extension.settings import (
     CHECKPOINTS,
     CUSTOM,
+    DATO_CHOICES,
     LEVELS,
     MERGE_IN,
     PASSES,
@@ -54,6 +55,14 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "depths",
         "mask",
         "last_full",
+        "memory_budget",
+        "offload",
+        "forecast",
+        "dato",
+        "ratio",
+        "ratios",
+        "dato_depths",
+        "recover_from",
     ]
 
 
@@ -69,7 +78,8 @@ def test_the_choices_that_the_panel_offers_are_taken(host: a1111.Host) -> None:
     for component, name in zip(host.script().components, fields(PanelSettings), strict=True):
         for choice in component.choices or ():
             if choice != CUSTOM:
-                PanelSettings(**{"depths": "1 0", "mask": "some", name.name: choice}).as_recipe()
+                given = {"threshold": 1.0, "depths": "1 0", "mask": "some", name.name: choice}
+                PanelSettings(**given).as_recipe()
 
 
 def test_a_shorter_argument_list_keeps_the_defaults() -> None:
@@ -85,10 +95,20 @@ def test_settings_refuse_what_no_recipe_can_say() -> None:
 
 # -- infotext --
 
+
+def runs(panel: PanelSettings) -> bool:
+    """Is it free of contradictions, such as merging and pruning of the same tokens?"""
+    try:
+        panel.as_recipe()
+    except SkipstoneError:
+        return False
+    return True
+
+
 PANELS = st.builds(
     PanelSettings,
     enabled=st.just(True),
-    threshold=st.integers(-100, 100).map(lambda n: n / 100),
+    threshold=st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
     checkpoints=st.sampled_from(CHECKPOINTS),
     custom=st.lists(st.integers(0, 50), min_size=1).map(lambda calls: ", ".join(map(str, calls))),
     passes=st.sampled_from(PASSES),
@@ -107,7 +127,15 @@ PANELS = st.builds(
     depths=st.sampled_from(["0", "12, 1, 1, 0", "1 0"]),
     mask=st.sampled_from(["a.safetensors", "sub/b, c.safetensors"]),
     last_full=st.booleans(),
-)
+    memory_budget=st.sampled_from([0.0, 64, 0.5]),
+    offload=st.booleans(),
+    forecast=st.booleans(),
+    dato=st.sampled_from(DATO_CHOICES),
+    ratio=st.integers(0, 75).map(lambda n: n / 100),
+    ratios=st.sampled_from(["", "0.4, 0.25 0", "0.123456789"]),
+    dato_depths=st.sampled_from(["", "12, 1, 1, 0"]),
+    recover_from=st.sampled_from(["base", "kept"]),
+).filter(runs)
 
 
 @given(PANELS)
@@ -132,7 +160,7 @@ def test_infotext_holds_only_what_is_not_default() -> None:
 def test_a_dense_picture_pasted_switches_the_panel_off_and_leaves_the_rest(host: a1111.Host) -> None:
     script = host.script()
     params = a1111.parse_infotext("Steps: 20, Sampler: Euler, Version: 1.10.1")
-    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 19
+    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 27
 
 
 def test_both_tabs_name_their_fields_alike_for_send_to_img2img(host: a1111.Host) -> None:

@@ -12,6 +12,7 @@ from doubles.a1111_jobs import LAYERS, ON, args_of, dense, fresh, runs
 from skipstone.a1111_extension.settings import (
     BOTH,
     CUSTOM,
+    OFF,
     SKIP_FIELDS,
     PanelSettings,
 )
@@ -78,15 +79,20 @@ def test_any_recipe_can_be_sent_to_the_panel(host: a1111.Host, tab: dict[str, a1
 
 def test_presets_fill_the_tabs_controls(tab: dict[str, a1111.Component]) -> None:
     for choice in tab["skipstone_tab_preset"].choices:
-        text, threshold, checkpoints, custom, *skip = tab["skipstone_tab_preset"].fire("input", choice)
-        merge = Recipe.from_json(text).merge
-        assert merge is not None and (threshold, checkpoints, custom) == (merge.threshold, merge.checkpoints, "")
-        assert skip == [getattr(PanelSettings, name) for name in SKIP_FIELDS] and Recipe.from_json(text).skip is None
+        text, threshold, checkpoints, custom, *rest = tab["skipstone_tab_preset"].fire("input", choice)
+        recipe = Recipe.from_json(text)
+        skip, dato = rest[: len(SKIP_FIELDS)], rest[len(SKIP_FIELDS) :]
+        assert skip == [getattr(PanelSettings, name) for name in SKIP_FIELDS]
+        if choice.startswith("dato"):
+            assert threshold == 1.0 and dato[0] != OFF and recipe == preset(choice.split(":")[0])
+        else:
+            assert recipe.merge is not None and recipe.skip is None and dato[0] == OFF
+            assert (threshold, checkpoints, custom) == (recipe.merge.threshold, recipe.merge.checkpoints, "")
 
 
 def test_a_broken_recipe_is_told_and_changes_nothing(tab: dict[str, a1111.Component]) -> None:
     told, *values = tab["skipstone_send_txt2img"].fire("click", "{")
-    assert "recipe is not JSON" in told and values == [{"__type__": "update"}] * 20
+    assert "recipe is not JSON" in told and values == [{"__type__": "update"}] * 28
     value, told = tab["skipstone_tab_custom"].fire("input", preset("ca_tome").to_json(), 0.7, CUSTOM, "<b>")
     assert value == {"__type__": "update"} and "&lt;b&gt;" in told
 
@@ -97,9 +103,9 @@ def test_a_broken_recipe_is_told_and_changes_nothing(tab: dict[str, a1111.Compon
 def test_axes_are_added_once_and_set_the_job_not_the_options(host: a1111.Host, job: a1111.Job) -> None:
     host.fire("on_before_ui")
     host.fire("on_before_ui")
-    names = ["Threshold", "Checkpoints", "Block rule every"]
+    names = ["Threshold", "Checkpoints", "Block rule every", "DaTo", "DaTo ratio"]
     assert [axis.label for axis in host.xyz.axis_options] == [f"[Skipstone] {name}" for name in names]
-    threshold, checkpoints, _ = host.xyz.axis_options
+    threshold, checkpoints, *_ = host.xyz.axis_options
     threshold.apply(job, 0.25, [0.25])
     checkpoints.apply(job, "0 8 20", ["0 8 20"])
     host.process_images(host.script(), job, False)
@@ -129,10 +135,13 @@ def test_an_axis_changes_the_recipe_box_too(host: a1111.Host, job: a1111.Job) ->
 
 def test_wrong_axis_values_are_refused_before_the_grid_begins(host: a1111.Host, job: a1111.Job) -> None:
     host.fire("on_before_ui")
-    threshold, checkpoints, every = host.xyz.axis_options
+    threshold, checkpoints, every, dato, ratio = host.xyz.axis_options
     threshold.confirm(job, [0.5, 1.0])
     checkpoints.confirm(job, ["every", "0 8"])
     every.confirm(job, [1, 3])
-    for axis, bad in ((threshold, [0.5, 2.0]), (checkpoints, ["soon"]), (every, [2, 0])):
-        with pytest.raises(ValueError, match=r"outside|cannot be read|whole number"):
+    dato.confirm(job, dato.choices())
+    ratio.confirm(job, [0.0, 0.75])
+    wrong = ((threshold, [0.5, 2.0]), (checkpoints, ["soon"]), (every, [2, 0]), (dato, ["custom"]), (ratio, [0.4, 0.8]))
+    for axis, bad in wrong:
+        with pytest.raises(ValueError, match=r"outside|cannot be read|whole number|not one of"):
             axis.confirm(job, bad)

@@ -86,6 +86,17 @@ def test_an_unplanned_run_makes_up_for_rows_that_it_steps_over(unet: tiny.Case) 
     assert ran == [True, False, True, False, False] and not again
 
 
+def test_an_unplanned_run_of_a_depth_list_takes_nearest_rows_and_the_full_calls_that_it_passes(unet: tiny.Case) -> None:
+    graph, family = graph_and_family(unet)
+    codes = tuple(12 if k in (14, 24, 36, 46) else k % 2 for k in range(1, 51))
+    plan = SkipPlan(BlockSkip(rule="depths", depths=codes), graph, family, None)  # type: ignore[arg-type]
+    rows = [plan.row(k, t)[0] == 2 for k, t in enumerate(evenly(20))]
+    full = [k for k, row in enumerate(rows) if row.all()]
+    assert full == [0, 6, 9, 14, 18], "each at the first call at or after its place"
+    repeated = sum(not row.any() for row in rows)
+    assert 5 <= repeated <= 10, "half of the other rows are zeros"
+
+
 def test_forwards_of_one_unplanned_call_see_the_same_row(unet: tiny.Case) -> None:
     graph, family = graph_and_family(unet)
     run = np.zeros((20, len(graph.masked)), dtype=bool)  # type: ignore[attr-defined]

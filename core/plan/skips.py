@@ -109,12 +109,16 @@ class SkipPlan:
         return run
 
     def _unplanned(self, index: int, timestep: float) -> np.ndarray:
-        """The row of a call that nobody announced. What a list runs between two calls runs at the later one."""
-        if self._mask is None and self.settings.rule != "depths":
+        """The row of a call that nobody announced. What a mask runs between two calls runs at the later one, and so does a
+        list's full call."""
+        if self._mask is not None:
+            now = nearest(self._mask.timesteps, timestep)
+            return np.asarray(crossed(self._mask.run, self._from(index, now), now).any(axis=0))
+        if self.settings.rule != "depths":
             return self._by_rule(index)
-        rows = self._depth_rows() if self._mask is None else self._mask.run
-        now = self._depth_index(timestep) if self._mask is None else nearest(self._mask.timesteps, timestep)
-        return np.asarray(crossed(rows, self._from(index, now), now).any(axis=0))
+        rows, now = self._depth_rows(), self._depth_index(timestep)
+        passed = crossed(rows, self._from(index, now), now)
+        return passed[passed.all(axis=1).argmax()] if passed.all(axis=1).any() else rows[now]
 
     def _from(self, index: int, now: int) -> int:
         """The row of the call before this one; asked again in the same call (split batches), the same."""

@@ -52,6 +52,7 @@ def args_of(**values: Any) -> tuple[Any, ...]:
 
 RULE = args_of(threshold=1, rule="deepcache", every=2)
 BOTH = args_of(threshold=0.5, rule="deepcache", every=2)
+DATO = args_of(threshold=1, dato="dato_coco")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,34 @@ def test_a_block_rule(webui: WebUI, never_installed: dict[str, list[bytes]], nam
     assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
     assert webui.generate(request, *RULE).pngs == on.pngs
     assert webui.generate(request, False).pngs == never_installed[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["Euler a", "DPM++ SDE", "Heun", "PLMS", "hires", "batch of 2", "unequal prompts", "img2img"]
+)
+def test_dato(webui: WebUI, never_installed: dict[str, list[bytes]], name: str) -> None:
+    request = REQUESTS[name]
+    on = webui.generate(request, *DATO)
+    pruned, ran = merged(on.infotext, "pruned"), blocks_run(on.infotext)
+    assert len(pruned) == len(ran) == (2 if name == "hires" else 1)
+    assert all(35 <= share <= 40 for share in pruned) and all(share < 100 for share in ran)
+    assert merged(on.infotext) == [] and "Skipstone dato: dato_coco" in on.infotext
+    assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
+    assert webui.generate(request, *DATO).pngs == on.pngs
+    assert webui.generate(request, False).pngs == never_installed[name]
+
+
+def test_dato_with_conds_in_calls_of_their_own(webui: WebUI) -> None:
+    together = webui.generate(REQUESTS["DDIM"], *DATO)
+    with webui.options(batch_cond_uncond=False):
+        apart = webui.generate(REQUESTS["DDIM"], *DATO)
+    assert merged(apart.infotext, "pruned") == merged(together.infotext, "pruned")
+    assert blocks_run(apart.infotext) == blocks_run(together.infotext)
+
+
+def test_merging_what_dato_prunes_is_told(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+    assert webui.generate(REQUESTS["DDIM"], *args_of(dato="dato_coco")).pngs == never_installed["DDIM"]
+    assert "Skipstone: nothing done. threshold=0.7 merges tokens and dato='dato_coco' prunes the same" in webui.log()
 
 
 def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
@@ -176,15 +205,16 @@ def test_an_exception_in_the_unet(webui: WebUI, never_installed: dict[str, list[
     assert min(merged(webui.generate(REQUESTS["Euler a"], *ON).infotext)) > 0
 
 
-def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
+@pytest.mark.parametrize(("args", "key"), [(BOTH, "merged"), (DATO, "pruned")], ids=["merge and skip", "dato"])
+def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]], args: tuple[Any, ...], key: str) -> None:
     done: list[Any] = []
-    job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *BOTH)))
+    job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *args)))
     job.start()
-    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 3:
+    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 20:
         time.sleep(0.2)
     webui.post("/sdapi/v1/interrupt", {})
     job.join()
-    assert min(merged(done[0].infotext)) > 0 and blocks_run(done[0].infotext)[0] < 100
+    assert min(merged(done[0].infotext, key)) > 0 and blocks_run(done[0].infotext)[0] < 100
     assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
 
 
@@ -194,12 +224,21 @@ def test_a_bad_value_is_told_and_the_picture_dense(webui: WebUI, never_installed
 
 
 def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:
-    rule = {"rule": "depths", "depths": "0, 12, 1, 1", "last_full": True}
+    rule = {"rule": "depths", "depths": "0, 12, 1, 1", "last_full": True, "forecast": True, "memory_budget": 64}
     args = args_of(threshold=0.4, checkpoints="custom", custom="0, 20, 40", matching="local", **rule)
     first = webui.generate(REQUESTS["DDIM"], *args)
     assert "Skipstone checkpoints: 0 20 40" in first.infotext and "Skipstone matching: local" in first.infotext
     assert 'Skipstone depths: "0, 12, 1, 1", Skipstone last full: True' in first.infotext
+    assert "Skipstone memory budget: 64, Skipstone forecast: True" in first.infotext
     assert webui.generate({"infotext": first.infotext}).pngs == first.pngs
+
+
+def test_infotext_of_dato_makes_the_same_picture_again(webui: WebUI) -> None:
+    own = {"dato_depths": "12, 1, 1, 0", "ratios": "0.5, 0.25, 0", "recover_from": "kept"}
+    for values in ({"dato": "dato_c", "ratio": 0.3}, {"dato": "custom", **own}):
+        first = webui.generate(REQUESTS["DDIM"], *args_of(threshold=1, **values))
+        assert f"Skipstone dato: {values['dato']}" in first.infotext and merged(first.infotext, "pruned")[0] > 0
+        assert webui.generate({"infotext": first.infotext}).pngs == first.pngs
 
 
 @pytest.mark.parametrize("option", [{"token_merging_ratio": 0.5}, {"hypertile_enable_unet": True}], ids=str)
@@ -219,16 +258,19 @@ def test_a_refiner(webui: WebUI) -> None:
     dense = webui.generate(refined)
     infotext = webui.generate(refined, *BOTH).infotext
     assert len(merged(infotext)) == len(blocks_run(infotext)) == 2
+    assert len(merged(webui.generate(refined, *DATO).infotext, "pruned")) == 2
     assert webui.generate(refined).pngs == dense.pngs
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "args"), [("Threshold", "0.5, 1", ON), ("Block rule every", "2, 1", RULE)], ids=["merge", "skip"]
+    ("name", "values", "args"),
+    [("Threshold", "0.5, 1", ON), ("Block rule every", "2, 1", RULE), ("DaTo", "dato_coco, off", DATO)],
+    ids=["merge", "skip", "dato"],
 )
 def test_an_xyz_grid(webui: WebUI, name: str, values: str, args: tuple[Any, ...]) -> None:
     (grid,) = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
     axes = next(arg["choices"] for arg in grid["args"] if arg["label"] == "X type")
-    axis = [axes.index(f"[Skipstone] {name}"), values, []]
+    axis = [axes.index(f"[Skipstone] {name}"), values, values.split(", ")]
     no_axes, lone_images = [0, "", []] * 2, [False, True, False, False, False, False, False, 0, False]
     pictures = webui.generate(BASE, script_name="x/y/z plot", script_args=[*axis, *no_axes, *lone_images])
     served, dense = webui.generate(BASE, *args), webui.generate(BASE)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from skipstone.a1111_extension.bracket import UNetBracket
 from skipstone.core.blocks import recognise
 from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
+from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, TokenPrune
 
 STEPS = (999.0, 749.5, 499.5, 249.5, 0.0)
 MERGE = TokenMerge(threshold=0.0, bucket=1, checkpoints=(0, 25))
@@ -143,6 +143,42 @@ def test_the_web_uis_bracket_merges_and_skips(case: tiny.Case) -> None:
     report = bracket.end()
     assert not torch.equal(on, off) and torch.equal(case.sample(STEPS), off)
     assert report.served > 0 and 0 < report.blocks_reused < report.blocks_run and report.notes == []
+
+
+def test_dato_in_the_web_uis_bracket(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    by = {}
+    for base in ("dynamics", "random"):
+        recipe = Recipe(prune=TokenPrune(base=base), skip=BlockSkip(rule="depths", depths=(12, 12, 1, 0)))
+        bracket = UNetBracket(case.model, recipe)
+        bracket.rows.new_step(1)
+        by[base] = case.sample(STEPS), bracket.end()
+    report = by["dynamics"][1]
+    assert not torch.equal(by["dynamics"][0], off) and torch.equal(case.sample(STEPS), off)
+    assert not torch.equal(by["dynamics"][0], by["random"][0]), "the raw output did not reach the pruning"
+    assert report.served > 0 and 0.35 < report.merged_share <= 0.4 and report.notes == []
+    assert 3 * report.blocks < 5 * report.blocks_run < 4 * report.blocks
+
+
+def test_pruning_nothing_is_exact(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    with accelerate(case.model, TokenPrune(ratio=1e-9)) as handle:
+        assert torch.equal(case.sample(STEPS), off)
+    assert handle.report().served > 0 and handle.report().merged_share == 0
+
+
+def test_single_transformer_blocks_can_be_skipped(case: tiny.Case) -> None:
+    off = case.sample(STEPS)
+    transformers = sum(type(m).__name__ == "BasicTransformerBlock" for m in case.model.modules())
+    pictures, reports = [], []
+    for split in (False, True):
+        with accelerate(case.model, BlockSkip(every=2, split=split)) as handle:
+            pictures.append(case.sample(STEPS))
+        reports.append(handle.report())
+    assert torch.equal(*pictures) and not torch.equal(pictures[0], off)
+    whole = sum(type(m).__name__ == "SpatialTransformer" for m in case.model.modules())
+    assert reports[1].blocks - reports[0].blocks >= len(STEPS) * (transformers - whole)
+    assert torch.equal(case.sample(STEPS), off)
 
 
 def test_a_rule_that_runs_every_call_in_full_is_exact(case: tiny.Case) -> None:

@@ -1,0 +1,134 @@
+"""DaTo in the A1111 panel and tab, and the axes of its X/Y/Z plot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from doubles import a1111
+from doubles.a1111_jobs import args_of, dense, fresh
+
+from skipstone.a1111_extension.settings import BOTH, CUSTOM, MERGED, OFF, PanelSettings
+from skipstone.core.presets_dato import DATO
+from skipstone.core.recipe import Recipe, TokenPrune, preset
+
+pytest_plugins = ["doubles.a1111_fixtures"]
+
+COCO: dict[str, Any] = {"threshold": 1.0, "dato": "dato_coco"}
+REST = ("", 0.0, False, False)
+"""What stands between the block rule and DaTo in the tab: no mask file, and block options at their defaults."""
+
+
+# -- settings --
+
+
+@pytest.mark.parametrize("name", list(DATO))
+@pytest.mark.parametrize(
+    "change", [{}, {"ratio": 0.25}, {"ratio": (0.5, 0.25, 0.0)}, {"recover_from": "base"}], ids=str
+)
+def test_any_dato_recipe_is_said_by_the_panel(name: str, change: dict[str, Any]) -> None:
+    recipe = preset(name)
+    assert recipe.prune is not None
+    recipe = replace(recipe, prune=replace(recipe.prune, **change))
+    panel = PanelSettings.of_recipe(recipe)
+    assert panel.as_recipe().prune == recipe.prune and panel.as_recipe().skip == recipe.skip
+    assert bool(panel.recipe) == (name == "dato_reference")
+    assert panel.recipe or (panel.dato == CUSTOM) == isinstance(recipe.prune.ratio, tuple)
+
+
+def test_window_level_and_matching_are_those_of_the_panel() -> None:
+    recipe = PanelSettings(**COCO, start=0.2, end=0.8, matching="local", max_downsample="2").as_recipe()
+    prune, skip = recipe.prune, recipe.skip
+    assert prune is not None and skip is not None
+    assert (prune.start, prune.end, prune.matching, prune.max_downsample) == (0.2, 0.8, "local", 2)
+    assert (skip.start, skip.end) == (0.2, 0.8)
+    assert PanelSettings.of_recipe(recipe).recipe == PanelSettings.of_recipe(replace(recipe, merge=None)).recipe == ""
+
+
+# -- panel, tab and axes --
+
+
+def field(script: Any, name: str) -> a1111.Component:
+    return script.components[list(PanelSettings.__dataclass_fields__).index(name)]
+
+
+def test_choosing_dato_in_the_panel_makes_way_for_it(host: a1111.Host) -> None:
+    dato = field(host.script(), "dato")
+    assert dato.fire("input", "dato_b", 0.7, "deepcache") == [1.0, OFF]
+    assert dato.fire("input", CUSTOM, 0.7, "deepcache") == [1.0, "deepcache"]
+    assert dato.fire("input", OFF, 0.7, "deepcache") == [0.7, "deepcache"]
+
+
+def test_the_panel_says_at_once_what_cannot_run(host: a1111.Host) -> None:
+    script = host.script()
+    for name in ("threshold", "rule", "dato", "recipe", "ratio", "ratios", "dato_depths", "depths", "mask"):
+        told = field(script, name)
+        assert told.fire("change", *args_of(**COCO)) == ""
+        assert "set Threshold to 1" in told.fire("change", *args_of(dato="dato_coco"))
+        assert "all of its parts are off" in told.fire("change", *args_of(threshold=1.0))
+        assert "&lt;b&gt;" in told.fire("change", *args_of(rule="depths", depths="<b>"))
+
+
+@pytest.fixture
+def tab(host: a1111.Host) -> dict[str, a1111.Component]:
+    for img2img in (False, True):
+        host.script(img2img)
+    host.fire("on_ui_tabs")
+    return host.made
+
+
+def test_choosing_dato_in_the_tab_writes_it_and_makes_way(tab: dict[str, a1111.Component]) -> None:
+    rule = ("deepcache", 3, 0, "", *REST[:1], False, *REST[1:])
+    text, told, threshold, ruled = tab["skipstone_tab_dato"].fire(
+        "input", preset("ca_tome").to_json(), 0.7, "config_3", "", *rule, "dato_b", 0.3, "", ""
+    )
+    recipe = Recipe.from_json(text)
+    assert (told, threshold, ruled) == ("", 1.0, OFF)
+    assert recipe.prune == TokenPrune(ratio=0.3) and recipe.skip == preset("dato_b").skip
+    assert recipe.merge is None and recipe.name == ""
+    told, *values = tab["skipstone_send_txt2img"].fire("click", text)
+    values[4] = BOTH
+    sent = PanelSettings.of_args(values)
+    assert (sent.dato, sent.ratio, sent.recipe) == ("dato_b", 0.3, "")
+    _, told = tab["skipstone_tab_threshold"].fire("input", text, 0.5, "config_3", "")
+    assert "token_merge and token_prune both act on attn1" in told
+
+
+def test_the_tabs_other_controls_leave_dato_as_it_is(tab: dict[str, a1111.Component]) -> None:
+    released = preset("dato_reference")
+    released = replace(released, skip=replace(released.skip, split=True, end=0.5))  # type: ignore[type-var]
+    values = ("off", 3, 0, "", *REST[:1], False, 64.0, *REST[2:], "dato_coco", 0.2, "", "")
+    text, told = tab["skipstone_tab_memory_budget"].fire("input", released.to_json(), *values)
+    recipe = Recipe.from_json(text)
+    assert told == "" and recipe.prune == replace(released.prune, ratio=0.2)  # type: ignore[type-var]
+    assert recipe.skip == replace(released.skip, memory_budget=64.0)  # type: ignore[type-var]
+
+
+def axes(host: a1111.Host) -> dict[str, Any]:
+    host.fire("on_before_ui")
+    return {axis.label.removeprefix("[Skipstone] "): axis for axis in host.xyz.axis_options}
+
+
+@pytest.mark.parametrize("panel", [(False,), (True,), args_of(recipe=preset("balanced").to_json())], ids=str)
+def test_an_axis_over_presets(host: a1111.Host, job: a1111.Job, panel: tuple[Any, ...]) -> None:
+    direct = host.process_images(host.script(), fresh(job), *args_of(**{**COCO, "dato": "dato_c"}))
+    off = host.process_images(host.script(), fresh(job), *panel)
+    for value, picture in (("dato_c", direct), ("off", off)):
+        cell = fresh(job)
+        axes(host)["DaTo"].apply(cell, value, [])
+        assert torch.equal(host.process_images(host.script(), cell, *panel), picture)
+        assert cell.comments == {}
+
+
+def test_an_axis_over_ratios(host: a1111.Host, job: a1111.Job) -> None:
+    for ratio, dato, panel in ((0.25, None, (True,)), (0.5, None, args_of(**COCO)), (0.5, "off", args_of(**COCO))):
+        cell = fresh(job)
+        axes(host)["DaTo ratio"].apply(cell, ratio, [])
+        if dato:
+            axes(host)["DaTo"].apply(cell, dato, [])
+        x = host.process_images(host.script(), cell, *panel)
+        told = cell.extra_generation_params
+        assert told.get("Skipstone ratio") == (None if dato else f"{ratio:g}") and MERGED not in told
+        assert torch.equal(x, dense(host, job)) == bool(dato)
