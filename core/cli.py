@@ -33,8 +33,29 @@ COMMANDS: dict[str, Command] = {
     "bench tokens": Command(
         "time token merging beside its peers", ".evaluate.bench_tokens", "TokenBench", "run_token_bench", True
     ),
+    "bench skips": Command(
+        "time block skipping on a whole U-Net beside DeepCache",
+        ".evaluate.bench_skips",
+        "SkipBench",
+        "run_skip_bench",
+        True,
+    ),
+    "bench fidelity": Command(
+        "compare pictures at equal multiply-adds",
+        ".evaluate.bench_fidelity",
+        "FidelityBench",
+        "run_fidelity_bench",
+        True,
+    ),
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".calibrate.pairs", "CalibratePairs", "calibrate_pairs"
+    ),
+    "search plot": Command("show a search's figures again", ".calibrate.search.command", "PlotSearch", "plot_search"),
+    "search": Command(
+        "search schedules for your model, write recipes", ".calibrate.search.command", "Search", "run_search", True
+    ),
+    "train-mask": Command(
+        "learn on your model which blocks run when", ".calibrate.masks.command", "TrainMask", "train_mask"
     ),
     "blocks": Command("print the blocks of a model", ".mask_files", "Blocks", "show_blocks"),
     "mask make": Command("write a mask by a rule", ".mask_files", "MakeMask", "make_mask"),

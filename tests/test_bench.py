@@ -173,7 +173,7 @@ def test_savings_compare_with_the_best_peer_in_calls_of_that_kind() -> None:
 
 def test_the_documentation_has_a_place_for_the_tables() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    begin, end = bench_tables.MARKERS
+    begin, end = bench_tables.TOKENS.markers
     assert text.count(begin) == 1 and text.index(begin) < text.index(end)
 
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_measured_is_refused(options, line: str) -> None:
 def test_files_that_are_no_figures_and_pages_without_markers_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text("{}")
-    with pytest.raises(RecipeError, match="no bench figures"):
+    with pytest.raises(RecipeError, match="no figures of 'bench tokens'"):
         run_token_bench(TokenBench(load=file))
     with pytest.raises(RecipeError, match="has no lines"):
         run_token_bench(TokenBench(markdown=file))

@@ -85,7 +85,7 @@ def measure(
     """Run the prompts with pairs searched at every call. Returns the drift and the runs' timesteps."""
     meter = DriftMeter()
     every = dataclasses.replace(merge, checkpoints="every", bucket=1, start=0.0, end=1.0)
-    prompts = options.prompts or _default_prompts(pipe)
+    prompts = options.prompts or default_prompts(pipe)
     with accelerate(pipe, every, observer=meter) as handle:
         for number, prompt in enumerate(prompts):
             say(f"run {number + 1} of {len(prompts)}: {prompt}")
@@ -112,8 +112,9 @@ def _settings(options: CalibratePairs) -> TokenMerge:
     return dataclasses.replace(merge, index_base=0)
 
 
-def _default_prompts(pipe: Any) -> tuple[str, ...]:
-    if type(pipe).__name__ == "DemoPipeline":
+def default_prompts(pipe: Any) -> tuple[str, ...]:
+    """The classes of the shipped models; two prompts for others."""
+    if type(pipe).__name__ in ("DemoPipeline", "DemoDiTPipeline"):
         from ..demo.pictures import CLASSES
 
         return tuple(CLASSES)

@@ -1,29 +1,15 @@
-"""The figures of `skipstone bench tokens` as tables: for the console, and for a marked section of a Markdown page."""
+"""The figures of `skipstone bench tokens` as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from .figures import Bench, Figures, Table
 
-MARKERS = "<!-- bench tokens -->", "<!-- end of bench tokens -->"
 OURS = "Skipstone"
-MIN_WIDTH = 100
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of ready text."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def tables(result: dict[str, Any]) -> list[Table]:
+def tables(result: Figures) -> list[Table]:
     """All tables of a bench's figures."""
     found = [block_table(block) for block in result["blocks"]]
     found += [unet_table(unet) for unet in result["end_to_end"]]
@@ -83,61 +69,4 @@ def wrapper_table(wrapper: dict[str, Any]) -> Table:
     return Table(f"the wrapper's own cost on {wrapper['sites']} transformer blocks", ("what", "cost"), rows)
 
 
-def conditions(result: dict[str, Any]) -> list[str]:
-    """What the figures must be read with, in lines."""
-    m = result["machine"]
-    lines = [
-        f"{m['cpu']}, {m['threads']} of {m['cores']} threads, torch {m['torch']}, Python {m['python']}, {m['date']}, "
-        f"load before {', '.join(map(str, m['load']))}"
-    ]
-    if result["command"]:
-        lines.append(f"command: {result['command']}")
-    return lines + [f"not installed, hence not measured: {name}" for name in result["absent"]]
-
-
-def show(result: dict[str, Any], write: Callable[..., Any] | None = None) -> None:
-    """Print all tables with rich. `write`: what prints, a console's own by default."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console()
-    write = write or Console(width=max(console.width, MIN_WIDTH)).print
-    for table in tables(result):
-        drawn = RichTable(title=table.title, title_justify="left")
-        for i, name in enumerate(table.header):
-            drawn.add_column(name, justify="left" if i == 0 else "right")
-        for row in table.rows:
-            drawn.add_row(*row)
-        write(drawn)
-    for line in conditions(result):
-        write(line)
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """All tables as Markdown."""
-    parts = ["\n".join(f"{line}  " for line in conditions(result))]
-    for table in tables(result):
-        lines = [f"**{table.title}**", "", _line(table.header), _line("---" for _ in table.header)]
-        parts.append("\n".join([*lines, *map(_line, table.rows)]))
-    return "\n\n".join(parts)
-
-
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def replace_section(path: Path, result: dict[str, Any]) -> None:
-    """Put the tables between the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
-    begin, end = MARKERS
-    head, tail = around_section(path)
-    path.write_text(f"{head}{begin}\n\n{markdown(result)}\n\n{end}{tail}", encoding="utf-8")
-
-
-def around_section(path: Path) -> tuple[str, str]:
-    """What stands before and after the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
-    begin, end = MARKERS
-    head, found, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-        raise RecipeError(f"{str(path)!r} has no lines {begin!r} and {end!r}: add them where the tables go")
-    return head, tail
+TOKENS = Bench("tokens", ("blocks", "wrapper", "end_to_end"), tables)

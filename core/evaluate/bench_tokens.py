@@ -6,7 +6,6 @@ ready beforehand. Random weights give no meaningful similarities, so the merged 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
-from . import bench_tables
+from .bench_tables import TOKENS
 from .bench_unet import end_to_end
+from .figures import Figures, Progress, publish
 from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
 from .timing import Timing, interleave, machine, threads
 from .variants import Variant, absent_peers, check, dense, variants
@@ -25,8 +25,6 @@ from .wrapper import wrapper_costs
 
 MOST_MERGED = 0.75
 """With cells of 2 x 2 a quarter of the tokens are destinations."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,35 +58,23 @@ class TokenBench:
             raise RecipeError(f"fractions {list(self.fractions)} must lie in (0, {MOST_MERGED}], for instance 0.5")
         if len(self.runs) not in (1, len(self.sizes)) or min((*self.runs, self.end_to_end_runs, self.threads)) < 1:
             raise RecipeError(f"runs {list(self.runs)} must be one number from 1 on, or one for each of the sizes")
-        if self.markdown:
-            bench_tables.around_section(self.markdown)
 
 
-def run_token_bench(options: TokenBench, say: Progress = print, command: str = "") -> dict[str, Any]:
+def run_token_bench(options: TokenBench, say: Progress = print, command: str = "") -> Figures:
     """Measure, or load, then show, save and document. Returns what the JSON file holds.
 
     Raises :class:`SkipstoneError` for options, files or packages that stand in the way.
     """
     options.check()
-    if options.load:
-        result = _loaded(options.load)
-    else:
-        with threads(options.threads), torch.no_grad():
-            result = measure(options, say, command)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        say(f"wrote {options.out}")
-    bench_tables.show(result)
-    if options.markdown:
-        bench_tables.replace_section(options.markdown, result)
-    return result
+    with threads(options.threads), torch.no_grad():
+        return publish(TOKENS, options, lambda: measure(options, say, command), say)
 
 
-def measure(options: TokenBench, say: Progress, command: str = "") -> dict[str, Any]:
+def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
     """All figures of one bench, as plain values. torch's thread count is the caller's."""
     block = new_block()
     each = options.runs * len(options.sizes) if len(options.runs) == 1 else options.runs
-    result: dict[str, Any] = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
+    result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
     for size, runs in zip(options.sizes, each, strict=True):
         result["blocks"] += measure_size(block, size, options.fractions, runs, say)
     result["wrapper"] = wrapper_costs()
@@ -146,13 +132,3 @@ def _rows(
             row["merging_ms"] = (merging.minimum - bare.minimum) * 1e3
         rows.append(row)
     return rows
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return {key: result[key] for key in ("command", "machine", "absent", "blocks", "wrapper", "end_to_end")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(
-            f"{str(path)!r} holds no bench figures ({error}): give a file that this bench wrote"
-        ) from None

@@ -1,4 +1,4 @@
-"""The end-to-end rows of `skipstone bench tokens`: a whole SD1.5 U-Net of full size with random weights."""
+"""A whole SD1.5 U-Net of full size with random weights, and the end-to-end rows of `skipstone bench tokens`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,29 @@ _CALLS: dict[str, str | tuple[int, ...]] = {
 }
 
 
+class UNetInputs:
+    """What a U-Net is given: latents [B, C, side, side] and one context [B, 77, D], drawn by generators of our own."""
+
+    def __init__(self, unet: Any, batch: int, size: int) -> None:
+        """size: side of the pictures in pixels. All is on the U-Net's device, in its dtype."""
+        self._like = next(unet.parameters())
+        self._shape = (batch, unet.config.in_channels, size // LATENT_FACTOR, size // LATENT_FACTOR)
+        self.context = self._normal((batch, CONTEXT_TOKENS, unet.config.cross_attention_dim), seed=1)
+
+    def latent(self, seed: int = 0) -> Tensor:
+        """Normal noise."""
+        return self._normal(self._shape, seed)
+
+    def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu").to(self._like)
+
+
 def sd15_unet() -> Any:
     """diffusers' U-Net in SD1.5's configuration (859.5 M parameters), random weights. Raises :class:`ModelError`."""
     try:
         from diffusers import UNet2DConditionModel
     except ImportError as error:
-        raise ModelError(f"the end-to-end rows need diffusers ({error}): pip install 'skipstone[diffusers]'") from None
+        raise ModelError(f"a whole U-Net needs diffusers ({error}): pip install 'skipstone[diffusers]'") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return UNet2DConditionModel(sample_size=64, cross_attention_dim=CONTEXT_DIM).eval().requires_grad_(False)
@@ -37,15 +54,14 @@ def sd15_unet() -> Any:
 
 def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[[], Any] = sd15_unet) -> dict[str, Any]:
     """One U-Net call at batch 2 for pictures of `size` pixels: dense, tomesd at 0.5, Skipstone at 50 %."""
-    unet, side = make(), size // LATENT_FACTOR
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(2, unet.config.in_channels, side, side, generator=generator)
-    context = torch.randn(2, CONTEXT_TOKENS, unet.config.cross_attention_dim, generator=generator)
+    unet = make()
+    inputs = UNetInputs(unet, 2, size)
+    latent = inputs.latent()
 
     def call(network: nn.Module) -> Callable[[], Tensor]:
         @torch.no_grad()
         def run() -> Tensor:
-            return network(latent, 500, encoder_hidden_states=context).sample
+            return network(latent, 500, encoder_hidden_states=inputs.context).sample
 
         return run
 

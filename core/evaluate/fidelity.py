@@ -1,10 +1,10 @@
-"""Fidelity to the un-accelerated run: same seed, picture against picture (torchmetrics)."""
+"""Fidelity to the un-accelerated run: same noise, result against result; pictures and distributions by torchmetrics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,30 @@ def fidelity(pictures: Tensor, reference: Tensor) -> Fidelity:
     psnr = peak_signal_noise_ratio(pictures, reference, data_range=1.0)
     ssim = structural_similarity_index_measure(pictures, reference, data_range=1.0)
     return Fidelity(float(psnr), float(ssim))  # type: ignore[arg-type]
+
+
+def relative_error(values: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over the norm of the reference, mean over the samples of both [B, ...]."""
+    difference, norm = (x.double().flatten(1).norm(dim=1) for x in (values - reference, reference))
+    return float((difference / norm.clamp(min=1e-12)).mean())
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """Frechet distance between normal distributions fitted to features [B, D] and [B', D], two rows at least each."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_AsGiven(features.shape[1]))
+    metric.update(reference.double(), real=True)
+    metric.update(features.double(), real=False)
+    return max(0.0, float(metric.compute()))
+
+
+class _AsGiven(nn.Module):
+    """What torchmetrics takes its features from, where they are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

@@ -70,6 +70,33 @@ def interleave(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
+def interleave_runs(
+    lengths: Mapping[str, int],
+    call: Callable[[str, int], object],
+    rounds: int = 1,
+    on_call: Callable[[int, int], Any] = lambda done, of: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[Timing]]:
+    """Time runs of several calls side by side: all advance in step, in an order of our own within each step.
+
+    lengths: calls of each run. call: (name, k) makes call k of that run; k counts up. on_call: (calls done, of how many).
+    Returns a Timing for each call of each run, one value per round.
+    """
+    rng = random.Random(0)
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name, count in lengths.items()}
+    total, done = rounds * sum(lengths.values()), 0
+    with _no_collection():
+        for _ in range(rounds):
+            places = [((k + rng.random()) / count, name, k) for name, count in lengths.items() for k in range(count)]
+            for _, name, k in sorted(places):
+                started = clock()
+                call(name, k)
+                seconds[name][k].append(clock() - started)
+                done += 1
+                on_call(done, total)
+    return {name: [Timing(tuple(values)) for values in calls] for name, calls in seconds.items()}
+
+
 def per_iteration(case: Case, loops: int = 200, runs: int = 30) -> float:
     """Least seconds of one pass of something that takes microseconds, the empty loop's share taken off."""
 
@@ -104,9 +131,16 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def machine() -> dict[str, Any]:
-    """What a figure must be read with: processor, threads, versions, date (UTC), load."""
+def wait(device: torch.device) -> None:
+    """Until a device has done all that it was given."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What a figure must be read with: device, processor, threads, versions, date (UTC), load."""
     return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -54,7 +54,8 @@ def variants(block: nn.Module, inputs: Inputs, merged: int) -> list[Variant]:
 
 def absent_peers() -> list[str]:
     """Peers that are not installed."""
-    return [name for name, module in (("tomesd", "tomesd"), ("ca-tome", "ca_tome")) if not find_spec(module)]
+    peers = (("tomesd", "tomesd"), ("ca-tome", "ca_tome"))
+    return [f"{name} (not installed)" for name, module in peers if not find_spec(module)]
 
 
 def dense(block: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:

@@ -1,0 +1,108 @@
+"""`skipstone train-mask`: learn a mask on the user's own model, and write it with its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ...errors import RecipeError
+from ...pipelines.conditions import Conditions, read_embeddings
+from ...pipelines.denoisers import PipelineDenoiser, denoiser_of
+from ...pipelines.loading import load_pipeline
+from .processes import joined
+from .settings import TrainSettings
+from .trainer import Progress, Trained, train
+
+Model = Annotated[str, tyro.conf.Positional]
+Training = Annotated[TrainSettings, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class TrainMask:
+    """Learn which blocks run at which call on a model, from noise alone. Ctrl-C keeps what was learned."""
+
+    model: Model
+    """"demo", "demo-dit", a diffusers folder, or a single .safetensors checkpoint."""
+    training: Training = field(default_factory=TrainSettings)
+    steps: int = 20
+    """Sampling steps that the mask is for, with the pipeline's own scheduler."""
+    guidance: float | None = None
+    """Guidance scale; the pipeline's own by default."""
+    prompts: tuple[str, ...] = ()
+    """Texts, or class names and numbers; each sample takes one of them."""
+    embeddings: Path | None = None
+    """Instead of prompts: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, ...]."""
+    size: int | None = None
+    """Picture side in pixels; the model's own by default."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps."""
+    half: bool = False
+    """Run the network in fp16."""
+    config: Path | None = None
+    """For a single checkpoint: local diffusers folder of the same kind of model."""
+    resume: bool = False
+    """Go on with the training that was stopped, from OUT/mask_training.safetensors."""
+    out: Path = Path("out")
+    """Folder for mask.safetensors, mask_training.safetensors, mask_curve.png, mask_heatmap.png, mask_histogram.png."""
+
+
+def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained:
+    """Train, write, tell. Raises :class:`SkipstoneError` for bad input."""
+    with joined(options.device) as (shards, device):
+        denoiser = _denoiser(options, device)
+        checkpoint = options.out / "mask_training.safetensors"
+        if shards.first and not options.resume:
+            checkpoint.unlink(missing_ok=True)
+        with _shown(options.training, shards.first) as show:
+            trained = train(denoiser, options.training, show, checkpoint, options.model)
+        if shards.first:
+            _write(options.out, trained, denoiser, say)
+    return trained
+
+
+def _denoiser(options: TrainMask, device: str) -> PipelineDenoiser:
+    pipe = load_pipeline(options.model, device, options.half, options.config)
+    given: Conditions | None = None
+    if options.embeddings is not None:
+        if options.prompts:
+            raise RecipeError("--prompts and --embeddings are two ways to say the same: give one of them")
+        given = read_embeddings(options.embeddings, device)
+    return denoiser_of(pipe, options.steps, options.guidance, options.prompts, given, options.size)
+
+
+@contextmanager
+def _shown(settings: TrainSettings, here: bool) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar with loss, share and expected speed-up."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    words = "{task.description} {task.completed:.0f}/{task.total:.0f}"
+    columns = (TextColumn(words), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    with Bar(*columns, disable=not here) as bar:
+        tasks = {
+            "train": bar.add_task("passes", total=settings.passes, figures=""),
+            "refine": bar.add_task("search", total=settings.refine, figures="", visible=settings.refine > 0),
+        }
+
+        def show(now: Progress) -> None:
+            figures = f"loss {now.loss:.2e}  share {now.share:.1%}  {now.speedup:.2f}x  settled {now.settled:.0%}"
+            bar.update(tasks[now.stage], completed=now.done, figures=figures)
+
+        yield show
+
+
+def _write(folder: Path, trained: Trained, denoiser: PipelineDenoiser, say: Callable[[str], Any]) -> None:
+    from .report import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mask.safetensors"
+    trained.mask.save(path)
+    drawn = write_report(folder, trained)
+    share = trained.mask.provenance["share"]
+    say(f"{'stopped early; ' if trained.stopped else ''}{share:.1%} of the multiply-adds, {1 / share:.2f}x")
+    say(f"wrote {path}, {', '.join(p.name for p in drawn)}")

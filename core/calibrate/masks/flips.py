@@ -1,0 +1,57 @@
+"""What each flip of a mask would change: the final error's difference between running a block at a call and reusing it.
+
+Along the sampler's linearisation the error is a square in each gate, so its gradient and its curvature tell the whole
+difference: L(1) - L(0) = g + (1 - 2 b) h, with b the present gate, g its straight-through gradient and h the squared size of
+what the gate adds to the final latent. h needs no second derivative: for random signs u on the latent, the square of the
+gate's gradient of <u, x> has the mean h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .gates import Gates
+from .losses import feature_loss
+from .shards import Shards
+from .subject import Subject
+from .windowed import dense_end, masked_window
+
+
+def flip_values(
+    subject: Subject, run: np.ndarray, seeds: Sequence[int], shards: Shards, draws: int = 1, recompute: bool = True
+) -> Tensor:
+    """For a mask bool [T, L]: estimates [T, L] of L(run) - L(reuse) of each entry, the others staying; below 0 it is worth a run.
+
+    L: mean relative squared error of the final latents. seeds: this process's samples; their signs depend on them alone.
+    recompute: keep no activations.
+    """
+    whole = range(subject.calls)
+    start = subject.denoiser.begin(seeds)
+    goal = dense_end(subject, subject.denoiser.fork(start), whole)
+    gates = Gates(torch.from_numpy(run).float())
+    rows = [gates.fixed(call, run[call], subject.device) for call in whole]
+    at, _ = masked_window(subject, start, None, whole, rows, recompute)
+    slope = shards.mean(_gradients(feature_loss(at.x, goal), gates, keep=True))
+    size = goal.flatten(1).norm(dim=1).view(-1, *[1] * (goal.ndim - 1))
+    bend = torch.zeros_like(slope)
+    for draw in range(draws):
+        signed = (_signs(at.x, seeds, draw) * at.x / size).sum()
+        whole_batch = shards.count * shards.mean(_gradients(signed, gates, keep=draw < draws - 1))
+        bend += whole_batch.square() / (len(seeds) * shards.count * draws)
+    return slope + (1 - 2 * torch.from_numpy(run).float()) * bend
+
+
+def _signs(x: Tensor, seeds: Sequence[int], draw: int) -> Tensor:
+    """+-1 in the shape of x [B, ...], each sample's from its seed."""
+    generators = [torch.Generator().manual_seed((1 << 30) + seed + (draw << 24)) for seed in seeds]
+    bits = torch.stack([torch.randint(0, 2, x.shape[1:], generator=g) for g in generators])
+    return bits.to(x) * 2 - 1
+
+
+def _gradients(of: Tensor, gates: Gates, keep: bool) -> Tensor:
+    later = torch.autograd.grad(of, gates.rows[1:], retain_graph=keep)
+    return torch.cat([torch.zeros_like(gates.rows[0])[None].detach(), torch.stack(later)])

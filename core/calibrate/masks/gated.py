@@ -1,0 +1,219 @@
+"""One call of the real network in which each block's value is chosen between fresh and cached (Eq. 3 and 4).
+
+A gate b in [0, 1] gives `b f + (1 - b) cache`. For gates of 0 and 1 the backward pass is straight-through: the gate's
+gradient is <dL/dF, f - cache>, and only the chosen value passes gradients on. Overrides stand during the call only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...blocks.graph import BlockGraph
+from ...engine.attach import Around, Override, Overrides
+from ...engine.values import Values, added, as_output, as_values, carried, cloned, continued, subtracted
+
+
+@dataclass(frozen=True)
+class Held:
+    """A block's cached value, the timestep at which it was made, and the one before it where forecasts are asked for."""
+
+    values: Values
+    timestep: float
+    before: Held | None = None
+
+    def at(self, timestep: float) -> Values:
+        """The value, or the straight line through the last two at this timestep."""
+        if self.before is None:
+            return self.values
+        ahead = (self.timestep - timestep) / (self.before.timestep - self.timestep)
+        return continued(self.values, self.before.values, ahead)
+
+
+Caches = tuple[Held, ...]
+"""What is cached of each masked block, in the graph's order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Gates of one call. runs bool [L]: whose fresh value is taken, None for gates between 0 and 1 that mix.
+
+    gates [L]: on the network's device, where gradients are wanted; without it a block that does not run is not evaluated.
+    """
+
+    runs: np.ndarray | None
+    gates: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A call's output [rows, ...], its end block's output (or the same), and the cache of each masked block."""
+
+    output: Tensor
+    end: Tensor
+    caches: Caches
+
+
+class GatedNetwork:
+    """A network's blocks under gates.
+
+    end: module whose output the loss looks at; the network's output without one. checkpointing: evaluate each block
+    again in the backward pass in place of keeping its activations. forecast: a cached value is continued in a straight
+    line from the last two.
+    """
+
+    def __init__(
+        self, graph: BlockGraph, end: nn.Module | None = None, checkpointing: bool = False, forecast: bool = False
+    ) -> None:
+        """Prepare; the network is not touched before a call."""
+        self.graph = graph
+        self._blocks = [graph.blocks[i] for i in graph.masked]
+        self._checkpointing, self.forecast = checkpointing, forecast
+        self._row, self._caches = Row(None), None  # type: tuple[Row, Caches | None]
+        self._timestep = 0.0
+        self._made: list[Held] = []
+        self._end: Tensor | None = None
+        gates = [Override(b.module, self._around(i)) for i, b in enumerate(self._blocks)]
+        self._overrides = Overrides([*gates, Override(end, self._tap)] if end is not None else gates)
+
+    def dense(self, predict: Callable[[], Tensor], timestep: float = 0.0) -> Outcome:
+        """A call in which every block runs."""
+        return self(predict, Row(None), None, timestep)
+
+    def __call__(
+        self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
+    ) -> Outcome:
+        """One call. caches: of the call before; None makes every block run."""
+        self._row, self._caches, self._timestep, self._end = row, caches, timestep, None
+        self._made = [Held((), timestep)] * len(self._blocks)
+        try:
+            self._overrides.install()
+            output = predict()
+            return Outcome(output, output if self._end is None else self._end, tuple(self._made))
+        finally:
+            self._overrides.remove()
+            self._caches, self._end, self._made = None, None, []
+
+    def recomputed(
+        self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
+    ) -> Outcome:
+        """The same, keeping no activations: the backward pass evaluates the call again."""
+        return checkpoint(self, predict, row, caches, timestep, use_reentrant=False, preserve_rng_state=False)
+
+    def _tap(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        output = inner(*args, **kwargs)
+        self._end = as_values(output)[-1]
+        return output
+
+    def _around(self, number: int) -> Around:
+        block = self._blocks[number]
+        difference = self.graph.caching == "branch" and bool(block.carries)
+
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            inputs = cloned(carried(block, args, kwargs)) if difference else None
+            return as_output(self._value(number, lambda: self._fresh(inner, args, kwargs), inputs), kwargs)
+
+        return around
+
+    def _fresh(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
+        if self._checkpointing and torch.is_grad_enabled():
+            return as_values(checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs))
+        return as_values(inner(*args, **kwargs))
+
+    def _value(self, number: int, fresh: Callable[[], Values], inputs: Values | None) -> Values:
+        """What the block hands on. What is kept for later calls is a tensor of its own: hosts edit in place."""
+        held = None if self._caches is None else self._caches[number]
+        gates, runs = self._row.gates, self._row.runs
+        if held is None or (gates is None and (runs is None or runs[number])):
+            outputs = fresh()
+            self._keep(number, held, _less(outputs, inputs))
+            return outputs
+        if gates is not None:
+            return self._gated(number, fresh, inputs, held, gates[number])
+        self._made[number] = held
+        return _plus(inputs, cloned(held.at(self._timestep)))
+
+    def _gated(
+        self, number: int, fresh: Callable[[], Values], inputs: Values | None, held: Held, gate: Tensor
+    ) -> Values:
+        cached, runs = held.at(self._timestep), self._row.runs
+        if runs is not None and not runs[number]:
+            with torch.no_grad():
+                gain = _paired(torch.sub, _less(fresh(), inputs), cached)
+            self._made[number] = Held(_paired(_Through.apply, held.values, gain, gate), held.timestep, held.before)
+            return _plus(inputs, _paired(_Through.apply, cached, gain, gate))
+        outputs = fresh()
+        new = _less(outputs, inputs)
+        if runs is None:
+            values = _paired(torch.lerp, cached, new, gate)
+            self._keep(number, held, values)
+            return _plus(inputs, values)
+        with torch.no_grad():
+            gain = _paired(torch.sub, new, cached)
+        self._keep(number, held, _paired(_Through.apply, new, gain, gate))
+        return _paired(_Through.apply, outputs, gain, gate)
+
+    def _keep(self, number: int, held: Held | None, values: Values) -> None:
+        before = Held(held.values, held.timestep) if held is not None and self.forecast else None
+        self._made[number] = Held(cloned(values), self._timestep, before)
+
+
+def _less(outputs: Values, inputs: Values | None) -> Values:
+    return outputs if inputs is None else subtracted(outputs, inputs)  # type: ignore[arg-type]
+
+
+def _plus(inputs: Values | None, values: Values) -> Values:
+    return values if inputs is None else added(inputs, values)  # type: ignore[arg-type]
+
+
+def _paired(choose: Callable[..., Tensor], first: Values, second: Values, *gate: Tensor) -> Values:
+    pairs = zip(first, second, strict=True)
+    return tuple(None if a is None or b is None else choose(a, b, *(g.to(a.dtype) for g in gate)) for a, b in pairs)
+
+
+class _Through(torch.autograd.Function):
+    """(value, gain, gate) -> value; straight-through: the gate's gradient is <dL/dvalue, gain>, gain = fresh - cached."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gain: Tensor, gate: Tensor) -> Tensor:
+        """See the class."""
+        ctx.save_for_backward(gain)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """See the class."""
+        (gain,) = ctx.saved_tensors
+        return grad, None, (grad * gain).sum(dtype=torch.float32).to(grad.dtype)
+
+
+def detached(caches: Caches) -> Caches:
+    """The same values without gradients."""
+    return tuple(_without_gradients(held) for held in caches)
+
+
+def _without_gradients(held: Held) -> Held:
+    values = tuple(None if v is None else v.detach() for v in held.values)
+    return Held(values, held.timestep, None if held.before is None else _without_gradients(held.before))
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Weights without gradients, no dropout; all flags are put back after."""
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    modes = [(m, m.training) for m in network.modules()]
+    try:
+        network.requires_grad_(False).eval()
+        yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
+        for m, mode in modes:
+            m.training = mode

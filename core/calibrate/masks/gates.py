@@ -1,0 +1,93 @@
+"""The learned probabilities p [T, L], and how gates are drawn from them (Timestep-aware block masking, Eq. 4)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .gated import Row
+
+Sampling = Literal["bernoulli", "gumbel", "mean"]
+SAMPLINGS = get_args(Sampling)
+_TEMPERATURE = 0.5
+_EDGE = 1e-4
+
+
+class Gates:
+    """Probabilities that a block runs at a call; row 0 is always 1, since nothing is cached before it.
+
+    start [T, L] in [0, 1]. sampling: "bernoulli", straight-through (the paper's); "gumbel", hard samples with the
+    gradient of a Gumbel-Softmax; "mean", the probability itself as the mixing weight.
+    """
+
+    def __init__(self, start: Tensor, sampling: Sampling = "bernoulli", seed: int = 0) -> None:
+        """Draws come from a generator of its own."""
+        self.sampling = sampling
+        self.rows = [nn.Parameter(row.clone().float()) for row in start]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.clamp()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def values(self) -> Tensor:
+        """The probabilities [T, L], without gradients."""
+        return torch.stack([row.detach() for row in self.rows])
+
+    @torch.no_grad()
+    def assign(self, values: Tensor) -> None:
+        """Set the probabilities [T, L]."""
+        for row, value in zip(self.rows, values, strict=True):
+            row.copy_(value)
+        self.clamp()
+
+    @torch.no_grad()
+    def move(self, call: int, by: Tensor) -> None:
+        """Shift one row by [L]."""
+        self.rows[call].add_(by)
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Back into [0, 1], and row 0 to ones."""
+        for row in self.rows:
+            row.clamp_(0.0, 1.0)
+        self.rows[0].fill_(1.0)
+
+    def draw(self, call: int, device: torch.device | str = "cpu") -> Row:
+        """Gates of one call, one draw for the whole batch. All but row 0 carry gradients to the probabilities."""
+        p = self.rows[call]
+        if call == 0:
+            return Row(np.ones(len(p), dtype=bool))
+        if self.sampling == "mean":
+            return Row(None, p.to(device))
+        uniform = torch.rand(len(p), generator=self.generator)
+        if self.sampling == "gumbel":
+            soft = torch.sigmoid((_logit(p) + _logit(uniform)) / _TEMPERATURE)
+            hard = soft.detach() > 0.5
+            return Row(hard.numpy(), (hard.float() + soft - soft.detach()).to(device))
+        hard = uniform < p.detach()
+        return Row(hard.numpy(), straight_through(hard, p).to(device))
+
+    def fixed(self, call: int, runs: np.ndarray, device: torch.device | str = "cpu") -> Row:
+        """Gates as given, bool [L], with straight-through gradients to the probabilities."""
+        if call == 0:
+            return Row(np.ones(len(runs), dtype=bool))
+        return Row(runs, straight_through(torch.from_numpy(runs), self.rows[call]).to(device))
+
+    def settled(self, edge: float = 0.1) -> float:
+        """Share of the probabilities that are outside (edge, 1 - edge)."""
+        p = self.values[1:]
+        return float(((p <= edge) | (p >= 1 - edge)).float().mean()) if len(p) else 1.0
+
+
+def straight_through(hard: Tensor, p: Tensor) -> Tensor:
+    """Gates [L] of the value `hard` with d gate / d p = 1."""
+    return hard.float() + p - p.detach()
+
+
+def _logit(p: Tensor) -> Tensor:
+    return torch.logit(p.clamp(_EDGE, 1 - _EDGE))

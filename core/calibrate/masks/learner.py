@@ -1,0 +1,139 @@
+"""The optimiser of the probabilities: regularisers, Adam on the rows that had a loss, and the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .costs import Costs
+from .gates import Gates
+from .losses import bimodal, sparsity
+from .settings import TrainSettings
+from .shards import Shards
+
+_BETAS = (0.9, 0.99)
+_DUAL_RATE = 0.5
+_DUAL_DAMPING = 10.0
+_ROUNDS = 40
+
+
+@dataclass
+class AdamState:
+    """Adam's moments [T, L], and each row's number of steps [T]."""
+
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
+
+    @classmethod
+    def of(cls, shape: tuple[int, int]) -> AdamState:
+        """Before the first step."""
+        return cls(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape[0]))
+
+    def update(self, row: int, grad: Tensor) -> Tensor:
+        """The direction [L] of a row's next step, for a gradient [L]."""
+        self.steps[row] += 1
+        self.mean[row].lerp_(grad, 1 - _BETAS[0])
+        self.square[row].lerp_(grad.square(), 1 - _BETAS[1])
+        count = float(self.steps[row])
+        mean, square = self.mean[row] / (1 - _BETAS[0] ** count), self.square[row] / (1 - _BETAS[1] ** count)
+        return mean / (square.sqrt() + 1e-12)
+
+
+@dataclass
+class Learner:
+    """Takes losses, moves probabilities. weights [T]: w(s) of Eq. 10. done: passes so far."""
+
+    gates: Gates
+    settings: TrainSettings
+    costs: Costs
+    weights: Tensor
+    shards: Shards
+    adam: AdamState = field(init=False)
+    lambda1: float = field(init=False)
+    done: int = 0
+    excess: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.adam = AdamState.of((len(self.gates), len(self.gates.rows[0])))
+        self.lambda1 = 0.0 if self.settings.control == "project" else self.settings.lambda1
+        self.begun_at = self.expected()
+
+    @property
+    def cost(self) -> Tensor:
+        """Weights [L] of the blocks in the sparsity term, mean 1."""
+        cost = torch.tensor(self.costs.masked, dtype=torch.float32)
+        return cost / cost.mean() if self.settings.cost_weighted else torch.ones_like(cost)
+
+    @property
+    def lambda2(self) -> float:
+        """The bi-modal term's weight: rises to its full size over the first third of the passes."""
+        ramp = min(1.0, 3 * self.done / max(1, self.settings.passes))
+        return ramp * self.settings.lambda2_ratio * self.lambda1
+
+    def regulariser(self, call: int) -> Tensor:
+        """w(s) (lambda1 R1 + lambda2 R2) of one row (Eq. 11)."""
+        p = self.gates.rows[call]
+        return self.weights[call] * (self.lambda1 * sparsity(p, self.cost) + self.lambda2 * bimodal(p))
+
+    def step(self, loss: Tensor, calls: Iterable[int]) -> None:
+        """One step on the rows of these calls, from a loss that they took part in."""
+        rows = [s for s in calls if s > 0]
+        if self.lambda1:
+            loss = loss + torch.stack([self.regulariser(s) for s in rows]).sum().to(loss.device)
+        loss.backward()
+        for s in rows:
+            grad = self.gates.rows[s].grad
+            self.gates.rows[s].grad = None
+            if grad is not None:
+                self.gates.move(s, -self.settings.lr * self.adam.update(s, self.shards.mean(grad)))
+        self.gates.clamp()
+
+    def expected(self) -> float:
+        """Share of the multiply-adds that the probabilities stand for, less what liveness takes off their mask."""
+        p = self.gates.values.numpy()
+        sure = p > 0.5
+        sure[0] = True
+        return self.costs.expected(p) + self.costs.share(sure) - self.costs.expected(sure)
+
+    def end_pass(self) -> None:
+        """Bring the probabilities, or lambda1, nearer to the budget."""
+        self.done += 1
+        goal = self._goal()
+        if self.settings.control == "dual":
+            self._answer(self.expected() - goal)
+        elif self.settings.control == "project":
+            self._project(goal)
+
+    def _answer(self, excess: float) -> None:
+        """Dual ascent on log lambda1, with a term for the change of the excess, which damps it."""
+        self.lambda1 *= float(np.exp(_DUAL_RATE * excess + _DUAL_DAMPING * (excess - self.excess)))
+        self.excess = excess
+
+    def _goal(self) -> float:
+        """The budget, approached from where training began over the first third of the passes."""
+        way = min(1.0, 3 * self.done / max(1, self.settings.passes))
+        return self.begun_at + way * (self.settings.share - self.begun_at)
+
+    def _project(self, goal: float) -> None:
+        """Shift p by mu w(s) c_i, clamped, to the expected share `goal`: the size of lambda1 that this pass needed."""
+        values = self.gates.values
+        force = self.weights[:, None] * self.cost
+        goal += self.costs.expected(values.numpy()) - self.expected()
+        low, high = -2.0, 2.0
+        for _ in range(_ROUNDS):
+            mu = (low + high) / 2
+            shifted = (values - mu * force).clamp(0, 1)
+            shifted[0] = 1.0
+            low, high = (mu, high) if self.costs.expected(shifted.numpy()) > goal else (low, mu)
+        self.gates.assign(values - high * force)
+
+    def scores(self) -> np.ndarray:
+        """By which the mask is cut [T, L]: the probabilities; among equal ones, those whose loss falls most with them."""
+        p, gain = self.gates.values.numpy(), -self.adam.mean.numpy()
+        largest = max(float(np.abs(gain).max()), 1e-30)
+        return p + 1e-4 * gain / largest

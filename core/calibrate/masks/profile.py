@@ -1,0 +1,25 @@
+"""How much the network's end feature moves from call to call (Eq. 9), along its own dense runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .losses import variation
+from .subject import Subject
+
+
+@torch.no_grad()
+def profile(subject: Subject, seeds: Sequence[int]) -> Tensor:
+    """v [T], infinite at call 0; mean over the samples."""
+    at = subject.denoiser.begin(seeds)
+    v = torch.full((subject.calls,), torch.inf)
+    before: Tensor | None = None
+    for call in range(subject.calls):
+        outcome = subject.dense(at, call)
+        if before is not None:
+            v[call] = float(variation(outcome.end, before))
+        at, before = subject.denoiser.advance(at, outcome.output, call), outcome.end
+    return v

@@ -1,0 +1,136 @@
+"""A short search after binarisation: bits move at a fixed budget wherever the final latent comes nearer to the dense one.
+
+Moves: two neighbouring calls change places; one block's run goes to the call before or after; one run is given up for another.
+A candidate is judged by its final error on a few fixed noises, from the first call on that it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ...denoiser import Trajectory
+from .gated import Caches, Row
+from .losses import feature_loss
+from .shards import Shards
+from .subject import Subject, running
+
+_EASE = 1e-9
+
+
+class Rehearsal:
+    """Final errors of masks on fixed samples. The best mask's run is kept call by call, so that others may branch off it."""
+
+    def __init__(self, subject: Subject, seeds: Sequence[int], shards: Shards) -> None:
+        """Draws the samples dense."""
+        self._subject, self._seeds, self._shards = subject, list(seeds), shards
+        self._goal = subject.rollout(seeds)
+        self._run: np.ndarray | None = None
+        self._places: list[tuple[Trajectory, Caches | None]] = []
+
+    @torch.no_grad()
+    def error(self, run: np.ndarray, keep: bool = False) -> float:
+        """Mean relative squared error of the final latents under a mask bool [T, L]. keep: later masks may branch off here."""
+        first = self._common(run)
+        at, caches = self._places[first] if first < len(self._places) else (self._begin(), None)
+        places = self._places[:first]
+        rows = running(run, self._subject.graph)
+        at = self._subject.denoiser.fork(at)
+        for call in range(first, self._subject.calls):
+            if keep:
+                places.append((self._subject.denoiser.fork(at), caches))
+            outcome = self._subject.masked(at, call, Row(rows[call]), caches)
+            at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
+        if keep:
+            self._run, self._places = run, places
+        return float(self._shards.mean(feature_loss(at.x, self._goal)))
+
+    def _begin(self) -> Trajectory:
+        return self._subject.denoiser.begin(self._seeds)
+
+    def _common(self, run: np.ndarray) -> int:
+        """The first call whose evaluated blocks differ from those of the run that is kept."""
+        if self._run is None:
+            return 0
+        graph = self._subject.graph
+        differing = (running(run, graph) != running(self._run, graph)).any(axis=1)
+        return int(differing.argmax()) if differing.any() else len(run) - 1
+
+
+def refine(
+    subject: Subject,
+    run: np.ndarray,
+    scores: np.ndarray,
+    target: float,
+    tries: int,
+    rehearsal: Rehearsal,
+    rng: np.random.Generator,
+    tell: Callable[[int, float, np.ndarray], object] = lambda done, error, run: None,
+) -> tuple[np.ndarray, list[float]]:
+    """Search from a mask bool [T, L]. scores [T, L]: how much each run is worth, for choosing what to give up.
+
+    Returns the best mask and the error of the best after each try. Ends early, with what it has, where `tell` raises
+    KeyboardInterrupt. Never returns a mask that costs more than the target or the one given.
+    """
+    room = max(target, subject.costs.share(run)) + _EASE
+    best, errors = run, [rehearsal.error(run, keep=True)]
+    for done in range(1, tries + 1):
+        candidate = propose(best, scores, rng)
+        error = np.inf
+        if not np.array_equal(candidate, best) and subject.costs.share(candidate) <= room:
+            error = rehearsal.error(candidate)
+        if error < errors[-1]:
+            best = candidate
+            rehearsal.error(best, keep=True)
+        errors.append(min(error, errors[-1]))
+        tell(done, errors[-1], best)
+    return best, errors
+
+
+def propose(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One move away from a mask; the first call stays full. The number of runs stays."""
+    move = _MOVES[rng.integers(len(_MOVES))]
+    return move(run.copy(), scores, rng)
+
+
+def _change_places(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two neighbouring calls take each other's rows."""
+    if len(run) > 2:
+        call = int(rng.integers(1, len(run) - 1))
+        run[[call, call + 1]] = run[[call + 1, call]]
+    return run
+
+
+def _shift(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One run goes to the neighbouring call at which its block does not run."""
+    free = [(s, i, t) for s, i in _places(run) for t in (s - 1, s + 1) if 0 < t < len(run) and not run[t, i]]
+    if free:
+        s, i, t = free[rng.integers(len(free))]
+        run[s, i], run[t, i] = False, True
+    return run
+
+
+def _give_up(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One run of little worth for another that is worth more."""
+    runs, idle = _places(run), _places(~run)
+    if len(runs) and len(idle):
+        off, on = _drawn(runs, -scores[tuple(runs.T)], rng), _drawn(idle, scores[tuple(idle.T)], rng)
+        run[tuple(off)], run[tuple(on)] = False, True
+    return run
+
+
+def _places(entries: np.ndarray) -> np.ndarray:
+    """(call, block) of the entries that are set, from call 1 on."""
+    return np.argwhere(entries[1:]) + np.array([1, 0])
+
+
+def _drawn(places: np.ndarray, worth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of the places, the likelier the higher its rank by worth; equals take their ranks by chance."""
+    rank = np.lexsort((rng.random(len(worth)), -worth)).argsort()
+    weight = np.exp(-4.0 * rank / len(rank))
+    return places[rng.choice(len(places), p=weight / weight.sum())]
+
+
+_MOVES = (_change_places, _shift, _give_up)

@@ -1,0 +1,250 @@
+"""Training a mask from noise alone, on a network that stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...blocks.graph import BlockGraph
+from ...denoiser import Denoiser
+from ...plan.mask import Mask
+from .checkpoint import load_checkpoint, save_checkpoint
+from .costs import to_budget
+from .exchange import exchange_pass
+from .gated import frozen
+from .gates import Gates
+from .learner import Learner
+from .losses import loss_weights
+from .per_call import interleaved_pass, sequential_pass
+from .profile import profile
+from .refine import Rehearsal, refine
+from .settings import TrainSettings
+from .shards import Shards
+from .starts import interval_scores
+from .subject import Subject, prepare
+from .windowed import windowed_pass
+
+_SEEDS = 1 << 20
+"""Samples of training run with seed s come from s * _SEEDS on. torch's CPU generator reads the low 32 bits of a seed only."""
+EVALUATION_SEEDS = 1 << 31
+"""Samples from here on are never trained on."""
+
+
+class StopTraining(Exception):
+    """Raise it in a progress callback, or in a denoiser's `predict`, to end training; what was learned is kept."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a pass: the feature loss, the share of multiply-adds that the probabilities stand for, how many are settled."""
+
+    stage: Literal["train", "refine"]
+    done: int
+    total: int
+    loss: float
+    share: float
+    settled: float
+
+    @property
+    def speedup(self) -> float:
+        """Expected ratio of multiply-adds."""
+        return 1 / self.share
+
+
+@dataclass
+class Trained:
+    """mask: ready to use. graph: of the network. history: one entry per pass. variation, weights [T]: v(s), w(s), Eq. 9, 10.
+
+    stopped: training was ended early.
+    """
+
+    mask: Mask
+    graph: BlockGraph
+    history: list[Progress]
+    variation: Tensor
+    weights: Tensor
+    stopped: bool = False
+
+
+@dataclass
+class Training:
+    """A training under way."""
+
+    subject: Subject
+    settings: TrainSettings
+    learner: Learner
+    variation: Tensor
+    history: list[Progress] = field(default_factory=list)
+    rehearsal: Rehearsal | None = None
+    found: np.ndarray | None = None
+    errors: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def shards(self) -> Shards:
+        """The processes that take part."""
+        return self.learner.shards
+
+    def seeds(self, number: int) -> list[int]:
+        """This process's samples of a pass."""
+        first = self.settings.seed * _SEEDS + number * self.settings.batch
+        return self.shards.part(range(first, first + self.settings.batch))
+
+    def run_pass(self) -> float:
+        """One pass by the chosen form; returns its loss."""
+        number = self.learner.done
+        if self.settings.form in ("search", "exchange"):
+            return self._binary_pass(number)
+        if self.settings.form == "sequential":
+            pool = [self.seeds(number * self.settings.updates + k) for k in range(2)]
+            loss = sequential_pass(self.subject, self.learner, pool)
+        elif self.settings.form == "interleaved":
+            loss = interleaved_pass(self.subject, self.learner, self.seeds(number))
+        else:
+            loss = windowed_pass(self.subject, self.learner, self.seeds(number))
+        self.learner.end_pass()
+        return float(self.shards.mean(torch.tensor(loss)))
+
+    def _binary_pass(self, number: int) -> float:
+        settings, learner = self.settings, self.learner
+        if settings.form == "exchange":
+            run, error = exchange_pass(self.subject, learner, self.run(), self.seeds(number), self.rehearsed())
+        else:
+            rng = np.random.default_rng([settings.seed, number])
+            scores, run = learner.scores(), self.run()
+            run, errors = refine(self.subject, run, scores, settings.ceiling, settings.tries, self.rehearsed(), rng)
+            error = errors[-1]
+        learner.gates.assign(certain(run, settings.sureness))
+        learner.done += 1
+        return error
+
+    def rehearsed(self) -> Rehearsal:
+        """The samples on which masks are compared; never among those of the passes."""
+        if self.rehearsal is None:
+            seeds = [(self.settings.seed + 1) * _SEEDS - 1 - n for n in range(self.settings.refine_batch)]
+            self.rehearsal = Rehearsal(self.subject, self.shards.part(seeds), self.shards)
+        return self.rehearsal
+
+    def note(self, loss: float) -> Progress:
+        """Write down a pass."""
+        learner = self.learner
+        total = self.settings.passes
+        now = Progress("train", learner.done, total, loss, learner.expected(), learner.gates.settled())
+        self.history.append(now)
+        return now
+
+    def run(self) -> np.ndarray:
+        """The mask bool [T, L] that the probabilities stand for, within the budget."""
+        return to_budget(self.learner.scores(), self.settings.ceiling, self.subject.costs)
+
+
+def train(
+    denoiser: Denoiser,
+    settings: TrainSettings | None = None,
+    on_progress: Callable[[Progress], Any] = lambda progress: None,
+    checkpoint: str | Path | None = None,
+    model: str = "",
+) -> Trained:
+    """Learn which blocks run at which call, so that the sampler's result stays as near to the dense one as the budget lets it.
+
+    checkpoint: file written after each pass, and gone on from where it exists. on_progress: called after each pass.
+    model: name for the mask's provenance. Ctrl-C or :class:`StopTraining` end training early and keep what was learned.
+    Raises :class:`SkipstoneError` for a model or settings that cannot be trained.
+    """
+    settings = settings or TrainSettings()
+    with frozen(denoiser.network):
+        blockwise = settings.checkpointing == "block"
+        subject = prepare(denoiser, settings.caching, settings.split, settings.loss_at, blockwise, settings.forecast)
+        return train_subject(subject, settings, on_progress, None if checkpoint is None else Path(checkpoint), model)
+
+
+def train_subject(
+    subject: Subject,
+    settings: TrainSettings,
+    on_progress: Callable[[Progress], Any] = lambda progress: None,
+    checkpoint: Path | None = None,
+    model: str = "",
+) -> Trained:
+    """:func:`train` on a network that was looked over, and whose weights are frozen, by the caller."""
+    training = begin(subject, settings)
+    if checkpoint is not None and checkpoint.exists():
+        load_checkpoint(checkpoint, training)
+    try:
+        _passes(training, on_progress, checkpoint)
+        _search(training, on_progress)
+    except (KeyboardInterrupt, StopTraining):
+        training.stopped = True
+    return _trained(training, model)
+
+
+def begin(subject: Subject, settings: TrainSettings) -> Training:
+    """Profile the network, and set the probabilities to their start."""
+    shards = Shards()
+    mine = shards.part(range(settings.profile_batch * shards.count))
+    variation = shards.mean(profile(subject, [(settings.seed + 1) * _SEEDS - 1 - n for n in mine]))
+    weights = loss_weights(variation, settings.weight_low, settings.weight_high)
+    gates = Gates(start_of(subject, settings), settings.sampling, settings.seed)
+    return Training(subject, settings, Learner(gates, settings, subject.costs, weights, shards), variation)
+
+
+def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
+    """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
+    shape, share = subject.shape, settings.ceiling
+    rule = to_budget(interval_scores(shape, subject.costs, share), share, subject.costs)
+    if settings.start == "uniform":
+        return torch.full(shape, settings.initial)
+    return certain(rule, settings.sureness)
+
+
+def certain(run: np.ndarray, sureness: float) -> Tensor:
+    """Probabilities [T, L] that stand for a mask."""
+    return torch.from_numpy(np.where(run, sureness, 1 - sureness)).float()
+
+
+def _passes(training: Training, on_progress: Callable[[Progress], Any], checkpoint: Path | None) -> None:
+    while training.learner.done < training.settings.passes:
+        progress = training.note(training.run_pass())
+        if checkpoint is not None and training.shards.first:
+            save_checkpoint(checkpoint, training)
+        on_progress(progress)
+
+
+def _search(training: Training, on_progress: Callable[[Progress], Any]) -> None:
+    """The short search after binarisation; the best mask so far is the training's, also when it is stopped."""
+    settings, training.found = training.settings, training.run()
+    if not settings.refine:
+        return
+
+    def tell(done: int, error: float, mask: np.ndarray) -> None:
+        training.found = mask
+        training.errors.append(error)
+        on_progress(Progress("refine", done, settings.refine, error, training.subject.costs.share(mask), 1.0))
+
+    rng = np.random.default_rng(settings.seed)
+    scores = training.learner.scores()
+    refine(training.subject, training.found, scores, settings.ceiling, settings.refine, training.rehearsed(), rng, tell)
+
+
+def _trained(training: Training, model: str) -> Trained:
+    learner, costs = training.learner, training.subject.costs
+    run = training.run() if training.found is None else training.found
+    provenance: dict[str, Any] = {
+        "made_by": "skipstone train-mask",
+        "model": model,
+        "settings": training.settings.to_dict(),
+        "seed": training.settings.seed,
+        "passes": learner.done,
+        "losses": [round(p.loss, 8) for p in training.history],
+        "search_errors": [round(e, 8) for e in training.errors],
+        "share": costs.share(run),
+        "speedup": 1 / costs.share(run),
+    }
+    mask = training.subject.mask(run, probabilities=learner.gates.values.numpy(), provenance=provenance)
+    graph = training.subject.graph
+    return Trained(mask, graph, training.history, training.variation, learner.weights, training.stopped)

@@ -1,0 +1,78 @@
+"""`skipstone train-mask`: from a model's name to a mask that the engine takes, with its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from skipstone.core import cli
+from skipstone.core.calibrate.masks import command
+from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe_skip import BlockSkip
+
+QUICK = ["--steps", "6", "--passes", "2", "--batch", "2", "--tries", "2", "--refine-batch", "2", "--profile-batch", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny pipelines by name."""
+    makers = {"dit": tiny.dit_pipeline, "sd": tiny.sd_pipeline}
+    monkeypatch.setattr(command, "load_pipeline", lambda model, *a: makers[model]())
+
+
+def test_a_mask_is_trained_written_drawn_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train-mask", "dit", *QUICK, "--target", "0.6", "--out", str(tmp_path)]) == 0
+    mask = Mask.load(tmp_path / "mask.safetensors")
+    assert mask.run.shape == (6, 4) and abs(mask.provenance["share"] - 0.6) < 0.06
+    assert mask.provenance["model"] == "dit" and mask.provenance["settings"]["passes"] == 2
+    for name in ("curve", "heatmap", "histogram"):
+        picture = Image.open(tmp_path / f"mask_{name}.png")
+        assert min(picture.size) > 100 and len(set(picture.convert("L").resize((64, 64)).getdata())) > 3
+    said = capsys.readouterr().out
+    assert f"{mask.provenance['share']:.1%} of the multiply-adds" in said and "search" not in said.splitlines()[-1]
+    pipe = tiny.dit_pipeline()
+    with accelerate(pipe, BlockSkip(mask=str(tmp_path / "mask.safetensors"))) as handle:
+        pipe([1], num_inference_steps=6, generator=torch.Generator().manual_seed(0))
+        assert handle.report().blocks_run == int(mask.run.sum())
+
+
+def test_given_embeddings_and_a_speedup(tmp_path: Path) -> None:
+    file = tmp_path / "embeddings.safetensors"
+    save_file({"embeddings": tiny.noise(3, *tiny.CONTEXT), "empty": tiny.noise(1, *tiny.CONTEXT, seed=9)}, file)
+    words = ["train-mask", "sd", *QUICK, "--speedup", "1.5", "--embeddings", str(file), "--out", str(tmp_path)]
+    assert cli.main([*words, "--form", "interleaved"]) == 0
+    mask = Mask.load(tmp_path / "mask.safetensors")
+    assert abs(mask.provenance["share"] - 1 / 1.5) < 0.03 and mask.caching == "output"
+
+
+def test_resuming_adds_passes_to_those_that_are_done(tmp_path: Path) -> None:
+    words = ["train-mask", "dit", *QUICK, "--out", str(tmp_path), "--form", "interleaved"]
+    assert cli.main(words) == 0
+    assert cli.main([*words, "--resume", "--passes", "3"]) == 0
+    assert len(Mask.load(tmp_path / "mask.safetensors").provenance["losses"]) == 3
+    assert cli.main([*words, "--passes", "1"]) == 0
+    assert len(Mask.load(tmp_path / "mask.safetensors").provenance["losses"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--target", "0"], "target=0.0 is outside [0.01, 1]: 0.6 is a good beginning"),
+        (["--target", "0.05"], "the target is out of reach"),
+        (["--embeddings", "no.safetensors"], "no embeddings in 'no.safetensors'"),
+        (["--embeddings", "no.safetensors", "--prompts", "1"], "two ways to say the same"),
+        (["--batch", "0"], "batch=0 must be a whole number from 1 on"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train-mask", "dit", *QUICK, "--out", str(tmp_path), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error and "Traceback" not in error

@@ -1,0 +1,271 @@
+"""Whole trainings on toys: what is learned, what is kept, what is left alone (methods page, block masking 11, 13, 14, 17)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+from toys import WIDTH, Chain, Residual, Skips, ToyDenoiser, toy
+
+from skipstone.core.calibrate.masks.checkpoint import load_checkpoint, save_checkpoint
+from skipstone.core.calibrate.masks.costs import MARGIN, Costs
+from skipstone.core.calibrate.masks.gated import GatedNetwork
+from skipstone.core.calibrate.masks.per_call import interleaved_pass
+from skipstone.core.calibrate.masks.settings import TrainSettings
+from skipstone.core.calibrate.masks.subject import Subject
+from skipstone.core.calibrate.masks.trainer import Progress, StopTraining, Trained, begin, train, train_subject
+from skipstone.core.calibrate.masks.windowed import windows
+from skipstone.core.errors import MaskError, ModelError, RecipeError
+from skipstone.core.plan.mask import Mask
+
+FORMS = ["interleaved", "sequential", "windowed", "exchange", "search"]
+
+
+def settings(form: str = "interleaved", **more: object) -> TrainSettings:
+    """Small and quick."""
+    given = {"form": form, "target": 0.6, "passes": 6, "batch": 4, "updates": 3, "profile_batch": 2, "lr": 0.1}
+    given["refine_batch"] = 4
+    return TrainSettings(**{**given, **more})  # type: ignore[arg-type]
+
+
+class Constant(nn.Module):
+    """A branch that never changes."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """[B, WIDTH] -> [B, WIDTH]."""
+        return torch.full_like(x, 0.7)
+
+
+class Swinging(nn.Module):
+    """A branch that moves another coordinate at each of the six calls, so that no error makes up for another."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """[B, WIDTH] -> [B, WIDTH]."""
+        return 3 * torch.eye(WIDTH, dtype=x.dtype)[round(5 * (1 - float(t)))].expand_as(x)
+
+
+class TwoBranches(Residual):
+    """One block that never changes, one that always does."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.nodes = nn.ModuleList([Constant(), Swinging()])
+        self.unused = nn.Parameter(torch.zeros(1))
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if f != "exchange"])
+@pytest.mark.parametrize("sampling", ["bernoulli", "gumbel", "mean"])
+def test_a_constant_block_is_switched_off_and_a_swinging_one_stays_on(form: str, sampling: str) -> None:
+    if form == "search" and sampling != "bernoulli":
+        pytest.skip("draws nothing")
+    wanted = settings(form, sampling=sampling, target=7 / 12, passes=16, start="uniform", initial=0.6, tries=20)
+    trained = train_subject(toy(TwoBranches(), calls=6), wanted)
+    expected = np.array([[True, True], *[[False, True]] * 5])
+    assert np.array_equal(trained.mask.run, expected)
+    if form != "search":
+        assert (trained.mask.probabilities[1:, 1] > trained.mask.probabilities[1:, 0]).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [Chain, Skips, Residual])
+@pytest.mark.parametrize("target", [0.4, 0.7])
+def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain], target: float) -> None:
+    trained = train_subject(toy(kind(8), calls=16), settings(form, target=target, passes=2, batch=2, updates=2))
+    assert abs(trained.mask.provenance["share"] - target) <= MARGIN
+    assert trained.mask.run[0].all()
+    assert trained.mask.probabilities.min() >= 0 and trained.mask.probabilities.max() <= 1
+    assert len(trained.history) == 2
+
+
+@pytest.mark.parametrize("control", ["dual", "project"])
+def test_control_brings_the_expected_share_to_the_target(control: str) -> None:
+    shares: list[float] = []
+    wanted = settings("interleaved", control=control, target=0.5, passes=60, start="uniform", lambda1=0.05)
+    train_subject(toy(Residual(4), calls=8), wanted, lambda now: shares.append(now.share))
+    near = MARGIN if control == "project" else 0.05
+    assert shares[0] > 0.8 and abs(float(np.mean(shares[-8:])) - 0.5) <= near
+
+
+def test_a_speedup_is_a_share_of_the_multiply_adds() -> None:
+    assert TrainSettings(speedup=1.6).share == 0.625
+    trained = train_subject(toy(Residual(8), calls=16), settings(speedup=2.0, passes=1))
+    assert abs(trained.mask.provenance["speedup"] - 2) < 0.08
+
+
+def test_exchange_lowers_the_error_of_an_interval_mask() -> None:
+    subject = toy(Residual(8), calls=12)
+    losses: list[float] = []
+    wanted = settings("exchange", passes=8, target=0.5, batch=16, refine_batch=32)
+    first = train_subject(subject, settings("exchange", passes=0, target=0.5)).mask.run
+    found = train_subject(subject, wanted, lambda now: losses.append(now.loss)).mask.run
+    held_out = [9_000 + n for n in range(32)]
+    dense = subject.rollout(held_out)
+    errors = [float((subject.rollout(held_out, run) - dense).norm()) for run in (first, found)]
+    assert errors[1] < 0.97 * errors[0]
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(losses))
+
+
+def test_the_search_lowers_the_error_and_keeps_the_budget() -> None:
+    subject = toy(Residual(8), calls=16)
+    trained = train_subject(subject, settings(passes=0, refine=120, target=0.5))
+    errors = trained.mask.provenance["search_errors"]
+    assert len(errors) == 120 and errors[-1] < 0.7 * errors[0]
+    assert errors == sorted(errors, reverse=True)
+    assert trained.mask.provenance["share"] <= 0.51
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_seed_gives_the_same_mask_and_global_randomness_is_untouched(form: str) -> None:
+    state = torch.get_rng_state()
+    one, two, other = (train_subject(toy(Residual(8)), settings(form, seed=s, passes=3)) for s in (3, 3, 4))
+    assert np.array_equal(one.mask.probabilities, two.mask.probabilities)
+    assert [p.loss for p in one.history] == [p.loss for p in two.history] != [p.loss for p in other.history]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_samples_are_never_used_twice_and_the_search_has_its_own() -> None:
+    subject = toy()
+    train_subject(subject, settings(passes=5, refine=2))
+    seen = [seed for batch in subject.denoiser.begun for seed in batch]
+    trained_on = [s for s in seen if s < 1 << 16]
+    assert len(trained_on) == 5 * 4 == len(set(trained_on))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stopped_training_goes_on_to_the_same_result(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+
+    def stop(now: Progress) -> None:
+        if now.done == 3:
+            raise KeyboardInterrupt
+
+    whole = train_subject(toy(), settings(form))
+    part = train_subject(toy(), settings(form), stop, file)
+    assert part.stopped and len(part.history) == 3 and not whole.stopped
+    rest = train_subject(toy(), settings(form), checkpoint=file)
+    assert np.array_equal(rest.mask.probabilities, whole.mask.probabilities)
+    assert np.array_equal(rest.mask.run, whole.mask.run)
+    assert [p.loss for p in rest.history] == pytest.approx([p.loss for p in whole.history])
+    assert [f.name for f in tmp_path.iterdir()] == ["training.safetensors"]
+
+
+def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
+    subject = toy()
+    after = {"calls": 0}
+
+    def cancel(call: int) -> None:
+        after["calls"] += 1
+        if after["calls"] > 40:
+            raise StopTraining
+
+    subject.denoiser.on_predict = cancel
+    trained = train_subject(subject, settings(passes=50))
+    assert trained.stopped and 0 < len(trained.history) < 50
+    assert abs(trained.mask.provenance["share"] - 0.6) <= MARGIN
+
+
+def test_a_checkpoint_of_other_settings_or_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    save_checkpoint(file, begin(toy(), settings()))
+    with pytest.raises(RecipeError, match="other settings \\(lr, seed\\)"):
+        load_checkpoint(file, begin(toy(), settings(lr=0.2, seed=5)))
+    with pytest.raises(MaskError, match="another model or number of calls"):
+        load_checkpoint(file, begin(toy(calls=7), settings()))
+    (tmp_path / "other").write_bytes(b"nothing")
+    with pytest.raises(MaskError, match="no training checkpoint"):
+        load_checkpoint(tmp_path / "other", begin(toy(), settings()))
+
+
+def saved_during(calls: int, form: str) -> int:
+    """The most tensors that autograd keeps at once in a pass."""
+    training = begin(toy(Residual(), calls), settings(form, sampling="mean"))
+    alive, most = [0], [0]
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor.detach()
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        training.run_pass()
+    return most[0]
+
+
+def test_the_papers_form_keeps_the_activations_of_one_call_whatever_the_number_of_calls() -> None:
+    assert saved_during(6, "interleaved") == saved_during(24, "interleaved") > 0
+    assert saved_during(6, "sequential") == saved_during(24, "sequential") > 0
+
+
+def test_each_call_of_the_papers_form_is_one_dense_and_one_gated_evaluation() -> None:
+    subject = toy(calls=7)
+    training = begin(subject, settings())
+    before = subject.denoiser.calls_made
+    interleaved_pass(subject, training.learner, [1, 2])
+    assert subject.denoiser.calls_made - before == 1 + 2 * 6
+
+
+def test_windows_cover_the_run_and_move_with_the_offset() -> None:
+    assert [list(w) for w in windows(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [list(w) for w in windows(7, 3, 1)] == [[0], [1, 2, 3], [4, 5, 6]]
+    assert [list(w) for w in windows(4, 0)] == [[0, 1, 2, 3]]
+
+
+def digest(model: nn.Module) -> str:
+    """Of all weights and buffers."""
+    tensors = model.state_dict().items()
+    return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors))).hexdigest()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("checkpointing", ["none", "block", "call"])
+def test_training_a_real_network_changes_no_weight_and_leaves_no_trace(form: str, checkpointing: str) -> None:
+    from skipstone.core.pipelines.denoisers import denoiser_of
+
+    pipe = tiny.dit_pipeline()
+    network = pipe.transformer.requires_grad_(True)
+    before, hash_before, forward = tiny.snapshot(network), digest(network), type(network).forward
+    wanted = settings(form, passes=2, batch=2, checkpointing=checkpointing, refine=2, profile_batch=1, refine_batch=2)
+    trained = train(denoiser_of(pipe, 5), wanted, model="tiny")
+    assert digest(network) == hash_before and tiny.snapshot(network) == before
+    assert type(network).forward is forward and all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert trained.mask.provenance["model"] == "tiny" and abs(trained.mask.provenance["share"] - 0.6) < 0.08
+
+
+def test_the_mask_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    trained: Trained = train_subject(toy(), settings(passes=2))
+    trained.mask.save(tmp_path / "mask.safetensors")
+    again = Mask.load(tmp_path / "mask.safetensors")
+    assert np.array_equal(again.run, trained.mask.run)
+    assert np.array_equal(again.probabilities, trained.mask.probabilities)
+    assert again.provenance == trained.mask.provenance and again.timesteps == trained.mask.timesteps
+
+
+def test_a_network_of_no_known_family_is_refused() -> None:
+    with pytest.raises(ModelError, match="no supported family"):
+        train(ToyDenoiser(Residual()), settings())
+
+
+def test_rollouts_evaluate_what_the_mask_needs_and_nothing_else() -> None:
+    """Every third call in full is FORA's number of evaluations."""
+    network = Residual()
+    graph, ran = network.graph(), []
+    for node in network.nodes:
+        inner = node.forward
+        node.forward = lambda x, t, inner=inner: (ran.append(1), inner(x, t))[1]  # type: ignore[method-assign]
+    subject = Subject(
+        ToyDenoiser(network, tuple(range(9, 0, -1))), "toy", graph, GatedNetwork(graph), Costs(graph, np.ones(4), 0.0)
+    )
+    run = np.zeros((9, 4), dtype=bool)
+    run[::3] = True
+    subject.rollout([1], run)
+    assert len(ran) == 3 * 4

@@ -1,0 +1,72 @@
+"""Masks of others at a budget, and the distances by which masks are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toys import Residual, Skips, toy
+
+from skipstone.core.calibrate.masks.settings import TrainSettings
+from skipstone.core.errors import RecipeError
+from skipstone.core.evaluate.mask_peers import (
+    block_changes,
+    deepcache_mask,
+    interval_mask,
+    router_mask,
+    variation_mask,
+)
+from skipstone.core.evaluate.mask_quality import Judge, judged
+
+
+def test_the_interval_mask_at_half_the_work_is_every_second_call() -> None:
+    subject = toy(calls=8)
+    assert interval_mask(subject, 0.5).all(axis=1).tolist() == [True, False] * 4
+
+
+def test_deepcache_takes_the_most_work_that_fits() -> None:
+    subject = toy(Skips(8), calls=12)
+    for target in (0.4, 0.7):
+        run = deepcache_mask(subject, target)
+        assert target - 0.2 < subject.costs.share(run) <= target
+    with pytest.raises(RecipeError, match="no DeepCache interval"):
+        deepcache_mask(subject, 0.05)
+
+
+def test_changes_are_relative_to_the_call_before() -> None:
+    subject, seeds = toy(calls=3), [1, 2]
+    changes = block_changes(subject, seeds)
+    at = subject.denoiser.begin(seeds)
+    outputs = []
+    for call in range(2):
+        outcome = subject.dense(at, call)
+        outputs.append(outcome.caches[1].values[0])
+        at = subject.denoiser.advance(at, outcome.output, call)
+    expected = float((outputs[1] - outputs[0]).abs().sum() / outputs[0].abs().sum())
+    assert changes[1, 1] == pytest.approx(expected) and (changes[0] == 0).all()
+
+
+def test_the_greedy_mask_runs_what_changes_most_and_keeps_the_budget() -> None:
+    subject = toy(Residual(6), calls=16)
+    run = variation_mask(subject, 0.5, [1, 2])
+    assert 0.42 < subject.costs.share(run) <= 0.5 and run[0].all()
+    changes = block_changes(subject, [1, 2]).sum(axis=0)
+    assert run[:, changes.argmax()].sum() > run[:, changes.argmin()].sum()
+
+
+def test_a_router_leaves_every_second_call_full_and_cannot_go_below_half() -> None:
+    subject = toy(calls=8)
+    settings = TrainSettings(target=0.7, passes=3, batch=2, profile_batch=1, lambda1=0.01)
+    run = router_mask(subject, settings)
+    assert run[::2].all() and abs(subject.costs.share(run) - 0.7) < 0.03
+    with pytest.raises(RecipeError, match="a router needs 50%"):
+        router_mask(subject, TrainSettings(target=0.4, passes=1, profile_batch=1))
+
+
+def test_a_mask_is_judged_on_its_final_latents() -> None:
+    subject, seeds = toy(calls=8), [5, 6, 7]
+    judge = Judge(subject.rollout(seeds), features=lambda x: x)
+    same = judged(subject, judge, np.ones(subject.shape, dtype=bool), seeds)
+    half = judged(subject, judge, interval_mask(subject, 0.5), seeds)
+    assert (same.rel_l2, same.psnr_db, same.share) == (0.0, float("inf"), 1.0) and same.frechet < 1e-9
+    assert judge(judge.dense + 0.1).psnr_db == pytest.approx(20.0)
+    assert half.rel_l2 > 0.001 and half.frechet > 0 and half.share == 0.5 and half.psnr_db < 60
