@@ -37,20 +37,28 @@ def contenders(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Con
 
 
 def _unet_rules() -> Iterator[Contender]:
-    """DeepCache evenly and unevenly spaced, whole calls repeated, DaTo's presets with and without pruning."""
+    """DeepCache evenly and unevenly spaced, whole calls repeated, DaTo's presets; what is reused may be forecast."""
     for every in _INTERVALS:
         yield _skips(f"DeepCache {every}", "DeepCache", BlockSkip(every=every))
+        yield _skips(f"DeepCache {every}, forecast", "DeepCache, forecast", BlockSkip(every=every, forecast=True))
     for every in (3, 5):
         yield _skips(f"DeepCache {every}, uneven", "DeepCache, uneven", BlockSkip(every=every, mode="quad"))
     for every in (2, 3):
-        yield _skips(f"call repeated {every}", "calls repeated", BlockSkip(rule="interval", every=every))
-        forecast = BlockSkip(rule="interval", every=every, forecast=True)
-        yield _skips(f"call forecast {every}", "calls forecast", forecast)
+        repeated = BlockSkip(rule="interval", every=every)
+        yield _skips(f"call repeated {every}", "calls repeated", repeated)
+        yield _skips(f"call forecast {every}", "calls forecast", replace(repeated, forecast=True))
     for name in DATO:
-        yield Contender(name, "DaTo", preset(name))
-        yield Contender(f"{name}, unpruned", "DaTo, unpruned", replace(preset(name), prune=None))
+        yield from _dato(name, preset(name))
     merge = TokenMerge(threshold=0.8, matching="local", proportional=True)
     yield Contender("DeepCache 3 + CA-ToMe", "both", Recipe(merge=merge, skip=BlockSkip(every=3)))
+
+
+def _dato(name: str, recipe: Recipe) -> Iterator[Contender]:
+    """A preset, and its schedule alone."""
+    yield Contender(name, "DaTo", recipe)
+    if recipe.skip and name != "dato_reference":  # whose schedule is another preset's
+        yield _skips(f"{name}, unpruned", "DaTo, unpruned", recipe.skip)
+        yield _skips(f"{name}, forecast", "DaTo, unpruned, forecast", replace(recipe.skip, forecast=True))
 
 
 def _dit_rules() -> Iterator[Contender]:
