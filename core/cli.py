@@ -47,6 +47,9 @@ COMMANDS: dict[str, Command] = {
         "run_fidelity_bench",
         True,
     ),
+    "bench masks": Command(
+        "compare trained masks with rules and fewer steps", ".evaluate.bench_masks", "MaskBench", "run_mask_bench", True
+    ),
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".calibrate.pairs", "CalibratePairs", "calibrate_pairs"
     ),
