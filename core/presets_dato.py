@@ -28,6 +28,9 @@ _D = (
     "1 1 1 1 1 1 1 1 1 0 12 1 12 1 1 1 12 1 1 1 1 1 1 12 1"
 )  # 8 full calls (0, 12, 13, 20, 36, 38, 42, 49), 42 shallow, 1 repeated
 
+_GENTLE = "0 0 0 12 0 0 12 12 0 12 12 0 0 12 1 12 0 0 12"
+# 9 full calls of 20, 1 shallow, 10 forecast; found on the demo U-Net by `skipstone search demo --steps 20` from lists with forecast
+
 _PRUNE = TokenPrune(ratio=0.4)
 _AS_RELEASED = replace(_PRUNE, normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1)
 
@@ -42,5 +45,6 @@ DATO: dict[str, tuple[TokenPrune | BlockSkip, ...]] = {
     "dato_c": (_PRUNE, _depths(_C)),
     "dato_d": (_PRUNE, _depths(_D)),
     "dato_reference": (_AS_RELEASED, _depths(_COCO)),
+    "dato_gentle": (replace(_PRUNE, ratio=0.0), replace(_depths(_GENTLE), forecast=True)),
 }
-"""Preset name -> its methods. A schedule found by `skipstone search` joins here."""
+"""Preset name -> its methods. `dato_gentle` is our own, for 20 to 30 steps: calls are forecast, not repeated, nothing is pruned."""

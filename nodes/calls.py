@@ -53,7 +53,7 @@ def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str,
     """One forward: latent x [rows, C, H, W], or another shape [rows, C, ...] (video, packed), sigma [rows], and its
     transformer_options. Raises :class:`Decline`."""
     timestep = training_timestep(model_sampling, sigma.flatten()[0])
-    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]))
+    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]), input=x)
 
 
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:

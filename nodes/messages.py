@@ -20,21 +20,24 @@ def node_text(report: Report) -> str:
 
     Lines end in punctuation, because ComfyUI's newer node design turns line breaks into spaces.
     """
-    lines = _merged(report) if report.served else []
+    lines = _reduced(report) if report.served else []
     lines += _skipped(report)
     if not lines:
-        lines = [f"served NO layer in {report.calls} calls: nothing was merged;"]
-    lines += report.notes
+        lines = [f"served NO layer in {report.calls} calls: nothing was merged, pruned or skipped;"]
+    lines += [f"{note};" for note in report.notes]
     lines += [f"{len(what)} layers dense: {reason};" for reason, what in report.declined.items()]
     return "\n".join(part for line in lines for part in wrap(line, LINE))
 
 
-def _merged(report: Report) -> list[str]:
+def _reduced(report: Report) -> list[str]:
+    """What token merging and pruning did."""
+    verbs = sorted({layer.verb for layer in report.layers.values()})
+    cache = "" if report.blocks else f", cache {report.cache_bytes / 2**20:.1f} MiB"
     return [
-        f"merged {report.merged_share:.0%} of tokens in {report.served} layers,",
+        f"{' and '.join(verbs)} {report.merged_share:.0%} of tokens in {report.served} layers,",
         f"saved {1 - report.macs_done / max(1, report.macs_dense):.0%} of their attention;",
         f"{report.calls} calls: {report.searched} searches, {report.reused} reuses;",
-        f"{(report.macs_dense - report.macs_done) / 1e9:.1f} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
+        f"{(report.macs_dense - report.macs_done) / 1e9:.1f} GMAC less{cache};",
     ]
 
 

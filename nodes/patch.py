@@ -18,31 +18,39 @@ from torch import Tensor, nn
 
 from ..core.blocks import unwrapped
 from ..core.engine.engine import Engine
-from ..core.errors import Decline, ModelError, SkipstoneError
+from ..core.errors import Decline, ModelError, RecipeError, SkipstoneError
 from ..core.recipe import Method, Recipe, TokenMerge
+from ..core.recipe_prune import TokenPrune
 from ..core.recipe_skip import BlockSkip
 from .attention import key_bias
 from .calls import TRAIN_STEPS, call_of, planned_timesteps
-from .messages import log, node_text, show_on_nodes, wrapped
+from .messages import log, node_text, show_on_nodes, warn, wrapped
 
 KEY = "skipstone"
+_TOKENS = "use SD1.x, SD2.x, SDXL or PixArt"
 SERVES = {
-    TokenMerge.kind: "use SD1.x, SD2.x, SDXL or PixArt",
-    BlockSkip.kind: "block masks serve SD1.x, SD2.x, SDXL, PixArt, SD3, Flux and Chroma",
+    TokenMerge.kind: _TOKENS,
+    TokenPrune.kind: _TOKENS,
+    BlockSkip.kind: "block masks serve SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma",
 }
-WITHOUT = {TokenMerge.kind: "no tokens are merged", BlockSkip.kind: "no block is skipped"}
+WITHOUT = {
+    TokenMerge.kind: "no tokens are merged",
+    TokenPrune.kind: "no tokens are pruned",
+    BlockSkip.kind: "no block is skipped",
+}
 
 
 def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
     """A clone of a ModelPatcher that samples with `recipe`. After each run its report is shown on the node `node_id`.
 
-    A method joins those that are on the model already, and replaces one of its own kind; a neutral one takes that off.
-    With nothing left, or an empty recipe, the clone has no wrapper at all.
+    A method joins those that are on the model already, and replaces one of its own kind, or one that it cannot go with; a
+    neutral one takes its kind off. With nothing left, or an empty recipe, the clone has no wrapper at all.
     """
     clone = model.clone()
     asked = dict(_asked(model)) if recipe.methods else {}
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    asked.update({method.kind: (method, node_id) for method in recipe.methods})
+    for method in recipe.methods:
+        asked = _joined(asked, method, node_id)
     left = {kind: entry for kind, entry in asked.items() if not entry[0].neutral}
     if left:
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, OuterSample(tuple(left.items())))
@@ -51,6 +59,23 @@ def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
 
 Asked = tuple[tuple[str, tuple[Method, Any]], ...]
 """Kind of method -> its settings and the node that asked for it."""
+
+
+def recipe_on(model: Any) -> Recipe:
+    """What Skipstone nodes have put on a model, in one recipe; empty where there is nothing."""
+    return Recipe.of(method for _, (method, _) in _asked(model))
+
+
+def _joined(asked: dict[str, tuple[Method, Any]], method: Method, node_id: Any) -> dict[str, tuple[Method, Any]]:
+    """One method more. The later one counts: an earlier one that the recipe's rules forbid beside it is taken off."""
+    left = {kind: entry for kind, entry in asked.items() if kind != method.kind}
+    for kind, (earlier, node) in list(left.items()):
+        try:
+            Recipe.of([earlier, method])
+        except RecipeError:
+            del left[kind]
+            warn(f"{WITHOUT[kind]}: a later node has {method.kind} for the same layers, and the later one counts", node)
+    return {**left, method.kind: (method, node_id)}
 
 
 def _asked(model: Any) -> Asked:
@@ -158,7 +183,6 @@ class Run:
 
 def _begun(network: nn.Module, methods: list[Method], timesteps: list[float] | None) -> Engine:
     """An engine whose run has begun. Raises :class:`SkipstoneError` for what does not fit."""
-    parts: dict[str, Any] = {"skip" if isinstance(m, BlockSkip) else "merge": m for m in methods}
-    engine = Engine(network, Recipe(**parts), key_bias)
+    engine = Engine(network, Recipe.of(methods), key_bias)
     engine.begin(timesteps, TRAIN_STEPS)
     return engine

@@ -7,11 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.errors import SkipstoneError
-from ..core.recipe import MAX_DOWNSAMPLES, Recipe, TokenMerge
+from ..core.recipe import Recipe, TokenMerge
 from ..core.schedule import CHECKPOINT_PRESETS
 from .messages import show_on_node, warn
 from .patch import patch_model
-from .widgets import advanced
+from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
 
 CUSTOM = "custom"
 TARGETS = {"attn2": "merge_cross_attention", "ff": "merge_mlp"}
@@ -31,12 +31,11 @@ def build_recipe(
     merge = TokenMerge(
         threshold=threshold,
         checkpoints=custom_checkpoints if checkpoints == CUSTOM else checkpoints,
-        max_downsample="auto" if max_downsample == "auto" else int(max_downsample),
+        max_downsample=downsample(max_downsample),
         stride=(stride, stride),
         targets=("attn1", *extra),
-        start=options.get("start_percent", 0.0),
-        end=options.get("end_percent", 1.0),
         **{name: options[name] for name in named if name in options},
+        **{setting: options[widget] for widget, setting in WINDOW.items() if widget in options},
     )
     return Recipe(merge=merge)
 
@@ -99,16 +98,8 @@ def _rare_inputs() -> list[Any]:
             tooltip="Let a merged token weigh as much as the tokens it stands for: closer to the original, attention "
             "about 4 % slower. SD and SDXL with pytorch attention; elsewhere the node says that it is off.",
         ),
-        io.Combo.Input(
-            "matching", options=["dense", "local"], default="dense", optional=True,
-            tooltip="dense compares each token with all (the paper). local compares inside tiles of 16 x 16 tokens: 16 "
-            "times fewer pairs at 64 x 64 tokens, and merges a little less.",
-        ),
-        io.Combo.Input(
-            "max_downsample", options=["auto", *map(str, MAX_DOWNSAMPLES)], default="auto", optional=True,
-            tooltip="Coarsest attention served, as latent side over token side. auto is 1 on SD1.x (64 x 64 tokens at "
-            "512 px) and up to 4 on SDXL. Larger saves little more and costs quality.",
-        ),
+        matching_input("merges a little less"),
+        max_downsample_input(),
         io.Combo.Input(
             "batch", options=["per_sample", "max"], default="per_sample", optional=True,
             tooltip="For batches of 2 and more. per_sample: each image merges its own count, so that it never depends on "
@@ -119,18 +110,8 @@ def _rare_inputs() -> list[Any]:
             tooltip="The 1 token of each cell that others merge into: its top left one, or one drawn at each search. "
             "The draw has its own seed; your noise stays the same.",
         ),
-        io.Int.Input(
-            "stride", default=2, min=2, max=8, optional=True,
-            tooltip="Cell side in tokens. At most 75 % of the tokens can merge at 2, 89 % at 3, 94 % at 4.",
-        ),
-        io.Float.Input(
-            "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Merge from here on. 0 is the first step; 0.2 leaves the first fifth dense and keeps composition.",
-        ),
-        io.Float.Input(
-            "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Merge up to here. 1 is the last step; 0.8 leaves the last fifth dense and keeps fine detail.",
-        ),
+        stride_input("75 % of the tokens can merge at 2, 89 % at 3, 94 % at 4"),
+        *window_inputs("Merge"),
         io.Boolean.Input(
             "merge_cross_attention", default=False, optional=True,
             tooltip="Merge in cross-attention too. Saves less than 1 % of an SD1.5 step more; the paper leaves it dense.",

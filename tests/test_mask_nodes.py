@@ -28,7 +28,7 @@ SKIP = BlockSkip(rule="deepcache", every=3)
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.PromptServer]:
     """ComfyUI is importable and has folders; its server remembers what was shown on nodes."""
     with comfy.installed(monkeypatch, tmp_path) as server:
-        from skipstone.nodes.mask_store import register_folders
+        from skipstone.nodes.shelf import register_folders
 
         register_folders()
         yield server

@@ -1,9 +1,8 @@
-"""The nodes that make, keep and draw masks, driven by doubles of the host: rules, files, pictures; their faces and the workflow."""
+"""The nodes that make, keep and draw masks, driven by doubles of the host: rules, files, pictures."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from doubles import comfy
 from test_mask_nodes import SKIP, Lumina2, Unknown, made, masks, network, patch, patcher, said, sample, server
-from test_nodes_schema import linked
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.plan.mask import Mask
@@ -21,7 +19,6 @@ from skipstone.core.recipe_skip import BlockSkip
 __all__ = ["network", "patcher", "server"]
 
 ROOT = Path(__file__).resolve().parents[1]
-IDS = ("SkipstoneBlockMask", "SkipstoneMaskRule", "SkipstoneMaskLoader", "SkipstoneMaskSaver", "SkipstoneMaskPreview")
 
 
 def saved(patcher: comfy.ModelPatcher, tmp_path: Path, name: str = "own.safetensors", **changes: Any) -> Mask:
@@ -37,18 +34,31 @@ def saved(patcher: comfy.ModelPatcher, tmp_path: Path, name: str = "own.safetens
 # the rule node
 
 
+def rules() -> Any:
+    from skipstone.nodes import mask_rule
+
+    return mask_rule
+
+
 def rule_schema() -> comfy.Schema:
-    return masks().SkipstoneMaskRule.define_schema()
+    return rules().SkipstoneMaskRule.define_schema()
 
 
 def test_left_alone_the_widgets_are_deepcache(server: comfy.PromptServer) -> None:
     defaults = {i.id: i.default for i in rule_schema().inputs}
-    assert masks().build_rule(**defaults) == BlockSkip(rule="deepcache", every=3) == masks().build_rule()
+    assert rules().build_rule(**defaults) == BlockSkip(rule="deepcache", every=3) == rules().build_rule()
 
 
 def test_each_widget_reaches_its_setting(server: comfy.PromptServer) -> None:
-    want: dict[str, Any] = {"every": 4, "branch": 2, "mode": "quad", "last_full": True, "caching": "output"}
-    built = masks().build_rule(rule="depths", depths="12 1,0;3", start_percent=0.1, end_percent=0.9, **want)
+    want: dict[str, Any] = {
+        "every": 4,
+        "branch": 2,
+        "mode": "quad",
+        "last_full": True,
+        "caching": "output",
+        "split": True,
+    }
+    built = rules().build_rule(rule="depths", depths="12 1,0;3", start_percent=0.1, end_percent=0.9, **want)
     assert built == BlockSkip(rule="depths", depths=(12, 1, 0, 3), start=0.1, end=0.9, **want)
     assert {*want, "rule", "depths", "start_percent", "end_percent"} == {i.id for i in rule_schema().inputs}
 
@@ -56,7 +66,7 @@ def test_each_widget_reaches_its_setting(server: comfy.PromptServer) -> None:
 def test_every_choice_of_every_list_builds_a_rule(server: comfy.PromptServer) -> None:
     for widget in rule_schema().inputs:
         for choice in getattr(widget, "options", []):
-            built = masks().build_rule(**{"depths": "12, 1", widget.id: choice})
+            built = rules().build_rule(**{"depths": "12, 1", widget.id: choice})
             assert getattr(built, widget.id) == choice
 
 
@@ -71,8 +81,8 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG, ids=["word", "empty", "endless", "window"])
 def test_a_wrong_setting_hands_no_mask_on(server: comfy.PromptServer, wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError) as error:
-        masks().build_rule(**wrong)
-    assert masks().SkipstoneMaskRule.run("4", **wrong) is None
+        rules().build_rule(**wrong)
+    assert rules().SkipstoneMaskRule.run("4", **wrong) is None
     assert said(server, "4") == f"{error.value}; the image comes dense" and len(str(error.value)) < 140
 
 
@@ -204,95 +214,3 @@ def test_what_cannot_be_drawn_is_written(patcher: comfy.ModelPatcher, server: co
     for given, mask, words in ((model, SKIP, "Lumina2 is not supported"), (patcher, None, "no mask came in")):
         image = masks().SkipstoneMaskPreview.run("8", model=given, mask=mask, steps=9)
         assert image.shape[::3] == (1, 3) and words in said(server, "8")
-
-
-# faces
-
-
-@pytest.fixture
-def schemas(server: comfy.PromptServer) -> dict[str, comfy.Schema]:
-    """By node id."""
-    return {name: getattr(masks(), name).define_schema() for name in IDS}
-
-
-def test_every_input_has_a_tooltip_with_a_number(schemas: dict[str, comfy.Schema]) -> None:
-    for name, schema in schemas.items():
-        inputs = [i for i in schema.inputs if i.id != "model" or name != "SkipstoneBlockMask"]
-        assert all(re.search(r"\d", i.tooltip) for i in inputs), name
-        assert all(o.tooltip for o in schema.outputs) and schema.node_id == name
-
-
-def test_the_english_locale_repeats_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
-    texts = json.loads((ROOT / "locales/en/nodeDefs.json").read_text())
-    for name, schema in schemas.items():
-        assert (texts[name]["display_name"], texts[name]["description"]) == (schema.display_name, schema.description)
-        assert texts[name]["inputs"] == {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs}
-        assert [o["tooltip"] for o in texts[name]["outputs"].values()] == [o.tooltip for o in schema.outputs]
-        assert not re.search(r"[@|$]|\{|\}", json.dumps([i.tooltip for i in schema.inputs])), "read as markup"
-
-
-def test_each_help_page_names_every_input_with_its_default(schemas: dict[str, comfy.Schema]) -> None:
-    for name, schema in schemas.items():
-        page = (ROOT / f"web/docs/{name}.md").read_text()
-        assert page.startswith(f"# {schema.display_name}\n")
-        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in page.splitlines() if line.startswith("|")]
-        defaults = {one: shown for names, shown in rows for one in names.split(", ")}
-        for widget in schema.inputs:
-            default = str(getattr(widget, "default", None) or "").split(",")[0]
-            shown = {"True": "on", "False": "off"}.get(default, default)
-            assert shown.removesuffix(".0") in defaults[widget.id], (name, widget.id)
-
-
-def test_rare_widgets_of_the_rule_are_advanced(schemas: dict[str, comfy.Schema]) -> None:
-    common = [i.id for i in schemas["SkipstoneMaskRule"].inputs if not i.as_dict().get("advanced")]
-    assert common == ["rule", "every"]
-
-
-def test_the_entry_point_lists_the_nodes_and_registers_the_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import asyncio
-    import sys
-
-    import skipstone
-
-    async def ids() -> list[str]:
-        extension = await skipstone.comfy_entrypoint()
-        return [node.define_schema().node_id for node in await extension.get_node_list()]
-
-    with comfy.installed(monkeypatch, tmp_path):
-        assert asyncio.run(ids()) == ["SkipstoneTokenMerge", *IDS]
-        assert [p.parent.name for p in sys.modules["folder_paths"].folders["skipstone_masks"]] == ["models", "output"]
-
-
-# the workflow
-
-
-def workflow(place: str) -> dict[str, Any]:
-    return json.loads((ROOT / f"workflows/{place}sd15_deepcache_rule.json").read_text())
-
-
-def test_both_forms_of_the_workflow_are_the_same_graph() -> None:
-    ui, api = workflow(""), workflow("api/")
-    nodes = {str(n["id"]): n for n in ui["nodes"] if "Note" not in n["type"]}
-    assert {i: n["type"] for i, n in nodes.items()} == {i: entry["class_type"] for i, entry in api.items()}
-    for node, links in linked(ui).items():
-        inputs = api[node]["inputs"]
-        assert links == {k: v for k, v in inputs.items() if isinstance(v, list)}
-        own = [v for k, v in inputs.items() if not isinstance(v, list)]
-        assert [v for v in nodes[node].get("widgets_values") or [] if v != "fixed"] == own, node
-
-
-def test_the_workflows_rule_is_the_default_one_and_is_noted(schemas: dict[str, comfy.Schema]) -> None:
-    ui = workflow("")
-    (rule,) = [n for n in ui["nodes"] if n["type"] == "SkipstoneMaskRule"]
-    widgets = schemas["SkipstoneMaskRule"].inputs
-    assert [i["name"] for i in rule["inputs"]] == [w.id for w in widgets]
-    assert rule["widgets_values"] == [w.default for w in widgets]
-    (note,) = [n for n in ui["nodes"] if "Note" in n["type"]]
-    assert "checkpoint" in note["widgets_values"][0] and "`every`" in note["widgets_values"][0]
-
-
-def test_the_workflow_has_a_thumbnail() -> None:
-    picture = (ROOT / "workflows/sd15_deepcache_rule.jpg").read_bytes()
-    assert picture[:3] == b"\xff\xd8\xff" and len(picture) < 200_000

@@ -138,6 +138,13 @@ def test_published_schedules_have_their_full_shallow_and_repeated_calls(name: st
     assert int((run.any(axis=1) & ~run.all(axis=1)).sum()) == shallow
 
 
+def test_the_gentle_preset_forecasts_half_of_twenty_calls_and_prunes_nothing() -> None:
+    recipe = preset("dato_gentle")
+    assert recipe.skip and recipe.skip.forecast and recipe.prune and recipe.prune.neutral
+    depths = recipe.skip.depths
+    assert (len(depths), depths.count(12), depths.count(1), depths.count(0)) == (19, 8, 1, 10)
+
+
 def test_published_presets_are_run_as_published() -> None:
     for name in ("dato_coco", "dato_b", "dato_c", "dato_d"):
         recipe = preset(name)

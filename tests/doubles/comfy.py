@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import comfy_training
 from doubles.comfy_io import IO
 from torch import Tensor, nn
 
@@ -85,6 +86,10 @@ class ModelPatcher:
         """Added last is innermost."""
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
 
+    def get_model_object(self, name: str) -> Any:
+        """A part of the model by its name."""
+        return getattr(self.model, name)
+
     def remove_wrappers_with_key(self, kind: str, key: str) -> None:
         """Nothing happens when there are none."""
         self.wrappers.get(kind, {}).pop(key, None)
@@ -101,6 +106,10 @@ class ModelSampling:
     def timestep(self, sigma: Tensor) -> Tensor:
         """[B] -> [B], nearest in the logarithm."""
         return (sigma.log()[:, None] - self.sigmas.log()).abs().argmin(1)
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent: Tensor, max_denoise: bool = False) -> Tensor:
+        """Where a run begins."""
+        return noise * (1 + sigma**2).sqrt() + latent if max_denoise else noise * sigma + latent
 
 
 class BaseModel:
@@ -119,8 +128,7 @@ class BaseModel:
 
     def _apply_model(self, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any) -> Tensor:
         scale = (t.view(-1, *[1] * (x.ndim - 1)) ** 2 + 1).sqrt()
-        with torch.no_grad():
-            epsilon = self.diffusion_model(x / scale, self.model_sampling.timestep(t).float(), context=c_crossattn)
+        epsilon = self.diffusion_model(x / scale, self.model_sampling.timestep(t).float(), context=c_crossattn)
         return x - t.view(-1, *[1] * (x.ndim - 1)) * 0.1 * torch.tanh(epsilon)
 
 
@@ -159,6 +167,7 @@ class Guider:
     def __post_init__(self) -> None:
         self.model_options = self.model_patcher.model_options
 
+    @torch.no_grad()
     def sample(self, noise: Tensor, sampler: Sampler, sigmas: Tensor) -> Tensor:
         """One run."""
         before, self.model_options = self.model_options, copy_nested(self.model_options)
@@ -263,6 +272,10 @@ def _modules(base: Path) -> dict[str, ModuleType]:
         "comfy": {},
         "comfy.model_patcher": {"create_model_options_clone": copy_nested},
         "comfy.patcher_extension": {"WrappersMP": WrappersMP, "add_wrapper_with_key": add_wrapper_with_key},
+        "comfy.samplers": comfy_training.SAMPLERS,
+        "comfy.model_management": comfy_training.management(),
+        "comfy.utils": {"ProgressBar": comfy_training.ProgressBar},
+        "comfy.sample": {"fix_empty_latent_channels": lambda model, latent: latent},
         "comfy_api": {},
         "comfy_api.latest": {"io": IO, "ComfyExtension": object},
         "server": {"PromptServer": PromptServer},
@@ -271,6 +284,9 @@ def _modules(base: Path) -> dict[str, ModuleType]:
     modules = {name: ModuleType(name) for name in contents}
     for name, values in contents.items():
         modules[name].__dict__.update(values)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], child, modules[name])
     modules["folder_paths"] = FolderPaths(base)  # type: ignore[assignment]
     return modules
 

@@ -16,12 +16,29 @@ __all__ = ["host"]
 pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
 
 SIZES.setdefault("Flux", 128)
-RULES = {"SD1.5": "deepcache", "SDXL": "deepcache", "PixArt": "fora", "SD3": "interval", "Flux": "interval"}
+RULES = {
+    "SD1.5": "deepcache", "SDXL": "deepcache", "SVD": "deepcache", "PixArt": "fora", "SD3": "interval", "Flux": "interval",
+    "Chroma": "interval",
+}  # fmt: skip
+NOT_SERVED = {
+    "Wan": "WAN21", "LTXV": "LTXV", "HunyuanVideo": "HunyuanVideo", "Cosmos": "CosmosVideo", "Cosmos 2": "CosmosPredict2",
+    "Mochi": "GenmoMochi",
+}  # fmt: skip
+"""Kind of model -> the name by which ComfyUI knows it."""
+
+SERVES = "block masks serve SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+
 EMPTY_16 = ("SD3", "Flux")
 
 
 def picture(kind: str = "SD1.5", **options: Any) -> Prompt:
-    """A dense prompt; Flux begins with SD3's kind of latent."""
+    """A dense prompt; Flux begins with SD3's kind of latent, video models and Chroma with one of the probe's."""
+    if kind in NOT_SERVED or kind in ("SVD", "Chroma"):
+        prompt = text2img(kind, size=128, **options)
+        tokens = 256 if kind == "Mochi" else 77
+        conds = {name: node("ProbeConditioning", kind=kind, tokens=tokens, rng=i)
+                 for i, name in enumerate(("positive", "negative"))}  # fmt: skip
+        return {**prompt, **conds, "empty": node("ProbeLatent", kind=kind)}
     prompt = text2img(kind, **options)
     return {**prompt, "empty": {**prompt["empty"], "class_type": "EmptySD3LatentImage"}} if kind in EMPTY_16 else prompt
 
@@ -49,6 +66,17 @@ def test_dense_skipped_neutral_bypassed(host: ComfyUI, kind: str) -> None:
     assert image(host.run(skipped(picture(kind), RULES[kind], every=1))) == dense
     assert image(host.run(skipped(picture(kind), RULES[kind]))) == image(first)
     assert image(host.run(picture(kind))) == dense
+
+
+@pytest.mark.parametrize("kind", NOT_SERVED)
+def test_video_models_come_dense_and_one_line_says_so(host: ComfyUI, kind: str) -> None:
+    dense = image(host.run(picture(kind)))
+    before = len(host.log())
+    result = host.run(skipped(picture(kind), "interval"))
+    assert image(result) == dense
+    reason = f"{NOT_SERVED[kind]} is not supported: {SERVES}; the image comes dense"
+    assert result.report("mask") == reason
+    assert host.log()[before:].count("Skipstone") == 1 and reason in host.log()[before:]
 
 
 @pytest.mark.parametrize("kind", ["SD1.5", "PixArt"])

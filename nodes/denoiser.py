@@ -1,0 +1,211 @@
+"""A ComfyUI model and sampler as what masks are trained on (:class:`skipstone.core.denoiser.Denoiser`).
+
+ComfyUI's samplers are loops that call the model. Training needs one step at a time, so each step plays the loop from its
+beginning with the predictions made so far and stops it at the next call: any sampler, no copy of its code, exact gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ..core.blocks import unwrapped
+from ..core.calibrate.masks.trainer import StopTraining
+from ..core.denoiser import Trajectory
+from ..core.errors import RecipeError
+from .calls import planned_timesteps
+
+Conditioning = list[list[Any]]
+"""ComfyUI's: entries of an embedding [1, tokens, channels] and a dict of what belongs to it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where a trajectory began [B, ...], the seed of each sample, and the denoised latents predicted since."""
+
+    start: Tensor
+    seeds: tuple[int, ...]
+    denoised: tuple[Tensor, ...] = ()
+
+
+class Loop:
+    """A sampler's loop over a list of noise levels, one step at a time."""
+
+    def __init__(self, sampler: Any, sigmas: Tensor, guider: Any, options: dict[str, Any]) -> None:
+        """sampler: a `KSAMPLER`. What keeps gradients out of its function is taken off."""
+        function = sampler.sampler_function
+        self._name = getattr(function, "__name__", "sampler").removeprefix("sample_")
+        self._function, self._extra = getattr(function, "__wrapped__", function), sampler.extra_options
+        self._sigmas, self._guider, self._options = sigmas, guider, options
+
+    def after(self, start: Tensor, seed: int, denoised: Sequence[Tensor]) -> Tensor:
+        """The latent [1, ...] before the call that follows these predictions, or the final one."""
+        script = _Script(self._guider, denoised)
+        extra_args = {"model_options": self._options, "seed": seed}
+        try:
+            return self._function(
+                script, start, self._sigmas, extra_args=extra_args, callback=None, disable=True, **self._extra
+            )
+        except _Reached as place:
+            return place.x
+
+    @torch.enable_grad()
+    def check_gradients(self) -> None:
+        """Raise :class:`RecipeError` for a sampler whose steps pass none."""
+        one = torch.ones(1, 4, 8, 8, device=self._sigmas.device, requires_grad=True)
+        if not self.after(one.detach(), 0, [one] * (len(self._sigmas) - 1)).requires_grad:
+            raise RecipeError(
+                f"the sampler {self._name} passes no gradients: train with euler or the form search, the mask serves all"
+            )
+
+
+class _Reached(Exception):
+    """A loop wants a prediction that is not there yet."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+class _Script:
+    """Stands for the model in a sampler's loop and hands out earlier predictions."""
+
+    def __init__(self, guider: Any, denoised: Sequence[Tensor]) -> None:
+        self.inner_model = guider
+        self._left = list(denoised)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        if not self._left:
+            raise _Reached(x)
+        return self._left.pop(0)
+
+
+class SamplerDenoiser:
+    """One sampling run of a model that ComfyUI has loaded: its network, its guidance, its sampler.
+
+    Where the positive conditioning has several entries, each sample takes one of them by its seed.
+    """
+
+    def __init__(
+        self, guider: Any, sampler: Any, sigmas: Tensor, shape: Sequence[int], options: dict[str, Any]
+    ) -> None:
+        """guider: a `CFGGuider` in a run. shape: of one latent. Raises :class:`RecipeError` for samplers that cannot be used."""
+        self._guider, self._sampler, self._sigmas, self._options = guider, sampler, sigmas, options
+        self._shape = tuple(shape)
+        planned = planned_timesteps(sampler, sigmas, guider.inner_model.model_sampling)
+        if planned is None:
+            raise RecipeError(
+                "masks are trained with samplers that call the model once a step: choose euler or dpmpp_2m"
+            )
+        self.timesteps = tuple(planned)
+        self._loop = Loop(sampler, sigmas, guider, options)
+
+    def check_gradients(self) -> None:
+        """Raise :class:`RecipeError` for a sampler whose steps pass none; asked where training takes them."""
+        self._loop.check_gradients()
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net or transformer."""
+        return unwrapped(self._guider.inner_model.diffusion_model)
+
+    def begin(self, seeds: Sequence[int]) -> Trajectory:
+        """Noise from each seed's own generator, on the sampler's first noise level, and conditionings."""
+        noise = torch.stack([torch.randn(self._shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        noise = noise.to(self._sigmas.device)
+        most = self._sampler.max_denoise(self._guider, self._sigmas)
+        scaling = self._guider.inner_model.model_sampling.noise_scaling
+        x = scaling(self._sigmas[0], noise, torch.zeros_like(noise), most)
+        return Trajectory(x, self._conds(seeds, noise), History(x, tuple(seeds)))
+
+    def predict(self, at: Trajectory, call: int) -> Tensor:
+        """Denoised latents [2, B, ...], without and with the conditioning (guidance of 1: [1, B, ...])."""
+        sigma, model = self._sigmas[call].expand(len(at.x)), self._guider.inner_model
+        with _forwards(self.network) as count, stoppable():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            outputs = comfy.samplers.calc_cond_batch(model, at.cond, at.x, sigma, self._options)
+        if len(count) != 1:
+            raise RecipeError(
+                f"training needs all conditionings in one forward, here it takes {len(count)}: use prompts of one length, "
+                "without areas, or a smaller batch"
+            )
+        return torch.stack(outputs)
+
+    def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
+        """Guidance, then the sampler's step, sample by sample: a sample never depends on its batch-mates."""
+        history = History(at.history.start, at.history.seeds, (*at.history.denoised, self._guided(at, output, call)))
+        rows = [
+            self._loop.after(history.start[b : b + 1], seed, [d[b : b + 1] for d in history.denoised])
+            for b, seed in enumerate(history.seeds)
+        ]
+        return Trajectory(torch.cat(rows), at.cond, history)
+
+    def fork(self, at: Trajectory) -> Trajectory:
+        """The same place without gradients."""
+        denoised = tuple(d.detach() for d in at.history.denoised)
+        return Trajectory(at.x.detach(), at.cond, History(at.history.start, at.history.seeds, denoised))
+
+    def _guided(self, at: Trajectory, output: Tensor, call: int) -> Tensor:
+        if len(output) == 1:
+            return output[0]
+        sigma, (uncond, cond) = self._sigmas[call].expand(len(at.x)), at.cond
+        return comfy.samplers.cfg_function(
+            self._guider.inner_model, output[1], output[0], self._guider.cfg, at.x, sigma, self._options, cond, uncond
+        )
+
+    def _conds(self, seeds: Sequence[int], noise: Tensor) -> list[Any]:
+        """[without, with] conditioning as the model takes it; with a guidance of 1 the second alone."""
+        conds = {
+            "positive": _rows(self._guider.original_conds["positive"], seeds),
+            "negative": [dict(entry) for entry in self._guider.original_conds["negative"]],
+        }
+        made = comfy.samplers.process_conds(
+            self._guider.inner_model, noise, conds, noise.device, torch.zeros_like(noise), seed=seeds[0]
+        )
+        return [made["positive"]] if self._guider.cfg == 1.0 else [made["negative"], made["positive"]]
+
+
+def _rows(entries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Several prompts: one entry whose rows are the samples' own. One prompt is left as it is."""
+    if len(entries) == 1:
+        return [dict(entries[0])]
+    chosen = [entries[_drawn(seed, len(entries))] for seed in seeds]
+    try:
+        return [{key: _joined([entry[key] for entry in chosen]) for key in chosen[0]}]
+    except (KeyError, RuntimeError):
+        raise RecipeError("the combined prompts are not alike: give them the same length and no areas") from None
+
+
+def _drawn(seed: int, count: int) -> int:
+    return int(torch.randint(count, (), generator=torch.Generator().manual_seed(seed)))
+
+
+def _joined(values: list[Any]) -> Any:
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Cancel, which newer ComfyUI raises in the middle of a network, ends training in its own way."""
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException:
+        raise StopTraining from None
+
+
+@contextmanager
+def _forwards(network: nn.Module) -> Iterator[list[Any]]:
+    """One entry per forward of a network."""
+    seen: list[Any] = []
+    handle = network.register_forward_pre_hook(lambda module, args: seen.append(None))
+    try:
+        yield seen
+    finally:
+        handle.remove()

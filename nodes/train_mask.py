@@ -1,0 +1,238 @@
+"""The node "Train Block Mask"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..core.calibrate.masks.settings import TrainSettings
+from ..core.calibrate.masks.trainer import Progress, StopTraining, Trained, train
+from ..core.errors import SkipstoneError
+from ..core.evaluate.heatmap import heatmap
+from ..core.plan.mask import Mask
+from ..core.recipe import Recipe
+from ..core.recipe_skip import BlockSkip
+from .denoiser import SamplerDenoiser, stoppable
+from .mask_store import family_of, states_of
+from .messages import show_on_node, warn, wrapped
+from .patch import patch_model
+from .pictures import image, notice
+from .shelf import MASK_FILES
+from .weights import differentiable, outside_inference
+from .widgets import MASK, MASKS, advanced, steps_input
+
+SAMPLERS = ("euler", "ddim", "dpmpp_2m", "lms", "ipndm", "deis", "res_multistep", "uni_pc")
+"""Offered for training: one call a step. A mask serves all samplers."""
+
+GRADIENTS = ("exchange", "windowed", "interleaved")
+"""Forms of training that take gradients."""
+
+
+class SkipstoneTrainMask(io.ComfyNode):
+    """A model and prompts in, a mask for them out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets, their ranges and their tooltips."""
+        return io.Schema(
+            node_id="SkipstoneTrainMask",
+            display_name="Train Block Mask",
+            category=MASKS,
+            description="Learns from noise which blocks of this model may be skipped at which step, for a share of the "
+            "multiply-adds that you choose. No picture is needed, and the model stays as it is.",
+            inputs=[*_model_inputs(), *_run_inputs(), *_train_inputs(), *map(advanced, _rare_inputs())],
+            outputs=[
+                MASK.Output(display_name="mask", tooltip="The mask, for this kind of model. Give it to Block Mask."),
+                io.Image.Output(display_name="preview", tooltip="The mask as a picture with 1 column per step."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, filename_prefix: str = "trained", **widgets: Any) -> io.NodeOutput:
+        """Train, save, and hand the mask on. What cannot be trained is told on the node."""
+        node_id = cls.hidden.unique_id
+        try:
+            trained = train_mask(model, _tell(node_id, widgets["passes"]), **widgets)
+            told = _save(trained, filename_prefix)
+        except StopTraining:
+            raise _cancelled() from None
+        except (SkipstoneError, OSError) as error:
+            warn(f"{error}; no mask was trained", node_id)
+            return io.NodeOutput(None, image(notice(str(error))))
+        show_on_node(wrapped(told), node_id)
+        if trained.stopped:
+            raise _cancelled()
+        return io.NodeOutput(BlockSkip(mask=trained.mask), image(_picture(trained)))
+
+
+def train_mask(
+    model: Any,
+    on_progress: Callable[[Progress], None],
+    *,
+    positive: Any,
+    negative: Any,
+    latent: dict[str, Any],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    target: float,
+    samples: int = 8,
+    training_seed: int = 0,
+    **options: Any,
+) -> Trained:
+    """Train on a ModelPatcher, inside a sampling run of ComfyUI's, which loads the model and frees memory for it.
+
+    latent: gives the size. samples: in a batch. Raises :class:`SkipstoneError` for a model, sampler or target that cannot be used.
+    """
+    batches = {"refine_batch": samples, "batch": -(-samples // 2), "profile_batch": -(-samples // 2)}
+    settings = TrainSettings(target=target, seed=training_seed, **batches, **options)
+    family_of(model)
+    with torch.inference_mode(False) if settings.form in GRADIENTS else nullcontext():
+        guider = comfy.samplers.CFGGuider(patch_model(model, Recipe()))
+        guider.set_conds(outside_inference(positive), outside_inference(negative))
+        guider.set_cfg(cfg)
+        sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).clone()
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]))
+        empty = empty.clone().expand(samples, *empty.shape[1:]).contiguous()
+        run = TrainingRun(comfy.samplers.sampler_object(sampler_name), settings, on_progress)
+        guider.sample(torch.zeros_like(empty), empty, run, sigmas, disable_pbar=True, seed=0)
+    assert run.trained is not None
+    return run.trained
+
+
+class TrainingRun(comfy.samplers.Sampler):
+    """Takes a sampler's place in one of ComfyUI's runs, and trains there."""
+
+    def __init__(self, sampler: Any, settings: TrainSettings, on_progress: Callable[[Progress], None]) -> None:
+        """sampler: the one whose steps are trained for."""
+        self._sampler, self._settings, self._on_progress = sampler, settings, on_progress
+        self.trained: Trained | None = None
+
+    def sample(
+        self, model_wrap: Any, sigmas: Any, extra_args: Any, callback: Any, noise: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """model_wrap: the guider, whose model is loaded."""
+        denoiser = SamplerDenoiser(model_wrap, self._sampler, sigmas, noise.shape[1:], extra_args["model_options"])
+        gradients = self._settings.form in GRADIENTS
+        if gradients:
+            denoiser.check_gradients()
+        with differentiable(denoiser.network) if gradients else nullcontext():
+            name = type(model_wrap.inner_model).__name__
+            self.trained = train(denoiser, self._settings, self._on_progress, model=name)
+        return torch.zeros_like(noise)
+
+
+def _tell(node_id: Any, passes: int) -> Callable[[Progress], None]:
+    """Progress bar and text on the node; Cancel, which the bar raises, ends training."""
+    bar = comfy.utils.ProgressBar(passes)
+
+    def tell(now: Progress) -> None:
+        """After a pass."""
+        show_on_node(f"pass {now.done} of {now.total}: error {now.loss:.4f}, {now.speedup:.2f}x", node_id)
+        with stoppable():
+            bar.update_absolute(now.done)
+
+    return tell
+
+
+def _cancelled() -> BaseException:
+    """What ComfyUI raises when Cancel was pressed; its flag is taken down, as ComfyUI does."""
+    comfy.model_management.interrupt_current_processing(False)
+    return comfy.model_management.InterruptProcessingException()
+
+
+def _save(trained: Trained, prefix: str) -> str:
+    """Write the mask where Load Block Mask finds it; one line that tells what it is."""
+    path, mask = MASK_FILES.new_path(prefix), trained.mask
+    mask.save(path)
+    stopped = f"stopped after {len(trained.history)} passes; " if trained.stopped else ""
+    return f"{stopped}{os.path.basename(path)}: {_share(mask):.0%} of the multiply-adds, {1 / _share(mask):.2f}x"
+
+
+def _share(mask: Mask) -> float:
+    return float(mask.provenance["share"])
+
+
+def _picture(trained: Trained) -> Any:
+    mask = trained.mask
+    title = f"{mask.family}, {len(mask.run)} calls, trained: {_share(mask):.0%} of the multiply-adds"
+    return heatmap(states_of(mask, trained.graph), mask.blocks, title)
+
+
+def _model_inputs() -> list[Any]:
+    return [
+        io.Model.Input(
+            "model", tooltip="The model to train for. Its weights stay as they are, and 0 LoRAs are needed."
+        ),
+        io.Conditioning.Input(
+            "positive",
+            tooltip="What samples are of. Join several prompts with Conditioning (Combine): each sample takes 1 of them.",
+        ),
+        io.Conditioning.Input("negative", tooltip="As in the sampler; not read when cfg is 1."),
+        io.Latent.Input("latent", tooltip="1 empty latent of the size that you will sample; its content is not read."),
+    ]
+
+
+def _run_inputs() -> list[Any]:
+    known = comfy.samplers.KSampler
+    return [
+        steps_input("Steps of the runs that the mask is for. It can be mapped to others; 20 is a usual run."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in the sampler: 1 is no guidance."),
+        io.Combo.Input(
+            "sampler_name", options=[name for name in SAMPLERS if name in known.SAMPLERS], default="euler",
+            tooltip="Samplers with 1 call a step. The mask serves the others too.",
+        ),
+        io.Combo.Input("scheduler", options=list(known.SCHEDULERS), tooltip="As in the sampler: 1 list of noise levels."),
+    ]  # fmt: skip
+
+
+def _train_inputs() -> list[Any]:
+    return [
+        io.Float.Input(
+            "target", default=0.6, min=0.05, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider,
+            tooltip="Share of the model's multiply-adds that may run: 0.6 is 1.67x fewer, 0.4 is 2.5x.",
+        ),
+        io.Int.Input(
+            "passes", default=24, min=1, max=10000,
+            tooltip="Rounds of learning; 24 is a good beginning. A round tries 8 changes, each for at most 1 run of the samples.",
+        ),
+    ]  # fmt: skip
+
+
+def _rare_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "samples", default=8, min=1, max=64, optional=True,
+            tooltip="Samples on which masks are compared, all in 1 batch. Fewer are faster, need less memory and learn less.",
+        ),
+        io.Combo.Input(
+            "form", options=["search", *GRADIENTS], default="search", optional=True,
+            tooltip="search tries changes, and needs no gradients. The other 3 do, and the weights twice in memory: exchange "
+            "estimates each change, windowed learns the run at once, interleaved is the paper's, step by step.",
+        ),
+        io.Combo.Input(
+            "caching", options=["auto", "output", "branch"], default="auto", optional=True,
+            tooltip="What is kept: 1 block's output, or the branch that it adds to its input. auto is output on U-Nets "
+            "and branch on transformers.",
+        ),
+        io.Int.Input(
+            "training_seed", default=0, min=0, max=2000, optional=True,
+            tooltip="Number of the training's noise: the same number learns the same. 0 is as good as any.",
+        ),
+        io.String.Input(
+            "filename_prefix", default="trained", optional=True,
+            tooltip="Start of the mask file's name; a number such as 00001 is added.",
+        ),
+    ]  # fmt: skip

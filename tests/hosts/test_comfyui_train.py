@@ -1,0 +1,142 @@
+"""Mask training in a real ComfyUI. Needs what test_comfyui.py needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hosts.comfy_prompts import image, node, patched
+from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
+from hosts.test_comfyui import host
+from hosts.test_comfyui_masks import counts, picture
+
+__all__ = ["host"]
+
+pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
+
+TARGETS = {"SD1.5": 0.5, "PixArt": 0.6, "SD3": 0.8, "Flux": 0.7}
+SMALL = {"SD1.5": 64, "PixArt": 320, "SD3": 64, "Flux": 64}
+
+
+def small(kind: str = "SD1.5", **options: Any) -> Prompt:
+    return picture(kind, size=SMALL[kind], steps=3, cfg=3.0, **options)
+
+
+def training(prompt: Prompt, kind: str = "SD1.5", model: str = "model", **widgets: Any) -> Prompt:
+    """With a short training beside the sampler."""
+    settings = {
+        "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "target": TARGETS[kind], "passes": 1,
+        "samples": 1, "filename_prefix": f"host {kind}",
+    }  # fmt: skip
+    links = {"model": [model, 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent": ["empty", 0]}
+    return {**prompt, "train": node("SkipstoneTrainMask", **links, **{**settings, **widgets})}
+
+
+def applied(kind: str = "SD1.5", **widgets: Any) -> Prompt:
+    """Trained, and sampled with what was learned; the mask is also drawn."""
+    prompt = training(patched(small(kind), "SkipstoneBlockMask", "mask", mask=["train", 0]), kind, **widgets)
+    return {**prompt, "show": node("PreviewImage", images=["train", 1])}
+
+
+def share(result: Result) -> float:
+    """Of the multiply-adds, from the text on the node."""
+    found = re.search(r"_0000\d_.safetensors: (\d+)% of the multiply-adds, \d\.\d\dx$", result.report("train"))
+    assert found, result.texts
+    return int(found[1]) / 100
+
+
+@pytest.mark.parametrize("form", ["exchange", "windowed", "interleaved"])
+def test_forms_that_take_gradients(host: ComfyUI, form: str) -> None:
+    """ComfyUI loads models in inference mode, where none pass."""
+    result = host.run(applied(form=form))
+    assert counts(result)[2] == 3 and share(result) <= TARGETS["SD1.5"] + 0.02
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_trained_mask_meets_its_target_and_runs(host: ComfyUI, kind: str) -> None:
+    dense = image(host.run(small(kind)))
+    result = host.run(applied(kind))
+    ran, blocks, calls = counts(result)
+    assert image(result) != dense and calls == 3 and ran < blocks
+    assert share(result) <= TARGETS[kind] + 0.02
+    assert image(host.run(small(kind))) == dense, "weights are what they were"
+
+
+def test_the_same_seed_learns_the_same(host: ComfyUI) -> None:
+    assert image(host.run(applied())) == image(host.run(applied()))
+
+
+def test_the_file_holds_what_was_learned(host: ComfyUI) -> None:
+    result = host.run(applied(filename_prefix="kept"))
+    name = result.report("train").split(": ")[0]
+    by_file = host.run({**patched(small(), "SkipstoneBlockMask", "mask", mask=["file", 0]),
+                        "file": node("SkipstoneMaskLoader", file=name)})  # fmt: skip
+    assert image(by_file) == image(result) and counts(by_file) == counts(result)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "lms", "ipndm", "deis", "res_multistep", "uni_pc"])
+def test_every_sampler_offered_can_be_trained_for(host: ComfyUI, name: str) -> None:
+    result = host.run(applied("SD3", sampler_name=name))
+    assert image(result) and share(result) <= TARGETS["SD3"] + 0.02
+
+
+def test_two_prompts_a_lora_and_no_guidance(host: ComfyUI) -> None:
+    prompt = training(patched(small(), "ProbeLora", "lora"), model="lora", cfg=1.0, filename_prefix="two")
+    prompt |= {
+        "other": node("ProbeConditioning", kind="SD1.5", tokens=77, rng=5),
+        "both": node("ConditioningCombine", conditioning_1=["positive", 0], conditioning_2=["other", 0]),
+        "show": node("PreviewImage", images=["train", 1]),
+    }
+    prompt["train"]["inputs"]["positive"] = ["both", 0]
+    result = host.run(prompt)
+    assert image(result) == image(host.run(patched(small(), "ProbeLora", "lora")))
+    assert 0.3 < share(result) <= 0.52
+
+
+@pytest.mark.parametrize("call", [300, 303])
+def test_cancel_keeps_what_was_learned(host: ComfyUI, call: int) -> None:
+    """The button is pressed in some pass, or at its end; the prompt ends, and the file is there."""
+    dense = image(host.run(small()))
+    prompt = training(small(), model="press", passes=50, filename_prefix=f"cancelled {call}")
+    prompt |= {"press": node("ProbeInterrupt", model=["model", 0], call=call)}
+    prompt |= {"show": node("PreviewImage", images=["train", 1])}
+    del prompt["sampler"], prompt["digest"], prompt["leftovers"]
+    cancelled = host.run(prompt)
+    assert cancelled.status == "error" and cancelled.detail[0] == "execution_interrupted"
+    found = re.match(r"stopped after (\d+) passes; cancelled \d+_00001_.safetensors: ", cancelled.report("train"))
+    assert found and 0 < int(found[1]) < 50, cancelled.texts
+    assert image(host.run(small())) == dense
+    by_file = host.run({**patched(small(), "SkipstoneBlockMask", "mask", mask=["file", 0]),
+                        "file": node("SkipstoneMaskLoader", file=f"cancelled {call}_00001_.safetensors")})  # fmt: skip
+    assert counts(by_file)[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"target": 0.05}, "the target is out of reach"),
+        ({"filename_prefix": "../../x"}, "filename_prefix '../../x' leads out"),
+    ],
+    ids=["target", "prefix"],
+)
+def test_what_cannot_be_trained_is_told_and_the_image_comes_dense(
+    host: ComfyUI, wrong: dict[str, Any], words: str
+) -> None:
+    result = host.run(applied(**wrong))
+    assert image(result) == image(host.run(small()))
+    assert result.report("train").startswith(words) and result.report("mask").startswith("no mask came in")
+
+
+def test_an_unsupported_model_is_told(host: ComfyUI) -> None:
+    prompt = training(picture("Wan"), "SD1.5")
+    prompt |= {"show": node("PreviewImage", images=["train", 1])}
+    assert host.run(prompt).report("train").startswith("WAN21 is not supported: block masks serve SD1.x")
+
+
+def test_the_shipped_workflow_lacks_nothing_but_its_checkpoint(host: ComfyUI) -> None:
+    rejected = host.run(json.loads((ROOT / "workflows/api/train_and_apply_mask.json").read_text()))
+    errors = [e for n in rejected.detail["node_errors"].values() for e in n["errors"]]
+    assert {(e["type"], e["extra_info"]["input_name"]) for e in errors} == {("value_not_in_list", "ckpt_name")}
+    assert "train_and_apply_mask" in json.loads(host.get("/workflow_templates"))["skipstone"]

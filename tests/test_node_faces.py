@@ -1,0 +1,144 @@
+"""What people see of the ComfyUI nodes: schemas, English texts, help pages, and the workflows that ship with them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles import comfy
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+IDS = [
+    "SkipstoneTokenMerge", "SkipstoneDaTo", "SkipstoneBlockMask", "SkipstoneMaskRule", "SkipstoneMaskLoader",
+    "SkipstoneMaskSaver", "SkipstoneMaskPreview", "SkipstoneTrainMask", "SkipstoneRecipeLoader", "SkipstoneRecipeSaver",
+]  # fmt: skip
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.PromptServer]:
+    """ComfyUI is importable and has folders."""
+    with comfy.installed(monkeypatch, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def schemas(server: comfy.PromptServer) -> dict[str, comfy.Schema]:
+    """By node id, as the entry point lists them."""
+    import skipstone
+
+    async def listed() -> list[comfy.Schema]:
+        extension = await skipstone.comfy_entrypoint()
+        return [node.define_schema() for node in await extension.get_node_list()]
+
+    return {schema.node_id: schema for schema in asyncio.run(listed())}
+
+
+def test_the_entry_point_lists_the_nodes_and_registers_their_folders(schemas: dict[str, comfy.Schema]) -> None:
+    assert list(schemas) == IDS
+    folders = sys.modules["folder_paths"].folders
+    assert set(folders) == {"skipstone_masks", "skipstone_recipes"}
+    assert all([p.parent.name for p in places] == ["models", "output"] for places in folders.values())
+
+
+def test_every_input_has_a_tooltip_of_its_own_with_a_number(schemas: dict[str, comfy.Schema]) -> None:
+    for name, schema in schemas.items():
+        inputs = [i for i in schema.inputs if i.id != "model" or "SD1.x" not in i.tooltip]
+        assert all(re.search(r"\d", i.tooltip) for i in inputs), name
+        assert len({i.tooltip for i in schema.inputs}) == len(schema.inputs), name
+        assert all(o.tooltip for o in schema.outputs) and schema.category.startswith("Skipstone")
+
+
+def test_the_english_locale_repeats_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
+    texts = json.loads((ROOT / "locales/en/nodeDefs.json").read_text())
+    assert list(texts) == IDS
+    for name, schema in schemas.items():
+        assert (texts[name]["display_name"], texts[name]["description"]) == (schema.display_name, schema.description)
+        assert texts[name]["inputs"] == {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs}
+        outputs = texts[name].get("outputs", {}).values()
+        assert [o["tooltip"] for o in outputs] == [o.tooltip for o in schema.outputs]
+        assert not re.search(r"[@|$]|\{|\}", json.dumps([i.tooltip for i in schema.inputs])), (
+            "read as markup by the page"
+        )
+
+
+def test_each_help_page_names_every_input_with_its_default(schemas: dict[str, comfy.Schema]) -> None:
+    for name, schema in schemas.items():
+        page = (ROOT / f"web/docs/{name}.md").read_text()
+        assert page.startswith(f"# {schema.display_name}\n")
+        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in page.splitlines() if line.startswith("|")]
+        defaults = {one: shown for names, shown in rows for one in names.split(", ")}
+        for widget in schema.inputs:
+            default = getattr(widget, "default", None)
+            shown = (
+                {True: "on", False: "off"}[default] if isinstance(default, bool) else str(default or "").split(",")[0]
+            )
+            assert shown.removesuffix(".0") in defaults[widget.id], (name, widget.id)
+
+
+def test_common_widgets_are_few(schemas: dict[str, comfy.Schema]) -> None:
+    common = {
+        name: [i.id for i in schema.inputs if hasattr(i, "default") and not i.as_dict().get("advanced")]
+        for name, schema in schemas.items()
+    }
+    assert common["SkipstoneTokenMerge"] == ["threshold", "checkpoints", "custom_checkpoints"]
+    assert common["SkipstoneDaTo"] == ["preset", "ratio", "custom_depths", "custom_ratios"]
+    assert common["SkipstoneMaskRule"] == ["rule", "every"] and common["SkipstoneBlockMask"] == []
+    assert max(map(len, common.values())) <= 6
+
+
+# workflows
+
+
+def graph(name: str, api: bool = False) -> dict[str, Any]:
+    return json.loads((ROOT / "workflows" / ("api" if api else "") / f"{name}.json").read_text())
+
+
+def linked(graph: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Of a UI graph: node id -> input -> [source id, output slot], as the API format has it."""
+    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    named = {str(n["id"]): n.get("inputs", []) for n in graph["nodes"] if "Note" not in n["type"]}
+    return {node: {i["name"]: links[i["link"]] for i in slots if i.get("link")} for node, slots in named.items()}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_both_forms_of_a_workflow_are_the_same_graph(name: str) -> None:
+    ui, api = graph(name), graph(name, api=True)
+    nodes = {str(n["id"]): n for n in ui["nodes"] if "Note" not in n["type"]}
+    assert {i: n["type"] for i, n in nodes.items()} == {i: entry["class_type"] for i, entry in api.items()}
+    for node, links in linked(ui).items():
+        inputs = api[node]["inputs"]
+        assert links == {k: v for k, v in inputs.items() if isinstance(v, list)}
+        own = [v for k, v in inputs.items() if not isinstance(v, list)]
+        assert [v for v in nodes[node].get("widgets_values") or [] if v != "fixed"] == own, node
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflows_widgets_are_those_of_the_nodes(schemas: dict[str, comfy.Schema], name: str) -> None:
+    ours = [n for n in graph(name)["nodes"] if n["type"] in schemas]
+    assert ours
+    for node in ours:
+        widgets = [i for i in schemas[node["type"]].inputs if hasattr(i, "default")]
+        assert [i["name"] for i in node["inputs"] if "widget" in i] == [w.id for w in widgets], node["type"]
+        for widget, value in zip(widgets, node["widgets_values"], strict=True):
+            choices = getattr(widget, "options", None)
+            assert value in choices if choices else type(value) in (type(widget.default), int), (
+                node["type"],
+                widget.id,
+            )
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_has_a_note_a_fixed_seed_and_a_thumbnail(name: str) -> None:
+    nodes = graph(name)["nodes"]
+    (note,) = [n for n in nodes if "Note" in n["type"]]
+    assert note["widgets_values"][0].startswith("**1.** Choose a")
+    assert all(n["widgets_values"][1] == "fixed" for n in nodes if n["type"] == "KSampler")
+    picture = (ROOT / f"workflows/{name}.jpg").read_bytes()
+    assert picture[:3] == b"\xff\xd8\xff" and len(picture) < 200_000
