@@ -24,6 +24,8 @@ def joined(device: str) -> Iterator[tuple[Shards, str]]:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Shards(), _own(device, wanted)
+        if wanted:
+            dist.barrier()  # nobody takes the meeting place down while others still use it
     finally:
         if wanted:
             dist.destroy_process_group()

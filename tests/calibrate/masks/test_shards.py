@@ -40,6 +40,7 @@ def work(rank: int, port: int, folder: str) -> None:
             seen = [len(batch) for batch in subject.denoiser.begun]
             assert set(seen) <= {2}, seen
             trained.mask.save(Path(folder) / f"{form}{rank}.safetensors")
+    os._exit(0)  # taking torch's own threads down at the end of a process aborts now and then on a busy machine
 
 
 def free_port() -> int:
