@@ -12,6 +12,8 @@ from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
 from hosts.test_comfyui_masks import picture, skipped, with_control
 
+from skipstone.core.recipe import preset as ready
+
 __all__ = ["host"]
 
 pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
@@ -67,6 +69,18 @@ def test_every_preset_runs_at_its_ratio(host: ComfyUI, preset: str) -> None:
     result = host.run(pruned(prompt, preset=preset, ratio=0.4))
     assert image(result) != image(host.run(prompt))
     assert 30 <= share(result) <= 41 and blocks(result)[2] == 8
+
+
+def test_the_gentle_preset_forecasts_and_prunes_nothing(host: ComfyUI) -> None:
+    prompt = picture(steps=20)
+    result = host.run(pruned(prompt, preset="dato_gentle"))
+    ran, all_blocks, calls = blocks(result)
+    assert image(result) != image(host.run(prompt)) and calls == 20 and 0.4 < ran / all_blocks < 0.8
+    assert "pruned" not in result.report("dato")
+    skip = ready("dato_gentle").skip
+    assert skip is not None
+    repeated = host.run(pruned(prompt, ratio=0.0, custom_depths=" ".join(map(str, skip.depths))))
+    assert image(result) != image(repeated) and blocks(repeated) == blocks(result)
 
 
 def test_pixart_is_pruned_beside_a_mask(host: ComfyUI) -> None:
