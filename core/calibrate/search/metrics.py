@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RecipeError
+from ...evaluate.fidelity import fidelity, frechet_distance, relative_error
 
 BEST_DB = 100.0
 
@@ -25,12 +26,6 @@ class Metric:
     error: Callable[[Tensor, Tensor], float]
 
 
-def rel_l2(outputs: Tensor, dense: Tensor) -> float:
-    """Norm of the difference over the norm of the dense run, mean over samples [B, ...]."""
-    difference, norm = (x.double().flatten(1).norm(dim=1) for x in (outputs - dense, dense))
-    return float((difference / norm.clamp(min=1e-12)).mean())
-
-
 def minus_psnr(outputs: Tensor, dense: Tensor) -> float:
     """Negative peak signal-to-noise ratio in decibel, at least -100."""
     mse = float((outputs.double() - dense.double()).square().mean())
@@ -39,33 +34,20 @@ def minus_psnr(outputs: Tensor, dense: Tensor) -> float:
 
 def minus_ssim(outputs: Tensor, dense: Tensor) -> float:
     """1 - mean structural similarity."""
-    from ...evaluate.fidelity import fidelity
-
     return 1 - fidelity(outputs, dense).ssim
 
 
-def frechet(features: Tensor, dense: Tensor) -> float:
-    """Frechet distance between normal distributions fitted to features [B, D]."""
-    one, other = features.double(), dense.double()
-    covariances = [(x - x.mean(0)).T @ (x - x.mean(0)) / max(1, len(x) - 1) for x in (one, other)]
-    values, vectors = torch.linalg.eigh(covariances[0])
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
-    trace = covariances[0].trace() + covariances[1].trace()
-    return max(0.0, float((one.mean(0) - other.mean(0)).square().sum() + trace - 2 * cross))
-
-
 def icon_frechet(outputs: Tensor, dense: Tensor) -> float:
-    """:func:`frechet` of the demo classifier's features of icons [B, 3, 64, 64]."""
+    """:func:`frechet_distance` of the demo classifier's features of icons [B, 3, 64, 64]."""
     from ...demo.classifier import load_classifier
 
     judge = load_classifier()
     with torch.no_grad():
-        return frechet(judge.features(outputs.float()), judge.features(dense.float()))
+        return frechet_distance(judge.features(outputs.float()), judge.features(dense.float()))
 
 
 METRICS = {
-    "rel_l2": Metric("relative L2 error of the latent", "latent", rel_l2),
+    "rel_l2": Metric("relative L2 error of the latent", "latent", relative_error),
     "psnr": Metric("minus PSNR to dense, dB", "pt", minus_psnr),
     "ssim": Metric("1 - SSIM to dense", "pt", minus_ssim),
     "frechet": Metric("Frechet distance of icon features", "pt", icon_frechet),

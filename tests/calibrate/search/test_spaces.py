@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from skipstone.core.blocks import recognise
-from skipstone.core.calibrate.search.metrics import frechet, metric
+from skipstone.core.calibrate.search.metrics import metric
 from skipstone.core.calibrate.search.space import Space, snap, stretched
 from skipstone.core.calibrate.search.stages import FULL, stage_space
 from skipstone.core.errors import RecipeError
+from skipstone.core.evaluate.fidelity import frechet_distance
 from skipstone.core.plan.skips import compiled
 from skipstone.core.recipe import Recipe, TokenMerge, preset
 from skipstone.core.recipe_prune import TokenPrune
@@ -133,8 +134,8 @@ def test_relative_error_is_the_mean_over_samples() -> None:
 
 def test_frechet_distance_of_normal_features_has_a_closed_form() -> None:
     unit = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    assert frechet(unit + torch.tensor([3.0, 4.0]), unit) == pytest.approx(25)
-    assert frechet(3 * unit, unit) == pytest.approx(2 * (3 - 1) ** 2 * 2 / 3)
+    assert frechet_distance(unit + torch.tensor([3.0, 4.0]), unit) == pytest.approx(25)
+    assert frechet_distance(3 * unit, unit) == pytest.approx(2 * (3 - 1) ** 2 * 2 / 3)
 
 
 def test_an_unknown_metric_is_refused() -> None:
