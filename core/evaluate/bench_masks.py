@@ -13,6 +13,7 @@ import torch
 from ..calibrate.masks.costs import MARGIN
 from ..calibrate.masks.gated import frozen
 from ..calibrate.masks.settings import TrainSettings
+from ..calibrate.masks.starts import rule_masks
 from ..calibrate.masks.subject import Subject, prepare
 from ..calibrate.masks.trainer import EVALUATION_SEEDS
 from ..errors import MaskError, RecipeError, SkipstoneError
@@ -20,11 +21,14 @@ from ..pipelines.denoisers import denoiser_of
 from ..pipelines.loading import load_pipeline
 from ..plan.mask import Mask
 from .figures import Bench, Figures, Progress, Table, publish
-from .mask_peers import deepcache_mask, interval_mask, router_mask, variation_mask
-from .mask_quality import Judge, icon_judge, judged
+from .mask_forms import Gym, check_forms, unrectified_share
+from .mask_peers import router_mask
+from .mask_quality import Closeness, Judge, icon_judge, judged, own_loss
 from .timing import machine, threads
 
 _PROFILE_SEEDS = 1 << 30
+_FEW = 4
+"""Noises on which feature losses are measured, and feature variation."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,32 @@ class MaskBench:
     """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
     files: tuple[Path, ...] = ()
     """Trained masks, for `steps` calls; each joins the target that its share is nearest to."""
-    targets: tuple[float, ...] = (0.7, 0.51, 0.37)
-    """Shares of the multiply-adds at which masks are made."""
+    train: tuple[str, ...] = ()
+    """Forms of training whose masks are made for every target: search, paper, paper-gumbel, ..., windowed, joint."""
+    seeds: int = 3
+    """Trainings of each form, and of the router."""
+    passes: int = 60
+    """Of the forms that take gradients, and of the router."""
+    batch: int = 2
+    """Samples of such a pass."""
+    masks: Path = Path("out/masks")
+    """Folder in which trained masks are kept; those that it holds are not trained again."""
+    targets: tuple[float, ...] = (0.7, 0.5, 0.35)
+    """Shares of the multiply-adds at which masks are made; each may need a point more, as in training."""
     steps: int = 20
     """Sampling steps."""
     guidance: float | None = None
     """Guidance scale; the pipeline's own without it."""
-    noises: int = 32
+    noises: int = 64
     """Samples."""
-    router_passes: int = 0
-    """Passes for which a router in the manner of Learning-to-Cache is trained; 0 leaves it out."""
+    router: bool = False
+    """Train a router in the manner of Learning-to-Cache, too."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_masks.json")
     """Where the figures go."""
+    plot: Path | None = None
+    """A PNG of errors and Frechet distances over the share of the multiply-adds."""
     markdown: Path | None = None
     """A Markdown file whose section between the bench-masks markers is replaced by the tables."""
     load: Path | None = None
@@ -56,17 +72,24 @@ class MaskBench:
 
     def check(self) -> None:
         """Refuse what cannot be measured. Raises :class:`RecipeError`."""
-        if self.noises < 2 or self.steps < 2 or not self.targets:
-            raise RecipeError("noises and steps must be 2 or more, and there must be a target, such as 0.5")
+        if self.noises < 2 or self.steps < 2 or not self.targets or self.seeds < 1:
+            raise RecipeError("noises and steps must be 2 or more, seeds 1, and there must be a target, such as 0.5")
         if not all(0 < t <= 1 for t in self.targets):
             raise RecipeError(f"targets {list(self.targets)} must be shares in (0, 1], such as 0.5")
+        check_forms(self.train)
 
 
 def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "") -> Figures:
     """Measure, or load, then show, save and document. Returns what the JSON file holds. Raises :class:`SkipstoneError`."""
     options.check()
     with threads(options.threads or torch.get_num_threads()):
-        return publish(MASKS, options, lambda: measure(options, say, command), say)
+        result = publish(bench_of(options.model), options, lambda: measure(options, say, command), say)
+    if options.plot:
+        from .mask_plot import plot_masks
+
+        plot_masks(result, options.plot)
+        say(f"wrote {options.plot}")
+    return result
 
 
 def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
@@ -79,8 +102,11 @@ def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
             say(f"{target:.0%} of the multiply-adds")
             rows += arena.rules(target)
             nearest = [(p, m) for p, m in trained if _nearest(arena.share(m), options.targets) == target]
-            rows += [arena.row(target, path.stem, mask.run, mask.forecast) for path, mask in nearest]
-            rows.append(arena.fewer_steps(target))
+            rows += [arena.row(target, path.stem, [mask.run], mask.forecast) for path, mask in nearest]
+            for form in options.train:
+                say(f"  {form}")
+                rows.append(arena.form(target, form))
+            rows += arena.fewer_steps(target)
     settings = {key: getattr(options, key) for key in ("model", "steps", "guidance", "noises")}
     return {"command": command, "machine": machine("cpu"), "absent": arena.absent, **settings, "rows": rows}
 
@@ -95,6 +121,9 @@ class Arena:
         denoiser = denoiser_of(self._pipe, options.steps, options.guidance)
         self.plain, self.ahead = prepare(denoiser), prepare(denoiser, forecast=True)
         self.seeds = [EVALUATION_SEEDS + i for i in range(options.noises)]
+        scale = "own" if options.guidance is None else f"{options.guidance:g}"
+        label = f"{Path(options.model).stem}-{options.steps}-g{scale}"
+        self.gym = Gym(denoiser, label, options.masks, options.passes, options.batch)
         with frozen(denoiser.network):
             dense = self.plain.rollout(self.seeds)
         self.judge = icon_judge(dense) if options.model.startswith("demo") else Judge(dense)
@@ -106,43 +135,61 @@ class Arena:
             raise MaskError(f"a mask for {len(fitted.run)} calls: give masks for --steps {self.options.steps}")
         return self.plain.costs.share(fitted.run)
 
-    def row(self, target: float, name: str, run: np.ndarray, forecast: bool) -> dict[str, Any]:
-        """One mask's figures."""
-        near = judged(self.ahead if forecast else self.plain, self.judge, run, self.seeds)
-        return {"target": target, "name": name + (", forecast" if forecast else ""), **_plain(near)}
+    def row(self, target: float, name: str, runs: Sequence[np.ndarray], forecast: bool, **more: Any) -> dict[str, Any]:
+        """The figures of masks bool [T, L] that were made in one way with several seeds: means, and spreads."""
+        subject = self.ahead if forecast else self.plain
+        near = [judged(subject, self.judge, run, self.seeds) for run in runs]
+        loss = float(np.mean([own_loss(subject, run, self.seeds[:_FEW]) for run in runs]))
+        title = name + (", forecast" if forecast else "")
+        return {"target": target, "name": title, **_figures(near), "own_loss": loss, **more}
 
     def rules(self, target: float) -> list[dict[str, Any]]:
-        """Rule-made masks, repeating and forecasting."""
-        found = dict(self._made(target))
-        return [self.row(target, name, run, ahead) for name, run in found.items() for ahead in (False, True)]
+        """Rule-made masks, repeating and forecasting, and a router."""
 
-    def _made(self, target: float) -> Iterator[tuple[str, np.ndarray]]:
-        profile = [_PROFILE_SEEDS + i for i in range(4)]
-        makers = {
-            "interval": lambda: interval_mask(self.plain, target),
-            "feature variation": lambda: variation_mask(self.plain, target, profile),
-        }
-        if self.plain.graph.caching == "output":
-            makers["DeepCache"] = lambda: deepcache_mask(self.plain, target)
-        if self.options.router_passes:
-            settings = TrainSettings(target=target, passes=self.options.router_passes)
-            makers["router"] = lambda: router_mask(self.plain, settings)
-        for name, make in makers.items():
+        def refused(name: str, reason: SkipstoneError) -> None:
+            self.absent.append(f"{name} at {target:.0%} ({reason})")
+
+        ceiling = TrainSettings(target=target).ceiling
+        made = {n: [run] for n, run in rule_masks(self.plain, ceiling, _profiled(), refused).items()}
+        if self.options.router:
             try:
-                yield name, make()
+                made["router"] = [router_mask(self.plain, s) for s in self._router_settings(target)]
             except SkipstoneError as reason:
-                self.absent.append(f"{name} at {target:.0%} ({reason})")
+                refused("router", reason)
+        return [self.row(target, name, runs, ahead) for name, runs in made.items() for ahead in (False, True)]
 
-    def fewer_steps(self, target: float) -> dict[str, Any]:
-        """The dense model with as many steps as fit, rounded up."""
-        steps = int(np.ceil(target * self.options.steps - 1e-9))
+    def _router_settings(self, target: float) -> Iterator[TrainSettings]:
+        for seed in range(self.options.seeds):
+            yield TrainSettings(target=target, passes=self.options.passes, batch=self.options.batch, seed=seed)
+
+    def form(self, target: float, form: str) -> dict[str, Any]:
+        """Masks of one form of training."""
+        masks = [self.gym.mask(form, target, seed) for seed in range(self.options.seeds)]
+        found = np.mean([unrectified_share(mask, target, self.plain.costs) for mask in masks], axis=0)
+        title = f"trained: {form}"
+        return self.row(target, title, [m.run for m in masks], masks[0].forecast, rectified=found.tolist())
+
+    def fewer_steps(self, target: float) -> list[dict[str, Any]]:
+        """The dense model with as many steps as fit, rounded down and up."""
+        most = TrainSettings(target=target).ceiling * self.options.steps
+        return [self._dense(target, steps) for steps in sorted({int(most), int(np.ceil(most - 1e-9))}) if steps]
+
+    def _dense(self, target: float, steps: int) -> dict[str, Any]:
         fewer: Subject = replace(self.plain, denoiser=denoiser_of(self._pipe, steps, self.options.guidance))
         near = self.judge(fewer.rollout(self.seeds), steps / self.options.steps)
-        return {"target": target, "name": f"dense, {steps} steps", **_plain(near)}
+        return {"target": target, "name": f"dense, {steps} steps", **_figures([near])}
 
 
-def _plain(near: Any) -> dict[str, float]:
-    return {name: getattr(near, name) for name in ("share", "rel_l2", "psnr_db", "frechet")}
+def _profiled() -> list[int]:
+    return [_PROFILE_SEEDS + i for i in range(_FEW)]
+
+
+def _figures(near: Sequence[Closeness]) -> dict[str, Any]:
+    """Means over the seeds, and standard deviations where there are several."""
+    names = ("share", "rel_l2", "psnr_db", "frechet")
+    values = {name: np.array([getattr(n, name) for n in near]) for name in names}
+    spread = {name: float(v.std(ddof=1)) for name, v in values.items()} if len(near) > 1 else None
+    return {**{name: float(v.mean()) for name, v in values.items()}, "seeds": len(near), "spread": spread}
 
 
 def _nearest(share: float, targets: Sequence[float]) -> float:
@@ -153,17 +200,31 @@ def _nearest(share: float, targets: Sequence[float]) -> float:
 
 
 def tables(result: Figures) -> list[Table]:
-    """One table, target by target, the nearest to dense first."""
+    """One table, target by target, the nearest to dense first; and what rectification saved in trained masks."""
     scale = "the pipeline's guidance" if result["guidance"] is None else f"guidance {result['guidance']:g}"
     title = f"{result['model']}, {result['steps']} steps, {scale}, {result['noises']} noises that no training used"
     ordered = sorted(result["rows"], key=lambda row: (-row["target"], row["rel_l2"]))
-    header = ("target", "way", "multiply-adds", "error", "PSNR, dB", "Frechet")
-    return [Table(title, header, tuple(map(_cells, ordered)))]
+    header = ("target", "way", "multiply-adds", "error", "PSNR, dB", "Frechet", "L_f")
+    found = [Table(title, header, tuple(map(_cells, ordered)))]
+    rectified = [row for row in ordered if row.get("rectified")]
+    if rectified:
+        words = "Multiply-adds of masks cut at the target without regard to liveness, before and after rectification"
+        lines = ((f"{r['target']:.0%}", r["name"], *(f"{x:.1%}" for x in r["rectified"])) for r in rectified)
+        found.append(Table(words, ("target", "way", "before", "after"), tuple(lines)))
+    return found
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    figures = (f"{row['share']:.1%}", f"{row['rel_l2']:.4f}", f"{row['psnr_db']:.1f}", f"{row['frechet']:.3f}")
-    return (f"{row['target']:.0%}", row["name"], *figures)
+    loss = f"{row['own_loss']:.4f}" if "own_loss" in row else ""
+    figures = (f"{row['share']:.1%}", _spread(row, "rel_l2", 4), f"{row['psnr_db']:.1f}", _spread(row, "frechet", 4))
+    return (f"{row['target']:.0%}", row["name"], *figures, loss)
 
 
-MASKS = Bench("masks", ("model", "steps", "guidance", "noises", "rows"), tables)
+def _spread(row: dict[str, Any], name: str, digits: int) -> str:
+    value = f"{row[name]:.{digits}f}"
+    return value if not row["spread"] else f"{value} ± {row['spread'][name]:.{digits}f}"
+
+
+def bench_of(model: str) -> Bench:
+    """Tables of each model have a section of their own."""
+    return Bench(f"masks {Path(model).stem}", ("model", "steps", "guidance", "noises", "rows"), tables)

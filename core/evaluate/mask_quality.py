@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibrate.masks.subject import Subject
+from ..calibrate.masks.gated import Caches, Row
+from ..calibrate.masks.losses import feature_loss
+from ..calibrate.masks.subject import Subject, running
 from .fidelity import frechet_distance, relative_error
 
 
@@ -67,3 +69,17 @@ def icon_judge(dense: Tensor) -> Judge:
 def judged(subject: Subject, judge: Judge, run: np.ndarray, seeds: Sequence[int]) -> Closeness:
     """A mask's results on the judge's noises."""
     return judge(subject.rollout(seeds, run), subject.costs.share(run))
+
+
+@torch.no_grad()
+def own_loss(subject: Subject, run: np.ndarray, seeds: Sequence[int]) -> float:
+    """Mean over the calls of the feature loss that training per call lowers (Eq. 5), along the run of a mask bool [T, L]."""
+    at = subject.denoiser.begin(seeds)
+    caches: Caches | None = None
+    rows, losses = running(run, subject.graph), []
+    for call in range(subject.calls):
+        dense = subject.dense(at, call)
+        masked = subject.masked(at, call, Row(rows[call]), caches)
+        losses.append(float(feature_loss(masked.end, dense.end)))
+        at, caches = subject.denoiser.advance(at, masked.output, call), masked.caches
+    return float(np.mean(losses))

@@ -7,14 +7,16 @@ import pytest
 from toys import Residual, Skips, toy
 
 from skipstone.core.calibrate.masks.settings import TrainSettings
-from skipstone.core.errors import RecipeError
-from skipstone.core.evaluate.mask_peers import (
+from skipstone.core.calibrate.masks.starts import (
     block_changes,
     deepcache_mask,
+    filled,
     interval_mask,
-    router_mask,
     variation_mask,
 )
+from skipstone.core.calibrate.masks.subject import running
+from skipstone.core.errors import RecipeError
+from skipstone.core.evaluate.mask_peers import router_mask
 from skipstone.core.evaluate.mask_quality import Judge, judged
 
 
@@ -30,6 +32,16 @@ def test_deepcache_takes_the_most_work_that_fits() -> None:
         assert target - 0.2 < subject.costs.share(run) <= target
     with pytest.raises(RecipeError, match="no DeepCache interval"):
         deepcache_mask(subject, 0.05)
+
+
+def test_a_rules_mask_takes_what_the_budget_leaves() -> None:
+    subject = toy(Skips(8), calls=12)
+    run = deepcache_mask(subject, 0.7)
+    more = filled(run, subject, 0.7)
+    assert (running(more, subject.graph) >= running(run, subject.graph)).all() and 0.66 < subject.costs.share(
+        more
+    ) <= 0.7
+    assert subject.costs.share(more) > subject.costs.share(run)
 
 
 def test_changes_are_relative_to_the_call_before() -> None:

@@ -35,7 +35,7 @@ def exchange_pass(
     while pairs and tries:
         candidate = exchanged(run, pairs[:count])
         tries -= 1
-        now = rehearsal.error(candidate) if subject.costs.share(candidate) <= room else np.inf
+        now = rehearsal.raced(candidate) if subject.costs.share(candidate) <= room else np.inf
         better = now < error
         if better:
             run, error = candidate, rehearsal.error(candidate, keep=True)

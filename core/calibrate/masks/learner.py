@@ -19,6 +19,8 @@ _BETAS = (0.9, 0.99)
 _DUAL_RATE = 0.5
 _DUAL_DAMPING = 10.0
 _ROUNDS = 40
+_LONGEST = 3.0
+"""Steps that share a scale are at most this many times lr."""
 
 
 @dataclass
@@ -34,14 +36,21 @@ class AdamState:
         """Before the first step."""
         return cls(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape[0]))
 
-    def update(self, row: int, grad: Tensor) -> Tensor:
-        """The direction [L] of a row's next step, for a gradient [L]."""
+    def update(self, row: int, grad: Tensor, shared: bool = False) -> Tensor:
+        """The direction [L] of a row's next step, for a gradient [L].
+
+        shared: one scale for all probabilities, the median of Adam's, so that steps keep the gradients' ratios. A projection
+        onto the budget needs that: its shift is the same for all, and with Adam's own scales every worth would look alike.
+        """
         self.steps[row] += 1
         self.mean[row].lerp_(grad, 1 - _BETAS[0])
         self.square[row].lerp_(grad.square(), 1 - _BETAS[1])
         count = float(self.steps[row])
-        mean, square = self.mean[row] / (1 - _BETAS[0] ** count), self.square[row] / (1 - _BETAS[1] ** count)
-        return mean / (square.sqrt() + 1e-12)
+        mean = self.mean[row] / (1 - _BETAS[0] ** count)
+        scales = (self.square / (1 - _BETAS[1] ** self.steps.clamp_min(1))[:, None]).sqrt() + 1e-12
+        if shared:
+            return (mean / scales[self.steps > 0].median()).clamp(-_LONGEST, _LONGEST)
+        return mean / scales[row]
 
 
 @dataclass
@@ -90,7 +99,8 @@ class Learner:
             grad = self.gates.rows[s].grad
             self.gates.rows[s].grad = None
             if grad is not None:
-                self.gates.move(s, -self.settings.lr * self.adam.update(s, self.shards.mean(grad)))
+                step = self.adam.update(s, self.shards.mean(grad), self.settings.control == "project")
+                self.gates.move(s, -self.settings.lr * step)
         self.gates.clamp()
 
     def expected(self) -> float:

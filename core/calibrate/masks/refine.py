@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...denoiser import Trajectory
 from .gated import Caches, Row
@@ -18,21 +19,57 @@ from .shards import Shards
 from .subject import Subject, running
 
 _EASE = 1e-9
+_RACE_FROM = 8
+"""Samples from which on a quarter of them decides first."""
 
 
 class Rehearsal:
-    """Final errors of masks on fixed samples. The best mask's run is kept call by call, so that others may branch off it."""
+    """Final errors of masks on fixed samples. A quarter of them decides first whether a candidate is worth the others.
+
+    The same for every number of processes that divides that quarter.
+    """
 
     def __init__(self, subject: Subject, seeds: Sequence[int], shards: Shards) -> None:
+        """seeds: this process's samples. Draws them dense."""
+        few = 0 if len(seeds) * shards.count < _RACE_FROM else len(seeds) // 4
+        parts = [part for part in (list(seeds[:few]), list(seeds[few:])) if part]
+        self._heats = [Heat(subject, part) for part in parts]
+        self._weights = [len(part) / len(seeds) for part in parts]
+        self._shards = shards
+        self._first = np.inf
+
+    def error(self, run: np.ndarray, keep: bool = False) -> float:
+        """Mean relative squared error of the final latents under a mask bool [T, L]. keep: later masks may branch off here."""
+        errors = [self._shared(heat.error(run, keep)) for heat in self._heats]
+        if keep:
+            self._first = errors[0]
+        return sum(w * e for w, e in zip(self._weights, errors, strict=True))
+
+    def raced(self, run: np.ndarray) -> float:
+        """The same; infinite for a mask that is behind the kept one on the first quarter."""
+        first = self._shared(self._heats[0].error(run))
+        if first >= self._first:
+            return np.inf
+        others = [self._shared(heat.error(run)) for heat in self._heats[1:]]
+        return sum(w * e for w, e in zip(self._weights, [first, *others], strict=True))
+
+    def _shared(self, error: Tensor) -> float:
+        return float(self._shards.mean(error))
+
+
+class Heat:
+    """Some of the samples. The kept mask's run is held call by call, so that others branch off where they differ."""
+
+    def __init__(self, subject: Subject, seeds: Sequence[int]) -> None:
         """Draws the samples dense."""
-        self._subject, self._seeds, self._shards = subject, list(seeds), shards
+        self._subject, self._seeds = subject, seeds
         self._goal = subject.rollout(seeds)
         self._run: np.ndarray | None = None
         self._places: list[tuple[Trajectory, Caches | None]] = []
 
     @torch.no_grad()
-    def error(self, run: np.ndarray, keep: bool = False) -> float:
-        """Mean relative squared error of the final latents under a mask bool [T, L]. keep: later masks may branch off here."""
+    def error(self, run: np.ndarray, keep: bool = False) -> Tensor:
+        """Mean relative squared error of these samples."""
         first = self._common(run)
         at, caches = self._places[first] if first < len(self._places) else (self._begin(), None)
         places = self._places[:first]
@@ -45,7 +82,7 @@ class Rehearsal:
             at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
         if keep:
             self._run, self._places = run, places
-        return float(self._shards.mean(feature_loss(at.x, self._goal)))
+        return feature_loss(at.x, self._goal)
 
     def _begin(self) -> Trajectory:
         return self._subject.denoiser.begin(self._seeds)
@@ -80,7 +117,7 @@ def refine(
         candidate = propose(best, scores, rng)
         error = np.inf
         if not np.array_equal(candidate, best) and subject.costs.share(candidate) <= room:
-            error = rehearsal.error(candidate)
+            error = rehearsal.raced(candidate)
         if error < errors[-1]:
             best = candidate
             rehearsal.error(best, keep=True)

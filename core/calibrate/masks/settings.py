@@ -24,7 +24,7 @@ class TrainSettings:
     """Share of the whole network's multiply-adds that the mask may need; met within 2 points."""
     speedup: float = 0.0
     """The same as a ratio, such as 1.6; wins over target where it is not 0."""
-    passes: int = 24
+    passes: int = 20
     """Rounds of training."""
     batch: int = 4
     """Samples of a pass, over all processes; "search" uses none."""
@@ -73,7 +73,7 @@ class TrainSettings:
     """What the backward pass evaluates again: block (per-call forms), call (windowed, exchange), or none."""
     refine: int = 0
     """Moves tried after a training by gradients."""
-    refine_batch: int = 8
+    refine_batch: int = 16
     """Samples on which moves are judged."""
     profile_batch: int = 4
     """Samples on which the feature variation is measured."""
@@ -93,7 +93,7 @@ class TrainSettings:
         if self.speedup:
             number("speedup", self.speedup, 1.0, 100.0, "1.6 is a good beginning")
         number("target", self.target, 0.01, 1.0, "0.6 is a good beginning")
-        integer("passes", self.passes, 0, "24 is the default")
+        integer("passes", self.passes, 0, "20 is the default")
         integer("batch", self.batch, 1, "4 is the default")
         integer("refine", self.refine, 0, "0 leaves the search out")
         integer("window", self.window, 0, "0 is the whole run")

@@ -26,7 +26,7 @@ from .profile import profile
 from .refine import Rehearsal, refine
 from .settings import TrainSettings
 from .shards import Shards
-from .starts import interval_scores
+from .starts import filled, interval_mask, rule_masks
 from .subject import Subject, prepare
 from .windowed import windowed_pass
 
@@ -127,9 +127,12 @@ class Training:
     def rehearsed(self) -> Rehearsal:
         """The samples on which masks are compared; never among those of the passes."""
         if self.rehearsal is None:
-            seeds = [(self.settings.seed + 1) * _SEEDS - 1 - n for n in range(self.settings.refine_batch)]
-            self.rehearsal = Rehearsal(self.subject, self.shards.part(seeds), self.shards)
+            self.rehearsal = Rehearsal(self.subject, self.shards.part(self.rehearsal_seeds()), self.shards)
         return self.rehearsal
+
+    def rehearsal_seeds(self) -> list[int]:
+        """All processes' samples for comparing masks."""
+        return [(self.settings.seed + 1) * _SEEDS - 1 - n for n in range(self.settings.refine_batch)]
 
     def note(self, loss: float) -> Progress:
         """Write down a pass."""
@@ -176,6 +179,8 @@ def train_subject(
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, training)
     try:
+        if settings.start == "rule" and not training.learner.done:
+            choose_start(training)
         _passes(training, on_progress, checkpoint)
         _search(training, on_progress)
     except (KeyboardInterrupt, StopTraining):
@@ -195,11 +200,18 @@ def begin(subject: Subject, settings: TrainSettings) -> Training:
 
 def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
     """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
-    shape, share = subject.shape, settings.ceiling
-    rule = to_budget(interval_scores(shape, subject.costs, share), share, subject.costs)
+    rule = interval_mask(subject, settings.ceiling)
     if settings.start == "uniform":
-        return torch.full(shape, settings.initial)
+        return torch.full(subject.shape, settings.initial)
     return certain(rule, settings.sureness)
+
+
+def choose_start(training: Training) -> None:
+    """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
+    subject, settings, rehearsal = training.subject, training.settings, training.rehearsed()
+    made = rule_masks(subject, settings.ceiling, training.rehearsal_seeds()[: settings.profile_batch])
+    runs = [filled(run, subject, settings.ceiling) for run in made.values()]
+    training.learner.gates.assign(certain(min(runs, key=rehearsal.error), settings.sureness))
 
 
 def certain(run: np.ndarray, sureness: float) -> Tensor:

@@ -107,3 +107,19 @@ def test_branching_off_saves_the_calls_that_are_alike() -> None:
     rehearsal.error(other)
     assert subject.denoiser.calls_made - before == 2
     assert subject.denoiser.begin([1]).x.shape == (1, WIDTH)
+
+
+def test_a_candidate_that_is_behind_on_the_first_quarter_costs_no_more() -> None:
+    subject = toy(Residual(4), calls=8)
+    rehearsal = Rehearsal(subject, list(range(8)), Shards())
+    good = np.ones(subject.shape, dtype=bool)
+    good[3, 1] = False
+    bad = good.copy()
+    bad[1:] = False
+    plain = rehearsal.error(bad, keep=True)
+    assert rehearsal.raced(good) == pytest.approx(rehearsal.error(good)) and rehearsal.error(good) < plain
+    rehearsal.error(good, keep=True)
+    before = len(subject.denoiser.begun)
+    assert rehearsal.raced(bad) == np.inf
+    assert [len(batch) for batch in subject.denoiser.begun[before:]] == []
+    assert rehearsal.error(bad) == pytest.approx(plain, rel=1e-6)

@@ -178,11 +178,20 @@ def test_the_bimodal_weight_is_ramped_over_the_first_third() -> None:
 
 def test_a_step_is_adams_on_the_rows_of_the_loss_alone() -> None:
     """Adam's first step has the size of the learning rate whatever the gradient's."""
-    made = learner("project", 0.5, 0.5, lr=0.125)
+    made = learner("fixed", 0.5, 0.5, lr=0.125, lambda1=0.0)
     row = made.gates.rows[3]
     made.step((row * torch.tensor([4.0, -0.5, 0.0, 1.0])).sum(), [3])
     torch.testing.assert_close(row.detach(), torch.tensor([0.375, 0.625, 0.5, 0.375]))
     assert made.gates.values[[1, 2, 4]].eq(0.5).all() and row.grad is None
+
+
+def test_steps_that_are_projected_keep_the_ratios_of_the_gradients() -> None:
+    """The median of |1|, |0.5|, |0.25|, |40| (torch takes the lower one) is the scale, three steps the most."""
+    made = learner("project", 0.5, 0.5, lr=0.1)
+    row = made.gates.rows[3]
+    made.step((row * torch.tensor([1.0, -0.5, 0.25, 40.0])).sum(), [3])
+    torch.testing.assert_close(row.detach(), torch.tensor([0.3, 0.6, 0.45, 0.2]))
+    assert made.gates.values[[1, 2, 4]].eq(0.5).all()
 
 
 def test_a_fixed_lambda_adds_the_weighted_regularisers() -> None:

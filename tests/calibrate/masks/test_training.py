@@ -18,8 +18,17 @@ from skipstone.core.calibrate.masks.costs import MARGIN, Costs
 from skipstone.core.calibrate.masks.gated import GatedNetwork
 from skipstone.core.calibrate.masks.per_call import interleaved_pass
 from skipstone.core.calibrate.masks.settings import TrainSettings
+from skipstone.core.calibrate.masks.starts import rule_masks
 from skipstone.core.calibrate.masks.subject import Subject
-from skipstone.core.calibrate.masks.trainer import Progress, StopTraining, Trained, begin, train, train_subject
+from skipstone.core.calibrate.masks.trainer import (
+    Progress,
+    StopTraining,
+    Trained,
+    begin,
+    choose_start,
+    train,
+    train_subject,
+)
 from skipstone.core.calibrate.masks.windowed import windows
 from skipstone.core.errors import MaskError, ModelError, RecipeError
 from skipstone.core.plan.mask import Mask
@@ -81,6 +90,18 @@ def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain]
     assert trained.mask.run[0].all()
     assert trained.mask.probabilities.min() >= 0 and trained.mask.probabilities.max() <= 1
     assert len(trained.history) == 2
+
+
+def test_training_begins_at_the_rule_that_is_nearest_to_dense() -> None:
+    """Blocks that settle at once, and one that does not: the greedy rule beats an interval."""
+    subject = toy(TwoBranches(), calls=6)
+    training = begin(subject, settings(target=7 / 12))
+    interval = training.run()
+    choose_start(training)
+    chosen, rehearsal = training.run(), training.rehearsed()
+    made = rule_masks(subject, training.settings.ceiling, [1, 2])
+    assert set(made) == {"interval", "feature variation"}
+    assert rehearsal.error(chosen) == min(map(rehearsal.error, made.values())) < 0.9 * rehearsal.error(interval)
 
 
 @pytest.mark.parametrize("control", ["dual", "project"])
@@ -161,7 +182,7 @@ def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
 
     def cancel(call: int) -> None:
         after["calls"] += 1
-        if after["calls"] > 40:
+        if after["calls"] > 80:
             raise StopTraining
 
     subject.denoiser.on_predict = cancel
