@@ -18,6 +18,11 @@ from .losses import feature_loss
 from .shards import Shards
 from .subject import Subject, running
 
+Place = tuple[Trajectory, Caches | None]
+"""Where a run stands before a call."""
+
+ROOM = 1 << 30
+"""Bytes that the places of some samples may take; fewer are held on larger models."""
 _EASE = 1e-9
 _RACE_FROM = 8
 """Samples from which on a quarter of them decides first."""
@@ -58,34 +63,33 @@ class Rehearsal:
 
 
 class Heat:
-    """Some of the samples. The kept mask's run is held call by call, so that others branch off where they differ."""
+    """Some of the samples. The kept mask's run is held at some of its calls, so that others branch off where they differ."""
 
-    def __init__(self, subject: Subject, seeds: Sequence[int]) -> None:
-        """Draws the samples dense."""
-        self._subject, self._seeds = subject, seeds
+    def __init__(self, subject: Subject, seeds: Sequence[int], room: int = ROOM) -> None:
+        """Draws the samples dense. room: bytes that held places may take."""
+        self._subject, self._seeds, self._room = subject, seeds, room
         self._goal = subject.rollout(seeds)
         self._run: np.ndarray | None = None
-        self._places: list[tuple[Trajectory, Caches | None]] = []
+        self._places: dict[int, Place] = {}
 
     @torch.no_grad()
     def error(self, run: np.ndarray, keep: bool = False) -> Tensor:
         """Mean relative squared error of these samples."""
-        first = self._common(run)
-        at, caches = self._places[first] if first < len(self._places) else (self._begin(), None)
-        places = self._places[:first]
+        common = self._common(run)
+        places = {call: place for call, place in self._places.items() if call <= common}
+        first = max(places, default=0)
+        at, caches = places.get(first) or (self._subject.denoiser.begin(self._seeds), None)
         rows = running(run, self._subject.graph)
         at = self._subject.denoiser.fork(at)
         for call in range(first, self._subject.calls):
             if keep:
-                places.append((self._subject.denoiser.fork(at), caches))
+                places[call] = (self._subject.denoiser.fork(at), caches)
+                places = thinned(places, self._room)
             outcome = self._subject.masked(at, call, Row(rows[call]), caches)
             at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
         if keep:
             self._run, self._places = run, places
         return feature_loss(at.x, self._goal)
-
-    def _begin(self) -> Trajectory:
-        return self._subject.denoiser.begin(self._seeds)
 
     def _common(self, run: np.ndarray) -> int:
         """The first call whose evaluated blocks differ from those of the run that is kept."""
@@ -94,6 +98,20 @@ class Heat:
         graph = self._subject.graph
         differing = (running(run, graph) != running(self._run, graph)).any(axis=1)
         return int(differing.argmax()) if differing.any() else len(run) - 1
+
+
+def thinned(places: dict[int, Place], room: int) -> dict[int, Place]:
+    """Places at fewer calls, evenly spread, until their caches take no more than `room` bytes."""
+    while len(places) > 1 and held_bytes([caches for _, caches in places.values()]) > room:
+        places = {call: places[call] for call in sorted(places)[::2]}
+    return places
+
+
+def held_bytes(caches: Sequence[Caches | None]) -> int:
+    """Memory of the values that are held, each counted once."""
+    helds = [held for one in caches if one is not None for held in one]
+    values = [v for held in helds for h in (held, held.before) if h is not None for v in h.values if v is not None]
+    return sum({v.data_ptr(): v.nbytes for v in values}.values())
 
 
 def refine(

@@ -10,7 +10,7 @@ from toys import WIDTH, Residual, toy
 from skipstone.core.calibrate.masks.exchange import exchanged, gainful_pairs
 from skipstone.core.calibrate.masks.flips import flip_values
 from skipstone.core.calibrate.masks.losses import feature_loss
-from skipstone.core.calibrate.masks.refine import Rehearsal, propose
+from skipstone.core.calibrate.masks.refine import Heat, Rehearsal, held_bytes, propose
 from skipstone.core.calibrate.masks.shards import Shards
 
 
@@ -123,3 +123,18 @@ def test_a_candidate_that_is_behind_on_the_first_quarter_costs_no_more() -> None
     assert rehearsal.raced(bad) == np.inf
     assert [len(batch) for batch in subject.denoiser.begun[before:]] == []
     assert rehearsal.error(bad) == pytest.approx(plain, rel=1e-6)
+
+
+def test_places_take_no_more_than_their_room_and_errors_stay_the_same() -> None:
+    subject = toy(Residual(4), calls=16)
+    rng, seeds = np.random.default_rng(2), [1, 2]
+    run = rng.random(subject.shape) < 0.5
+    run[0] = True
+    ample, tight = Heat(subject, seeds), Heat(subject, seeds, room=1500)
+    for heat in (ample, tight):
+        heat.error(run, keep=True)
+    sizes = [held_bytes([caches for _, caches in heat._places.values()]) for heat in (ample, tight)]
+    assert sizes[0] > 1500 >= sizes[1] > 0 and len(ample._places) == 16 and len(tight._places) < 16
+    for _ in range(8):
+        moved = propose(run, rng.random(run.shape), rng)
+        assert float(tight.error(moved)) == pytest.approx(float(ample.error(moved)), rel=1e-12)
