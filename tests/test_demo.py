@@ -1,21 +1,35 @@
-"""The demo: its outputs, its recipe file, its mistakes; the shipped model and classifier."""
+"""The demos: their outputs, what they show, their mistakes; the shipped models and classifier."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from skipstone.core import cli
+from skipstone.core.calibrate.masks.settings import TrainSettings
+from skipstone.core.demo import mask as mask_demo
 from skipstone.core.demo.classifier import accuracy, held_out_accuracy, load_classifier
 from skipstone.core.demo.model import WEIGHTS, load_demo
 from skipstone.core.demo.pictures import CLASSES, draw_pictures
+from skipstone.core.demo.pipeline import to_pictures, to_pil
 from skipstone.core.demo.run import DemoOptions, run_demo
+from skipstone.core.demo.sheet import CAPTION, GAP, SCALE, difference
+from skipstone.core.demo.ways import Drawing, Drawn, Way, measure
+from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.meter import Report
 from skipstone.core.errors import RecipeError
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.evaluate.fidelity import relative_error
+from skipstone.core.pipelines.denoisers import PipelineDenoiser
+from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
 
 KEYS = {"time_ratio", "macs_ratio", "psnr_db", "ssim", "tokens_merged_share", "seed", "device", "recipe"}
 
@@ -58,6 +72,148 @@ def test_wrong_options_are_told_in_one_line(tmp_path: Path) -> None:
         run_demo(DemoOptions(steps=1, out=tmp_path))
     with pytest.raises(RecipeError, match=r"absent\.json"):
         run_demo(DemoOptions(recipe=tmp_path / "absent.json", out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--mask", "--recipe", "a.json"], "--recipe cannot be had with --mask: leave"),
+        (["--target", "0.4", "--passes", "3"], "--target and --passes cannot be had without --mask: add"),
+        (["--mask", "--target", "1.5"], "target=1.5 is outside"),
+        (["--mask", "--seed", str(1 << 31)], "--seed 2147483648 is not in"),
+    ],
+)
+def test_options_of_the_other_demo_are_refused_in_one_line(
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["demo", *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+STEPS, SEED = 4, (1 << 20) - 1
+"""The seed is that of a noise that masks are compared on in training."""
+
+
+@dataclass(frozen=True)
+class MaskDemo:
+    """A short `skipstone demo --mask`: what it returned, where it wrote, and the noises [12, 32, 32] of its training."""
+
+    result: dict[str, Any]
+    out: Path
+    trained_on: list[Tensor]
+
+    def latents(self, recipe: BlockSkip | None = None) -> Tensor:
+        """What the DiT draws from the noise that the demo says it shows."""
+        pipe, size = load_demo("dit"), (len(CLASSES), 12, 32, 32)
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(self.result["noise_seed"]))
+        call = partial(pipe, range(len(CLASSES)), STEPS, latents=noise, output_type="latent")
+        if recipe is None:
+            return call().images
+        with accelerate(pipe, recipe):
+            return call().images
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> MaskDemo:
+    """One pass of two moves on two noises."""
+    out, seen, begin = tmp_path_factory.mktemp("mask"), [], PipelineDenoiser.begin
+
+    def recorded(self: PipelineDenoiser, seeds: list[int]) -> Any:
+        at = begin(self, seeds)
+        seen.extend(at.x)
+        return at
+
+    quick = TrainSettings(target=0.5, passes=20, tries=2, refine_batch=2, profile_batch=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask_demo, "TRAINING", quick)
+        patch.setattr(PipelineDenoiser, "begin", recorded)
+        result = run_demo(DemoOptions(mask=True, passes=1, steps=STEPS, rounds=1, seed=SEED, out=out))
+    return MaskDemo(result, out, seen)
+
+
+def test_a_mask_is_trained_and_set_beside_dense_fora_and_fewer_steps(masked: MaskDemo) -> None:
+    assert json.loads((masked.out / "demo_mask.json").read_text()) == json.loads(json.dumps(masked.result))
+    dense, *middle, fewer = masked.result["rows"].items()
+    assert dense[0] == "dense" and [name for name, _ in middle] == ["trained mask", "FORA"]
+    assert fewer[0] == f"dense, {fewer[1]['steps']} steps" and 2 <= fewer[1]["steps"] <= STEPS
+    assert fewer[1]["macs"] / dense[1]["macs"] == fewer[1]["steps"] / STEPS
+    assert masked.result["training"]["settings"]["passes"] == 1 and masked.result["training"]["seconds"] > 0
+    written = {path.name for path in (masked.out / "demo_mask").iterdir()}
+    assert written >= {"mask.safetensors", "mask_heatmap.png", "mask_curve.png"}
+
+
+def test_the_trained_mask_and_fora_need_the_share_that_was_asked_for(masked: MaskDemo) -> None:
+    for name in ("trained mask", "FORA"):
+        assert 1 / masked.result["rows"][name]["macs_ratio"] == pytest.approx(0.5, abs=0.0101)
+    assert 1 / masked.result["rows"]["trained mask"]["macs_ratio"] == pytest.approx(masked.result["share"], abs=1e-3)
+
+
+def test_its_rows_and_pictures_are_what_the_mask_file_and_the_even_interval_draw(masked: MaskDemo) -> None:
+    sheet, dense = Image.open(masked.out / "demo_mask.png"), masked.latents()
+    by_file = masked.latents(BlockSkip(mask=str(masked.out / "demo_mask" / "mask.safetensors")))
+    by_fora = masked.latents(BlockSkip(rule="fora", every=2))
+    assert _strip(sheet, 0) == _pixels(to_pictures(dense))
+    for place, (name, drawn) in enumerate({"trained mask": by_file, "FORA": by_fora}.items()):
+        assert masked.result["rows"][name]["error"] == pytest.approx(relative_error(drawn, dense), rel=1e-6)
+        pictures = to_pictures(drawn)
+        assert _strip(sheet, 1 + 2 * place) == _pixels(pictures)
+        assert _strip(sheet, 2 + 2 * place) == _pixels(difference(pictures, to_pictures(dense)))
+
+
+def _strip(sheet: Image.Image, number: int) -> bytes:
+    """The last picture of a row of the sheet, at its own size."""
+    side = 64 * SCALE
+    left, top = GAP + (len(CLASSES) - 1) * (side + GAP), CAPTION + number * (side + CAPTION + GAP)
+    return sheet.crop((left, top, left + side, top + side)).resize((64, 64), Image.Resampling.NEAREST).tobytes()
+
+
+def _pixels(pictures: Tensor) -> bytes:
+    return to_pil(pictures)[-1].tobytes()
+
+
+def test_no_noise_of_the_training_is_shown(masked: MaskDemo) -> None:
+    """With a seed of the training's; the test before shows that the noise told of is the one drawn from."""
+    shape = (12, 32, 32)
+    assert any(
+        torch.equal(x, torch.randn(shape, generator=torch.Generator().manual_seed(SEED))) for x in masked.trained_on
+    )
+    shown = torch.randn(len(CLASSES), *shape, generator=torch.Generator().manual_seed(masked.result["noise_seed"]))
+    assert not any(torch.equal(x, y) for x in masked.trained_on for y in shown)
+
+
+class _Clockwork(Drawing):
+    """Draws nothing, in known seconds a step."""
+
+    SECONDS = MappingProxyType({"ours": 0.52, "theirs": 0.9})
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+
+    def by(self, way: Way) -> Drawn:
+        self.drawn.append(way.name)
+        report = Report(block_macs_run=30, block_macs_all=50) if way.recipe else Report()
+        return Drawn(torch.zeros(1), report, way.steps * self.SECONDS.get(way.name, 1.0))
+
+    def macs_per_call(self) -> int:
+        return 10
+
+
+def test_all_ways_take_turns_and_the_last_is_dense_in_the_time_of_the_second() -> None:
+    drawing, recipe = _Clockwork(), Recipe(skip=BlockSkip(every=2))
+    rows = measure(drawing, [Way("dense", 20), Way("ours", 20, recipe), Way("theirs", 20, recipe)], rounds=3)
+    assert [(row.way.name, row.way.steps, row.macs) for row in rows] == [
+        ("dense", 20, 200),
+        ("ours", 20, 180),
+        ("theirs", 20, 180),
+        ("dense, 10 steps", 10, 100),
+    ]
+    turns = [set(drawing.drawn[-4 * k - 4 : len(drawing.drawn) - 4 * k]) for k in range(3)]
+    assert turns == [{row.way.name for row in rows}] * 3
+    assert all(drawing.drawn.count(row.way.name) == 2 + 3 for row in rows), (
+        "once to see, once to warm up, and the rounds"
+    )
 
 
 def test_the_shipped_model_is_small_and_has_a_thousand_tokens_at_its_finest_attention() -> None:
