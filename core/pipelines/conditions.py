@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ModelError, RecipeError
+from .prompts import PLAIN_TEXT, TEXT_KINDS, Arguments, Encoded, TextKind, network_of
 
 PROMPTS = (
     "a photograph of a cat on a sofa",
@@ -22,9 +22,6 @@ PROMPTS = (
     "a bowl of fruit on a wooden table, watercolour",
 )
 _IMAGENET = 1000
-
-Arguments = dict[str, Any]
-"""Keyword arguments of a network: tensors [n, ...], None, or dicts of these."""
 
 
 @dataclass(frozen=True)
@@ -69,147 +66,120 @@ def given(embeddings: Tensor, empty: Tensor | None = None, **more: Any) -> Condi
     return Conditions(arguments, None if empty is None else {"encoder_hidden_states": empty, **more}, len(embeddings))
 
 
-def read_embeddings(path: Path, device: str = "cpu") -> Conditions:
-    """A safetensors file with `embeddings` [n, tokens, channels], `empty` [1, tokens, channels] where guidance is wanted.
+def conditions_of(
+    pipe: Any, prompts: Sequence[str] = (), size: int | None = None, embeddings: Path | None = None
+) -> Conditions:
+    """A pipeline's conditionings for these prompts or classes, or from a file of embeddings. size: picture side in pixels.
 
-    Raises :class:`RecipeError` for another file.
+    The file is a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, tokens, channels];
+    for SDXL and SD3 also `pooled` [n, channels] and `empty_pooled`; for PixArt, where wanted, `mask` [n, tokens] and
+    `empty_mask`. Raises :class:`ModelError` for an unknown pipeline, :class:`RecipeError` for what it cannot be given.
     """
+    if prompts and embeddings is not None:
+        raise RecipeError("--prompts and --embeddings are two ways to say the same: give one of them")
+    kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    text = next((kind for kind in TEXT_KINDS if kinds & set(kind.names)), None)
+    with torch.no_grad():
+        if text is not None:
+            return _texts(text, pipe, list(prompts), size, embeddings)
+        for names, make in _CLASS_KINDS:
+            if kinds & set(names):
+                return make(pipe, list(prompts)) if embeddings is None else _without_text(pipe, embeddings)
+    known = [name for kind in TEXT_KINDS for name in kind.names] + [name for names, _ in _CLASS_KINDS for name in names]
+    raise ModelError(f"{type(pipe).__name__} cannot be trained on: use one of {', '.join(known)}")
+
+
+def _texts(kind: TextKind, pipe: Any, prompts: list[str], size: int | None, embeddings: Path | None) -> Conditions:
+    given, empty = _prompted(kind, pipe, prompts) if embeddings is None else _read(embeddings, kind, network_of(pipe))
+    arguments = kind.arguments(pipe, given, size)
+    return Conditions(arguments, None if empty is None else kind.arguments(pipe, empty, size), len(given.tokens))
+
+
+def _prompted(kind: TextKind, pipe: Any, prompts: list[str]) -> tuple[Encoded, Encoded | None]:
+    """The encoded prompts, or a few of our own, and the empty one."""
+    return kind.encoded(pipe, prompts or list(PROMPTS)), kind.empty(pipe, kind.encoded(pipe, [""]))
+
+
+def _read(path: Path, kind: TextKind, network: nn.Module) -> tuple[Encoded, Encoded | None]:
+    """The conditionings and the empty one of an embeddings file."""
     try:
-        tensors = load_file(path, device=device)
-        return given(tensors["embeddings"], tensors.get("empty"))
-    except (OSError, SafetensorError, KeyError):
+        tensors = load_file(path)
+        given = _encoded(tensors, "embeddings", "", kind, network)
+        empty = _encoded(tensors, "empty", "empty_", kind, network) if "empty" in tensors else None
+    except (OSError, SafetensorError, KeyError) as error:
+        lacking = error.args[0] if isinstance(error, KeyError) else "embeddings"
         raise RecipeError(
-            f"no embeddings in {str(path)!r}: give a safetensors file with `embeddings` and `empty`"
+            f"no embeddings in {str(path)!r}: give a safetensors file with `{lacking}`, and `empty` for guidance"
         ) from None
+    if empty is not None and empty.tokens.shape[1:] != given.tokens.shape[1:]:
+        raise RecipeError(f"`empty` of {str(path)!r} is shaped otherwise than `embeddings`: give as many tokens")
+    return given, empty
 
 
-def conditions_of(pipe: Any, prompts: Sequence[str] = (), size: int | None = None) -> Conditions:
-    """A pipeline's conditionings for these prompts or classes. Raises :class:`ModelError` for an unknown pipeline."""
-    for kinds, make in _MAKERS:
-        if any(kind.__name__ in kinds for kind in type(pipe).__mro__):
-            with torch.no_grad():
-                return make(pipe, list(prompts), size)
-    known = ", ".join(kind for kinds, _ in _MAKERS for kind in kinds)
-    raise ModelError(f"{type(pipe).__name__} cannot be trained on: use one of {known}")
+def _encoded(tensors: dict[str, Tensor], name: str, prefix: str, kind: TextKind, network: nn.Module) -> Encoded:
+    weight = next(network.parameters())
+    tokens = tensors[name].to(weight.device, weight.dtype)
+    wanted = _channels(network)
+    if tokens.ndim != 3 or wanted not in (None, tokens.shape[-1]):
+        raise RecipeError(f"`{name}` is {list(tokens.shape)}: this model takes [n, tokens, {wanted or 'channels'}]")
+    pooled = tensors[f"{prefix}pooled"].to(tokens) if kind.pooled else None
+    mask = tensors.get(f"{prefix}mask")
+    return Encoded(tokens, pooled, None if mask is None else mask.to(tokens.device))
 
 
-def guidance_of(pipe: Any) -> float:
-    """The pipeline's own guidance scale; 1 where it has none."""
-    parameter = inspect.signature(pipe.__call__).parameters.get("guidance_scale")
-    return (
-        float(parameter.default) if parameter is not None and parameter.default is not inspect.Parameter.empty else 1.0
-    )
+def _channels(network: Any) -> int | None:
+    """Channels of the text tokens that a network takes, where its config tells."""
+    for name in ("caption_channels", "joint_attention_dim", "cross_attention_dim"):
+        value = network.config.get(name)
+        if value is not None:
+            return int(value) if isinstance(value, int) else None
+    return None
 
 
-def latent_shape(pipe: Any, network: Any, size: int | None = None) -> tuple[int, ...]:
-    """The shape of one latent. size: picture side in pixels, the model's own by default."""
-    own = network.config.sample_size
-    sides = (own, own) if isinstance(own, int) else tuple(own)
-    if size is not None:
-        scale = getattr(pipe, "vae_scale_factor", None) or _pixels(pipe) // sides[0]
-        sides = (size // scale, size // scale)
-    return (network.config.in_channels, *sides)
+def _without_text(pipe: Any, embeddings: Path) -> Conditions:
+    """The demo's U-Net takes its classes as embeddings; other pipelines without text take none."""
+    if not hasattr(pipe, "class_table"):
+        raise RecipeError(f"{type(pipe).__name__} takes no embeddings: leave --embeddings out")
+    return _texts(PLAIN_TEXT, pipe, [], None, embeddings)
 
 
-def _pixels(pipe: Any) -> int:
-    """Side of the pictures of a pipeline that does not tell its scale: its latents are pixels, or the demo's."""
-    own = _network_size(pipe)
-    return 2 * own if hasattr(pipe, "network") else own
-
-
-def _network_size(pipe: Any) -> int:
-    network = getattr(pipe, "unet", None) or pipe.transformer
-    return int(network.config.sample_size)
-
-
-def _icons(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
+def _icons(pipe: Any, prompts: list[str]) -> Conditions:
     from ..demo.pictures import CLASSES
     from ..demo.pipeline import NULL
 
-    names = [int(p) if p.isdigit() else p for p in prompts] or list(range(len(CLASSES)))
-    labels, null = pipe.encode_labels(names), pipe.encode_labels([NULL])
+    numbers = _numbers(prompts, {name: n for n, name in enumerate(CLASSES)}, len(CLASSES))
+    labels, null = pipe.encode_labels(numbers), pipe.encode_labels([NULL])
     if hasattr(pipe, "class_table"):
         return given(pipe.class_table(labels), pipe.class_table(null))
     return Conditions({"class_labels": labels}, {"class_labels": null}, len(labels))
 
 
-def _classes(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
-    count = pipe.transformer.config.num_embeds_ada_norm
-    names = [int(p) if p.isdigit() else pipe.get_label_ids([p])[0] for p in prompts]
-    device = pipe.transformer.device
-    labels = torch.tensor(names, device=device) if names else torch.arange(min(count, _IMAGENET), device=device)
+def _classes(pipe: Any, prompts: list[str]) -> Conditions:
+    count, device = pipe.transformer.config.num_embeds_ada_norm, pipe.transformer.device
+    labels = torch.tensor(_numbers(prompts, pipe.labels, min(count, _IMAGENET)), device=device)
     return Conditions({"class_labels": labels}, {"class_labels": torch.full((1,), count, device=device)}, len(labels))
 
 
-def _unconditional(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
+def _numbers(prompts: list[str], names: dict[str, int], count: int) -> list[int]:
+    """Class numbers of what was asked for by name or number; all of them where nothing was."""
+    for prompt in prompts:
+        if prompt not in names and not (prompt.isdecimal() and int(prompt) < count):
+            raise RecipeError(f"no class {prompt!r}: give {'names or ' if names else ''}numbers from 0 to {count - 1}")
+    return [names[p] if p in names else int(p) for p in prompts] or list(range(count))
+
+
+def _unconditional(pipe: Any, prompts: list[str]) -> Conditions:
     classes = getattr(pipe.unet.config, "num_class_embeds", None)
     if classes:
-        return Conditions({"class_labels": torch.arange(classes, device=pipe.unet.device)}, None, classes)
+        labels = torch.tensor(_numbers(prompts, {}, classes), device=pipe.unet.device)
+        return Conditions({"class_labels": labels}, None, len(labels))
+    if prompts:
+        raise RecipeError(f"{type(pipe).__name__} draws without prompts: leave --prompts out")
     return Conditions({})
 
 
-def _stable_diffusion(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
-    texts = prompts or list(PROMPTS)
-    embeds, _ = pipe.encode_prompt(texts, pipe.unet.device, 1, False)
-    empty, _ = pipe.encode_prompt([""], pipe.unet.device, 1, False)
-    return given(embeds, empty)
-
-
-def _sdxl(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
-    side = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    texts = prompts or list(PROMPTS)
-
-    def arguments(words: list[str]) -> Arguments:
-        embeds, _, pooled, _ = pipe.encode_prompt(words, device=pipe.unet.device, do_classifier_free_guidance=False)
-        ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=embeds.dtype, device=embeds.device)
-        return {
-            "encoder_hidden_states": embeds,
-            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(len(words), -1)},
-        }
-
-    empty = arguments([""])
-    if pipe.config.get("force_zeros_for_empty_prompt", True):
-        empty = {
-            "encoder_hidden_states": torch.zeros_like(empty["encoder_hidden_states"]),
-            "added_cond_kwargs": {
-                **empty["added_cond_kwargs"],
-                "text_embeds": torch.zeros_like(empty["added_cond_kwargs"]["text_embeds"]),
-            },
-        }
-    return Conditions(arguments(texts), empty, len(texts))
-
-
-def _pixart(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
-    side = float(size or pipe.transformer.config.sample_size * pipe.vae_scale_factor)
-    extra = pipe.transformer.config.sample_size == 128 and type(pipe).__name__ == "PixArtAlphaPipeline"
-
-    def arguments(words: list[str]) -> Arguments:
-        embeds, mask, _, _ = pipe.encode_prompt(words, do_classifier_free_guidance=False)
-        rows = len(words)
-        resolution = torch.tensor([[side, side]], dtype=embeds.dtype, device=embeds.device).expand(rows, -1)
-        ratio = torch.ones(rows, 1, dtype=embeds.dtype, device=embeds.device)
-        added = {"resolution": resolution if extra else None, "aspect_ratio": ratio if extra else None}
-        return {"encoder_hidden_states": embeds, "encoder_attention_mask": mask, "added_cond_kwargs": added}
-
-    texts = prompts or list(PROMPTS)
-    return Conditions(arguments(texts), arguments([""]), len(texts))
-
-
-def _sd3(pipe: Any, prompts: list[str], size: int | None) -> Conditions:
-    def arguments(words: list[str]) -> Arguments:
-        embeds, _, pooled, _ = pipe.encode_prompt(words, None, None, do_classifier_free_guidance=False)
-        return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
-
-    texts = prompts or list(PROMPTS)
-    return Conditions(arguments(texts), arguments([""]), len(texts))
-
-
-_MAKERS: tuple[tuple[tuple[str, ...], Callable[[Any, list[str], int | None], Conditions]], ...] = (
+_CLASS_KINDS: tuple[tuple[tuple[str, ...], Callable[[Any, list[str]], Conditions]], ...] = (
     (("IconPipeline",), _icons),
     (("DiTPipeline",), _classes),
-    (("StableDiffusionXLPipeline",), _sdxl),
-    (("StableDiffusionPipeline",), _stable_diffusion),
-    (("PixArtAlphaPipeline", "PixArtSigmaPipeline"), _pixart),
-    (("StableDiffusion3Pipeline",), _sd3),
     (("DDPMPipeline", "DDIMPipeline", "LDMPipeline"), _unconditional),
 )

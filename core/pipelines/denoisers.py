@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import Trajectory
-from .conditions import Conditions, conditions_of, guidance_of, latent_shape
+from .conditions import Conditions, conditions_of
+from .prompts import network_of
+from .runs import guidance_of, latent_shape, set_timesteps
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class PipelineDenoiser:
     ) -> None:
         """scheduler: a copy of its own, on which set_timesteps has been called."""
         self.network = network
+        scheduler.is_scale_input_called = True  # we scale by factors of our own; some samplers would warn at each step
         self._scheduler, self._conditions, self._shape = scheduler, conditions, shape
         self._guidance = guidance if conditions.empty is not None else 1.0
         self._t = list(scheduler.timesteps)
@@ -49,7 +52,7 @@ class PipelineDenoiser:
         """Unit noise from each seed's own generator, scaled for the sampler, and a conditioning drawn by it."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self._shape, generator=g) for g in generators])
-        which = [int(torch.randint(len(self._conditions), (), generator=g)) for g in generators]
+        which = [_one_of(len(self._conditions), g) for g in generators]
         weight = next(self.network.parameters())
         x = noise.to(weight.device, weight.dtype) * getattr(self._scheduler, "init_noise_sigma", 1.0)
         return Trajectory(
@@ -94,24 +97,15 @@ def denoiser_of(
 
     prompts: texts, or class names and numbers; the pipeline's own classes or a few texts without them. conditions: given
     embeddings instead. size: picture side in pixels. guidance: the pipeline's own by default.
-    Raises :class:`ModelError` for a pipeline of another kind.
+    Raises :class:`ModelError` for a pipeline of another kind, :class:`RecipeError` for what it cannot be asked for.
     """
-    network = _network(pipe)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    _set_timesteps(scheduler, steps, network)
-    scale = guidance_of(pipe) if guidance is None else guidance
     given = conditions_of(pipe, prompts, size) if conditions is None else conditions
-    return PipelineDenoiser(network, scheduler, given, latent_shape(pipe, network, size), scale)
-
-
-def _network(pipe: Any) -> nn.Module:
-    return getattr(pipe, "unet", None) or pipe.transformer
-
-
-def _set_timesteps(scheduler: Any, steps: int, network: nn.Module) -> None:
-    device = next(network.parameters()).device
-    shifted = bool(getattr(scheduler.config, "use_dynamic_shifting", False))
-    scheduler.set_timesteps(steps, device=device, **({"mu": 1.0} if shifted else {}))
+    network = network_of(pipe)
+    shape = latent_shape(pipe, network, size)
+    scheduler = copy.deepcopy(pipe.scheduler)
+    set_timesteps(scheduler, steps, network, shape)
+    scale = guidance_of(pipe) if guidance is None else guidance
+    return PipelineDenoiser(network, scheduler, given, shape, scale)
 
 
 def _input_scales(scheduler: Any, timesteps: Sequence[Tensor]) -> list[float]:
@@ -135,6 +129,11 @@ def _twin(scheduler: Any) -> Any:
         elif isinstance(value, list):
             setattr(twin, name, [v.detach() if isinstance(v, Tensor) else v for v in value])
     return twin
+
+
+def _one_of(count: int, generator: torch.Generator) -> int:
+    """A number below count. Where there is no choice nothing is drawn, and noise comes as in the pipeline."""
+    return int(torch.randint(count, (), generator=generator)) if count > 1 else 0
 
 
 def _same_state(generator: torch.Generator) -> torch.Generator:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from ..errors import ModelError
 
@@ -16,6 +16,9 @@ DEMO = "demo"
 DEMOS = {DEMO: "unet", "demo-dit": "dit"}
 """Names of the shipped models, and their kinds."""
 SUFFIX = ".safetensors"
+INDEX = "model_index.json"
+_NETWORKS = ("unet", "transformer")
+_NEEDED = (*_NETWORKS, "scheduler")
 
 
 def load_pipeline(model: str, device: str = "cpu", half: bool = False, config: Path | None = None) -> Any:
@@ -33,14 +36,26 @@ def load_pipeline(model: str, device: str = "cpu", half: bool = False, config: P
     path = Path(model)
     if path.is_dir():
         return _checked(lambda: _from_folder(path, dtype).to(device), model)
-    if path.is_file() and path.suffix == SUFFIX:
-        if config is None:
-            raise ModelError(
-                f"the single file {model!r} needs --config: a local diffusers folder of the same kind of model (configs "
-                "and tokenizer are read, no weights)"
-            )
-        return _checked(lambda: _from_file(path, dtype, config).to(device), model)
-    raise ModelError(f"no model at {model!r}: give 'demo', 'demo-dit', a diffusers folder or a {SUFFIX} checkpoint")
+    folder = _config_for(path, config)
+    return _checked(lambda: _from_file(path, dtype, folder).to(device), model)
+
+
+def _config_for(path: Path, config: Path | None) -> Path:
+    """The config folder; refuses a file that cannot be loaded without running code or going to the network."""
+    if not path.is_file():
+        raise ModelError(
+            f"no model at {str(path)!r}: give 'demo', 'demo-dit', a diffusers folder or a {SUFFIX} checkpoint"
+        )
+    if path.suffix != SUFFIX:
+        raise ModelError(f"{str(path)!r} is no {SUFFIX} file, and pickles are never opened: convert it")
+    if config is None:
+        raise ModelError(
+            f"the single file {str(path)!r} needs --config: a local diffusers folder of the same kind of model (configs "
+            "and tokenizer are read, no weights)"
+        )
+    if not (config / INDEX).is_file():
+        raise ModelError(f"no diffusers folder at --config {str(config)!r}: it has no {INDEX}")
+    return config
 
 
 def draw(pipe: Any, prompt: str, steps: int, seed: int, guidance: float | None, size: int | None) -> Any:
@@ -79,15 +94,36 @@ def _label(pipe: Any, name: str) -> Any:
 def _from_folder(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+    if not (path / INDEX).is_file():
+        raise ModelError(f"the folder has no {INDEX}")
+    how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "variant": _variant(path)}
+    return DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, **how, **_left_out(path))
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What a diffusers folder says of itself."""
+    return dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+
+
+def _variant(path: Path) -> str | None:
+    """fp16 where the network's weights lie there in that variant alone."""
+    files = [file for name in _NETWORKS for file in (path / name).glob(f"*{SUFFIX}")]
+    return "fp16" if files and all(".fp16" in file.name for file in files) else None
+
+
+def _left_out(path: Path) -> dict[str, None]:
+    """Encoders, tokenizers and the like that the folder came without."""
+    parts = [name for name, kind in _index(path).items() if isinstance(kind, list) and len(kind) == 2]
+    return {name: None for name in parts if name not in _NEEDED and not (path / name).is_dir()}
 
 
 def _from_file(path: Path, dtype: torch.dtype, config: Path) -> Any:
     import diffusers
 
-    with safe_open(path, framework="pt") as file:
-        is_sdxl = any(key.startswith("conditioner.") for key in file.keys())
-    kind = diffusers.StableDiffusionXLPipeline if is_sdxl else diffusers.StableDiffusionPipeline
+    name = str(_index(config)["_class_name"])
+    kind: Any = getattr(diffusers, name, None)
+    if not hasattr(kind, "from_single_file"):
+        raise ModelError(f"diffusers reads no single files of {name}")
     return kind.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, config=str(config))
 
 

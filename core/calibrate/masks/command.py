@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from ...errors import RecipeError
-from ...pipelines.conditions import Conditions, read_embeddings
+from ...pipelines.conditions import conditions_of
 from ...pipelines.denoisers import PipelineDenoiser, denoiser_of
 from ...pipelines.loading import load_pipeline
 from .processes import joined
 from .settings import TrainSettings
+from .shards import Shards
 from .trainer import Progress, Trained, train
 
 Model = Annotated[str, tyro.conf.Positional]
@@ -36,7 +38,8 @@ class TrainMask:
     prompts: tuple[str, ...] = ()
     """Texts, or class names and numbers; each sample takes one of them."""
     embeddings: Path | None = None
-    """Instead of prompts: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, ...]."""
+    """Instead of prompts: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, ...];
+    for SDXL and SD3 also `pooled` [n, channels] and `empty_pooled`."""
     size: int | None = None
     """Picture side in pixels; the model's own by default."""
     device: str = "cpu"
@@ -56,7 +59,9 @@ def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained
     with joined(options.device) as (shards, device):
         denoiser = _denoiser(options, device)
         checkpoint = options.out / "mask_training.safetensors"
-        if shards.first and not options.resume:
+        if options.resume:
+            _check_shared(checkpoint, shards)
+        elif shards.first:
             checkpoint.unlink(missing_ok=True)
         with _shown(options.training, shards.first) as show:
             trained = train(denoiser, options.training, show, checkpoint, options.model)
@@ -65,14 +70,16 @@ def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained
     return trained
 
 
+def _check_shared(checkpoint: Path, shards: Shards) -> None:
+    """All processes go on from the same file. Raises :class:`RecipeError` where some do not see it."""
+    if 0 < float(shards.mean(torch.tensor(float(checkpoint.exists())))) < 1:
+        raise RecipeError(f"not all machines see {str(checkpoint)!r}: give an --out that they share")
+
+
 def _denoiser(options: TrainMask, device: str) -> PipelineDenoiser:
     pipe = load_pipeline(options.model, device, options.half, options.config)
-    given: Conditions | None = None
-    if options.embeddings is not None:
-        if options.prompts:
-            raise RecipeError("--prompts and --embeddings are two ways to say the same: give one of them")
-        given = read_embeddings(options.embeddings, device)
-    return denoiser_of(pipe, options.steps, options.guidance, options.prompts, given, options.size)
+    given = conditions_of(pipe, options.prompts, options.size, options.embeddings)
+    return denoiser_of(pipe, options.steps, options.guidance, conditions=given, size=options.size)
 
 
 @contextmanager

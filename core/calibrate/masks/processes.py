@@ -1,39 +1,131 @@
-"""Training on several processes: under `accelerate launch` they find one another here."""
+"""Training on several processes: under `accelerate launch` they find one another here, and end together."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
 
-from .shards import Shards
+from ...errors import RecipeError
+from .shards import FAILED, GO_ON, STOP, OtherFailed, Shards
+
+_MPI = ("OMPI_COMM_WORLD", "MV2_COMM_WORLD", "PMI")
+"""Under `accelerate launch --cpu --mpirun_hostfile` rank and number stand under MPI's own names."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Shards, str]]:
     """The processes that a launcher started, and this one's device. One process alone where nobody launched more.
 
-    accelerate and torchrun tell rank, number and meeting place in the environment.
+    accelerate and torchrun tell rank, number and meeting place in the environment. An error in one process ends all, and
+    is told by one; Ctrl-C ends all after the same step. Raises :class:`RecipeError` where the others cannot be found.
     """
+    _read_mpi()
+    _check_number()
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _initialised():
+        yield Shards(), device
+        return
+    _meet(device)
     import torch.distributed as dist
 
-    wanted = int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_available() and not dist.is_initialized()
-    if wanted:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield Shards(), _own(device, wanted)
-        if wanted:
-            dist.barrier()  # nobody takes the meeting place down while others still use it
+        shards, own = Shards(), _own(device)
+        with _quiet(shards), _interruptible(), _together(shards):
+            yield shards, own
     finally:
-        if wanted:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
-def _own(device: str, several: bool) -> str:
+def _read_mpi() -> None:
+    for prefix in _MPI:
+        if f"{prefix}_SIZE" in os.environ:
+            local = os.environ.get(f"{prefix}_LOCAL_RANK", "0")
+            told = {"RANK": f"{prefix}_RANK", "WORLD_SIZE": f"{prefix}_SIZE"}
+            os.environ.update({name: os.environ[key] for name, key in told.items()} | {"LOCAL_RANK": local})
+
+
+def _check_number() -> None:
+    """accelerate starts several processes on CPUs under MPI or --multi_gpu alone; else one, whatever number was asked for."""
+    if (
+        os.environ.get("ACCELERATE_USE_CPU") == "True"
+        and "MASTER_ADDR" in os.environ
+        and "WORLD_SIZE" not in os.environ
+    ):
+        raise RecipeError("accelerate started one process only: give --multi_gpu in place of --cpu, also for CPUs")
+
+
+def _initialised() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
+def _meet(device: str) -> None:
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        raise RecipeError("this torch has no distributed package: start one process")
+    try:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(
+            f"the processes cannot find one another ({reason}): start them by accelerate or torchrun"
+        ) from None
+
+
+@contextmanager
+def _together(shards: Shards) -> Iterator[None]:
+    """Every process comes to one last agreement, so that nobody takes the meeting place down under the others."""
+    try:
+        yield
+    except OtherFailed:
+        raise
+    except BaseException as error:
+        mine = STOP if isinstance(error, KeyboardInterrupt) else FAILED
+        if shards.agree(mine)[1] != shards.rank:
+            raise SystemExit(130 if mine == STOP else 2) from None
+        raise
+    if shards.agree(GO_ON)[0] == FAILED:
+        raise OtherFailed(2)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is kept until all processes can stop at the same step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: Any) -> None:
+        Shards.interrupted = True
+
+    Shards.interrupted = False
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _quiet(shards: Shards) -> Iterator[None]:
+    """The first process speaks; what the others' libraries print is dropped. Errors are raised, and told outside."""
+    if shards.first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _own(device: str) -> str:
     """The device of this process among those of its machine."""
-    if device != "cuda" or not several:
+    if device != "cuda":
         return device
     number = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(number)

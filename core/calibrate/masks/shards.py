@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from ...errors import RecipeError
+from ...errors import RecipeError, SkipstoneError
+
+GO_ON, STOP, FAILED = 0, 1, 2
+"""How a process is: well, asked to stop, or failed."""
+
+
+class OtherFailed(SystemExit):
+    """Another process failed and tells why; this one ends quietly."""
 
 
 class Shards:
     """The part of one process. Reads torch.distributed where that is initialised, as by `accelerate launch`."""
+
+    interrupted = False
+    """Was this process asked to stop? Of the process, not of one object."""
 
     def __init__(self) -> None:
         """Look up rank and number of processes."""
@@ -33,13 +44,34 @@ class Shards:
         return list(seeds[self.rank :: self.count])
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes, on each of them."""
+        """The mean over the processes, on each of them. All leave here together where one was interrupted or failed:
+        raises KeyboardInterrupt, or :class:`OtherFailed`."""
         if not self._on:
             return value
+        state, _ = self.agree(STOP if Shards.interrupted else GO_ON)
+        if state == FAILED:
+            raise OtherFailed(2)
+        if state == STOP:
+            Shards.interrupted = False
+            raise KeyboardInterrupt
+        return (self._reduced(value.detach().clone(), "SUM") / self.count).to(value.device)
+
+    def agree(self, state: int) -> tuple[int, int]:
+        """The worst state of all processes, and the first process that is in it."""
+        worst = self._reduced(torch.tensor([state]), "MAX")
+        where = self._reduced(torch.tensor([self.rank if state == int(worst) else self.count]), "MIN")
+        return int(worst), int(where)
+
+    def _reduced(self, value: Tensor, how: str) -> Tensor:
         import torch.distributed as dist
 
-        total = value.detach().clone()
-        if dist.get_backend() == "nccl":
-            total = total.cuda()
-        dist.all_reduce(total)
-        return (total / self.count).to(value.device)
+        if not self._on:
+            return value
+        value = value.cuda() if dist.get_backend() == "nccl" else value
+        try:
+            dist.all_reduce(value, getattr(dist.ReduceOp, how))
+        except RuntimeError as error:
+            raise SkipstoneError(
+                f"another process has gone ({str(error).splitlines()[0]}): start anew or --resume"
+            ) from None
+        return value

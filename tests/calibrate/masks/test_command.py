@@ -65,7 +65,7 @@ def test_resuming_adds_passes_to_those_that_are_done(tmp_path: Path) -> None:
     [
         (["--target", "0"], "target=0.0 is outside [0.01, 1]: 0.6 is a good beginning"),
         (["--target", "0.05"], "the target is out of reach"),
-        (["--embeddings", "no.safetensors"], "no embeddings in 'no.safetensors'"),
+        (["--embeddings", "no.safetensors"], "DiTPipeline takes no embeddings"),
         (["--embeddings", "no.safetensors", "--prompts", "1"], "two ways to say the same"),
         (["--batch", "0"], "batch=0 must be a whole number from 1 on"),
     ],
@@ -76,3 +76,8 @@ def test_mistakes_are_told_in_one_line(
     assert cli.main(["train-mask", "dit", *QUICK, "--out", str(tmp_path), *words]) == 2
     error = capsys.readouterr().err.strip()
     assert line in error and "Traceback" not in error
+
+
+def test_a_file_without_embeddings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train-mask", "sd", *QUICK, "--out", str(tmp_path), "--embeddings", "no.safetensors"]) == 2
+    assert "no embeddings in 'no.safetensors'" in capsys.readouterr().err

@@ -41,10 +41,9 @@ def sd_denoiser(scheduler: str, steps: int = 6, **config: Any) -> tuple[Any, Pip
 
 
 def generator_after_noise(seed: int, shape: tuple[int, ...]) -> torch.Generator:
-    """A generator from which a sample's noise and its conditioning were drawn."""
+    """A generator from which a sample's noise was drawn."""
     generator = torch.Generator().manual_seed(seed)
     torch.randn(shape, generator=generator)
-    torch.randint(1, (), generator=generator)
     return generator
 
 
