@@ -12,6 +12,8 @@ from skipstone.core.calibrate.masks.starts import (
     deepcache_mask,
     filled,
     interval_mask,
+    spaced_calls,
+    spaced_mask,
     variation_mask,
 )
 from skipstone.core.calibrate.masks.subject import running
@@ -23,6 +25,19 @@ from skipstone.core.evaluate.mask_quality import Judge, judged
 def test_the_interval_mask_at_half_the_work_is_every_second_call() -> None:
     subject = toy(calls=8)
     assert interval_mask(subject, 0.5).all(axis=1).tolist() == [True, False] * 4
+
+
+def test_spread_masks_run_the_last_call_whole_and_bend() -> None:
+    assert spaced_calls(9, 5) == [0, 2, 4, 6, 8]
+    early, late = spaced_calls(20, 8, 1.5), spaced_calls(20, 8, 1 / 1.5)
+    assert (
+        early[0] == late[0] == 0 and early[-1] == late[-1] == 19 and sum(early) < sum(spaced_calls(20, 8)) < sum(late)
+    )
+    subject = toy(calls=8)
+    run = spaced_mask(subject, 0.5)
+    assert run[0].all() and run[-1].all() and 0.3 < subject.costs.share(run) <= 0.5
+    with pytest.raises(RecipeError, match="two full calls need more than 20%"):
+        spaced_mask(subject, 0.2)
 
 
 def test_deepcache_takes_the_most_work_that_fits() -> None:

@@ -38,7 +38,7 @@ class Held:
 
 
 Caches = tuple[Held, ...]
-"""What is cached of each masked block, in the graph's order."""
+"""What is cached of each masked block, in the graph's order; of a call in several forwards, one forward after the other."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ class GatedNetwork:
         self._checkpointing, self.forecast = checkpointing, forecast
         self._row, self._caches = Row(None), None  # type: tuple[Row, Caches | None]
         self._timestep = 0.0
-        self._made: list[Held] = []
-        self._end: Tensor | None = None
-        gates = [Override(b.module, self._around(i)) for i, b in enumerate(self._blocks)]
-        self._overrides = Overrides([*gates, Override(end, self._tap)] if end is not None else gates)
+        self._made: dict[int, Held] = {}
+        self._entered = [0] * len(self._blocks)
+        self._ends: list[Tensor] = []
+        gates = [Override(b.module, self._around(i), repeats=True) for i, b in enumerate(self._blocks)]
+        self._overrides = Overrides([*gates, Override(end, self._tap, repeats=True)] if end is not None else gates)
 
     def dense(self, predict: Callable[[], Tensor], timestep: float = 0.0) -> Outcome:
         """A call in which every block runs."""
@@ -90,16 +91,16 @@ class GatedNetwork:
     def __call__(
         self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
     ) -> Outcome:
-        """One call. caches: of the call before; None makes every block run."""
-        self._row, self._caches, self._timestep, self._end = row, caches, timestep, None
-        self._made = [Held((), timestep)] * len(self._blocks)
+        """One call. caches: of the call before, which took as many forwards; None makes every block run."""
+        self._row, self._caches, self._timestep = row, caches, timestep
+        self._entered = [0] * len(self._blocks)
         try:
             self._overrides.install()
             output = predict()
-            return Outcome(output, output if self._end is None else self._end, tuple(self._made))
+            return Outcome(output, _joined(self._ends or [output]), self._kept())
         finally:
             self._overrides.remove()
-            self._caches, self._end, self._made = None, None, []
+            self._caches, self._ends, self._made = None, [], {}
 
     def recomputed(
         self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
@@ -109,7 +110,7 @@ class GatedNetwork:
 
     def _tap(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         output = inner(*args, **kwargs)
-        self._end = as_values(output)[-1]
+        self._ends += [end for end in as_values(output)[-1:] if end is not None]
         return output
 
     def _around(self, number: int) -> Around:
@@ -118,51 +119,68 @@ class GatedNetwork:
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             inputs = cloned(carried(block, args, kwargs)) if difference else None
-            return as_output(self._value(number, lambda: self._fresh(inner, args, kwargs), inputs), kwargs)
+            place = self._entered[number] * len(self._blocks) + number
+            self._entered[number] += 1
+            return as_output(self._value(number, place, lambda: self._fresh(inner, args, kwargs), inputs), kwargs)
 
         return around
+
+    def _kept(self) -> Caches:
+        places = len(self._blocks) * max(1, *self._entered)
+        return tuple(self._made.get(place, Held((), self._timestep)) for place in range(places))
 
     def _fresh(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
         if self._checkpointing and torch.is_grad_enabled():
             return as_values(checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs))
         return as_values(inner(*args, **kwargs))
 
-    def _value(self, number: int, fresh: Callable[[], Values], inputs: Values | None) -> Values:
+    def _value(self, number: int, place: int, fresh: Callable[[], Values], inputs: Values | None) -> Values:
         """What the block hands on. What is kept for later calls is a tensor of its own: hosts edit in place."""
-        held = None if self._caches is None else self._caches[number]
+        held = None if self._caches is None or place >= len(self._caches) else self._caches[place]
         gates, runs = self._row.gates, self._row.runs
         if held is None or (gates is None and (runs is None or runs[number])):
             outputs = fresh()
-            self._keep(number, held, _less(outputs, inputs))
+            self._keep(place, held, _less(outputs, inputs))
             return outputs
         if gates is not None:
-            return self._gated(number, fresh, inputs, held, gates[number])
-        self._made[number] = held
+            return self._gated(place, None if runs is None else runs[number], fresh, inputs, held, gates[number])
+        self._made[place] = held
         return _plus(inputs, cloned(held.at(self._timestep)))
 
     def _gated(
-        self, number: int, fresh: Callable[[], Values], inputs: Values | None, held: Held, gate: Tensor
+        self,
+        place: int,
+        runs: bool | None,
+        fresh: Callable[[], Values],
+        inputs: Values | None,
+        held: Held,
+        gate: Tensor,
     ) -> Values:
-        cached, runs = held.at(self._timestep), self._row.runs
-        if runs is not None and not runs[number]:
+        cached = held.at(self._timestep)
+        if runs is not None and not runs:
             with torch.no_grad():
                 gain = _paired(torch.sub, _less(fresh(), inputs), cached)
-            self._made[number] = Held(_paired(_Through.apply, held.values, gain, gate), held.timestep, held.before)
+            self._made[place] = Held(_paired(_Through.apply, held.values, gain, gate), held.timestep, held.before)
             return _plus(inputs, _paired(_Through.apply, cached, gain, gate))
         outputs = fresh()
         new = _less(outputs, inputs)
         if runs is None:
             values = _paired(torch.lerp, cached, new, gate)
-            self._keep(number, held, values)
+            self._keep(place, held, values)
             return _plus(inputs, values)
         with torch.no_grad():
             gain = _paired(torch.sub, new, cached)
-        self._keep(number, held, _paired(_Through.apply, new, gain, gate))
+        self._keep(place, held, _paired(_Through.apply, new, gain, gate))
         return _paired(_Through.apply, outputs, gain, gate)
 
-    def _keep(self, number: int, held: Held | None, values: Values) -> None:
+    def _keep(self, place: int, held: Held | None, values: Values) -> None:
         before = Held(held.values, held.timestep) if held is not None and self.forecast else None
-        self._made[number] = Held(cloned(values), self._timestep, before)
+        self._made[place] = Held(cloned(values), self._timestep, before)
+
+
+def _joined(ends: list[Tensor]) -> Tensor:
+    """The end feature [rows, ...]; of several forwards, which may differ in rows and tokens, one row of them all."""
+    return ends[0] if len(ends) == 1 else torch.cat([end.flatten() for end in ends])[None]
 
 
 def _less(outputs: Values, inputs: Values | None) -> Values:

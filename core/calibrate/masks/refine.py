@@ -1,6 +1,6 @@
 """A short search after binarisation: bits move at a fixed budget wherever the final latent comes nearer to the dense one.
 
-Moves: two neighbouring calls change places; one block's run goes to the call before or after; one run is given up for another.
+Moves: two calls near each other change places; one block's run goes to the call before or after; one run is given up for another.
 A candidate is judged by its final error on a few fixed noises, from the first call on that it changes.
 """
 
@@ -24,6 +24,10 @@ Place = tuple[Trajectory, Caches | None]
 ROOM = 1 << 30
 """Bytes that the places of some samples may take; fewer are held on larger models."""
 _EASE = 1e-9
+_REACH = 3
+"""Calls that change places are at most so far apart."""
+_STRIDE = 7919
+"""A prime, so that pairs are taken from all over the run, and each in its turn."""
 _RACE_FROM = 8
 """Samples from which on a quarter of them decides first."""
 
@@ -123,16 +127,18 @@ def refine(
     rehearsal: Rehearsal,
     rng: np.random.Generator,
     tell: Callable[[int, float, np.ndarray], object] = lambda done, error, run: None,
+    turn: int = 0,
 ) -> tuple[np.ndarray, list[float]]:
     """Search from a mask bool [T, L]. scores [T, L]: how much each run is worth, for choosing what to give up.
 
-    Returns the best mask and the error of the best after each try. Ends early, with what it has, where `tell` raises
-    KeyboardInterrupt. Never returns a mask that costs more than the target or the one given.
+    turn: number of the first try, over the whole training. Returns the best mask and the error of the best after each try.
+    Ends early, with what it has, where `tell` raises KeyboardInterrupt. Never returns a mask that costs more than the target
+    or the one given.
     """
     room = max(target, subject.costs.share(run)) + _EASE
     best, errors = run, [rehearsal.error(run, keep=True)]
     for done in range(1, tries + 1):
-        candidate = propose(best, scores, rng)
+        candidate = propose(best, scores, rng, turn + done - 1)
         error = np.inf
         if not np.array_equal(candidate, best) and subject.costs.share(candidate) <= room:
             error = rehearsal.raced(candidate)
@@ -144,17 +150,24 @@ def refine(
     return best, errors
 
 
-def propose(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One move away from a mask; the first call stays full. The number of runs stays."""
+def propose(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator, turn: int) -> np.ndarray:
+    """One move away from a mask; the first call stays full. The number of runs stays.
+
+    At even turns two calls change places, pair after pair: which calls run whole matters most. At odd ones a single run moves.
+    """
+    if turn % 2 == 0:
+        return _change_places(run.copy(), turn // 2)
     move = _MOVES[rng.integers(len(_MOVES))]
     return move(run.copy(), scores, rng)
 
 
-def _change_places(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two neighbouring calls take each other's rows."""
-    if len(run) > 2:
-        call = int(rng.integers(1, len(run) - 1))
-        run[[call, call + 1]] = run[[call + 1, call]]
+def _change_places(run: np.ndarray, number: int) -> np.ndarray:
+    """Two calls near each other take each other's rows. number: which of the pairs whose rows differ, in a fixed order."""
+    calls = range(1, len(run))
+    pairs = [(a, b) for a in calls for b in calls if 0 < b - a <= _REACH and not np.array_equal(run[a], run[b])]
+    if pairs:
+        a, b = pairs[number * _STRIDE % len(pairs)]
+        run[[a, b]] = run[[b, a]]
     return run
 
 
@@ -188,4 +201,4 @@ def _drawn(places: np.ndarray, worth: np.ndarray, rng: np.random.Generator) -> n
     return places[rng.choice(len(places), p=weight / weight.sum())]
 
 
-_MOVES = (_change_places, _shift, _give_up)
+_MOVES = (_shift, _give_up)

@@ -17,6 +17,7 @@ from .gated import Caches
 from .subject import Subject
 
 _HALVINGS = 24
+_BEND = 1.3
 
 
 def even_calls(calls: int, full: int) -> list[int]:
@@ -41,6 +42,22 @@ def interval_scores(shape: tuple[int, int], costs: Costs, target: float) -> np.n
     return scores + 0.5 * more
 
 
+def spaced_calls(calls: int, full: int, bend: float = 1.0) -> list[int]:
+    """`full` of `calls` calls, the first and the last among them. bend: 1 spreads evenly, more has them closer at the start."""
+    places = np.linspace(0, 1, max(full, 2)) ** bend * (calls - 1)
+    return sorted(set(np.round(places).astype(int).tolist()))
+
+
+def spaced_mask(subject: Subject, target: float, bend: float = 1.0) -> np.ndarray:
+    """As many spread full calls as the budget holds, the last call among them (see :func:`spaced_calls`)."""
+    shape, costs = subject.shape, subject.costs
+    made = [full_calls_mask(shape, spaced_calls(shape[0], n, bend)) for n in range(2, shape[0] + 1)]
+    fitting = [run for run in made if costs.share(run) <= target]
+    if not fitting:
+        raise RecipeError(f"two full calls need more than {target:.0%} of the multiply-adds")
+    return max(fitting, key=costs.share)
+
+
 def interval_mask(subject: Subject, target: float) -> np.ndarray:
     """FORA's, made to fit: as many evenly spread full calls as the budget holds, and a part of one more."""
     return to_budget(interval_scores(subject.shape, subject.costs, target), target, subject.costs)
@@ -62,9 +79,12 @@ def deepcache_mask(subject: Subject, target: float) -> np.ndarray:
 
 @torch.no_grad()
 def block_changes(subject: Subject, seeds: Sequence[int]) -> np.ndarray:
-    """Relative L1 change [T, L] of each block's value from call to call, along dense runs; 0 at call 0."""
+    """Relative L1 change [T, L] of each block's value from call to call, along dense runs; 0 at call 0.
+
+    Of a call in several forwards, their mean.
+    """
     at = subject.denoiser.begin(seeds)
-    changes = np.zeros(subject.shape)
+    changes, blocks = np.zeros(subject.shape), subject.shape[1]
     before: Caches | None = None
     for call in range(subject.calls):
         outcome = subject.dense(at, call)
@@ -75,7 +95,7 @@ def block_changes(subject: Subject, seeds: Sequence[int]) -> np.ndarray:
                     for v, w in zip(new.values, old.values, strict=True)
                     if v is not None and w is not None
                 ]
-                changes[call, number] = float(torch.stack(moved).mean())
+                changes[call, number % blocks] += float(torch.stack(moved).mean()) * blocks / len(before)
         at, before = subject.denoiser.advance(at, outcome.output, call), outcome.caches
     return changes
 
@@ -110,6 +130,9 @@ def rule_masks(
     """
     makers: dict[str, Callable[[], np.ndarray]] = {
         "interval": lambda: interval_mask(subject, target),
+        "interval, last full": lambda: spaced_mask(subject, target),
+        "interval, early": lambda: spaced_mask(subject, target, _BEND),
+        "interval, late": lambda: spaced_mask(subject, target, 1 / _BEND),
         "feature variation": lambda: variation_mask(subject, target, seeds),
     }
     if subject.graph.caching == "output":

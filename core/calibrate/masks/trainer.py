@@ -118,7 +118,9 @@ class Training:
         else:
             rng = np.random.default_rng([settings.seed, number])
             scores, run = learner.scores(), self.run()
-            run, errors = refine(self.subject, run, scores, settings.ceiling, settings.tries, self.rehearsed(), rng)
+            turn = number * settings.tries
+            given = (settings.ceiling, settings.tries, self.rehearsed(), rng)
+            run, errors = refine(self.subject, run, scores, *given, turn=turn)
             error = errors[-1]
         learner.gates.assign(certain(run, settings.sureness))
         learner.done += 1

@@ -74,11 +74,21 @@ def test_moves_keep_the_first_call_and_the_number_of_runs_and_reach_all_entries(
     run = rng.random((7, 5)) < 0.5
     run[0] = True
     touched = np.zeros_like(run)
-    for _ in range(600):
-        moved = propose(run, rng.random(run.shape), rng)
+    for turn in range(600):
+        moved = propose(run, rng.random(run.shape), rng, turn)
         assert moved[0].all() and moved.sum() == run.sum()
         touched |= moved != run
     assert touched[1:].all()
+
+
+def test_every_two_calls_near_each_other_change_places_in_turn() -> None:
+    run = np.tril(np.ones((7, 7), dtype=bool))
+    run[0], rng = True, np.random.default_rng(0)
+    swapped = [propose(run, run, rng, 2 * n) for n in range(15 - 3)]
+    pairs = {tuple(np.flatnonzero((moved != run).any(axis=1)).tolist()) for moved in swapped}
+    assert pairs == {(a, b) for a in range(1, 7) for b in range(a + 1, min(a + 4, 7))}
+    alike = np.zeros((4, 2), dtype=bool)
+    assert np.array_equal(propose(alike, alike, rng, 0), alike)
 
 
 def test_an_error_branched_off_a_kept_run_is_that_of_a_run_from_the_start() -> None:
@@ -91,7 +101,7 @@ def test_an_error_branched_off_a_kept_run_is_that_of_a_run_from_the_start() -> N
     kept.error(run, keep=True)
     dense = subject.rollout(seeds)
     for number in range(12):
-        run = propose(run, rng.random(run.shape), rng)
+        run = propose(run, rng.random(run.shape), rng, number)
         expected = float(feature_loss(subject.rollout(seeds, run), dense))
         assert kept.error(run, keep=number % 3 == 0) == pytest.approx(expected, rel=1e-12)
         assert fresh.error(run) == pytest.approx(expected, rel=1e-12)
@@ -135,6 +145,6 @@ def test_places_take_no_more_than_their_room_and_errors_stay_the_same() -> None:
         heat.error(run, keep=True)
     sizes = [held_bytes([caches for _, caches in heat._places.values()]) for heat in (ample, tight)]
     assert sizes[0] > 1500 >= sizes[1] > 0 and len(ample._places) == 16 and len(tight._places) < 16
-    for _ in range(8):
-        moved = propose(run, rng.random(run.shape), rng)
+    for turn in range(8):
+        moved = propose(run, rng.random(run.shape), rng, turn)
         assert float(tight.error(moved)) == pytest.approx(float(ample.error(moved)), rel=1e-12)
