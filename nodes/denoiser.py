@@ -7,7 +7,7 @@ beginning with the predictions made so far and stops it at the next call: any sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..core.calibrate.masks.trainer import StopTraining
 from ..core.denoiser import Trajectory
 from ..core.errors import RecipeError
 from .calls import planned_timesteps
+from .weights import KeptNorms
 
 Conditioning = list[list[Any]]
 """ComfyUI's: entries of an embedding [1, tokens, channels] and a dict of what belongs to it."""
@@ -60,10 +61,12 @@ class Loop:
     def check_gradients(self) -> None:
         """Raise :class:`RecipeError` for a sampler whose steps pass none."""
         one = torch.ones(1, 4, 8, 8, device=self._sigmas.device, requires_grad=True)
-        if not self.after(one.detach(), 0, [one] * (len(self._sigmas) - 1)).requires_grad:
+        try:
+            self.after(one.detach(), 0, [one] * (len(self._sigmas) - 1)).sum().backward()
+        except RuntimeError:
             raise RecipeError(
                 f"the sampler {self._name} passes no gradients: train with euler or the form search, the mask serves all"
-            )
+            ) from None
 
 
 class _Reached(Exception):
@@ -106,6 +109,7 @@ class SamplerDenoiser:
             )
         self.timesteps = tuple(planned)
         self._loop = Loop(sampler, sigmas, guider, options)
+        self._parts: list[int] | None = None
 
     def check_gradients(self) -> None:
         """Raise :class:`RecipeError` for a sampler whose steps pass none; asked where training takes them."""
@@ -128,19 +132,17 @@ class SamplerDenoiser:
     def predict(self, at: Trajectory, call: int) -> Tensor:
         """Denoised latents [2, B, ...], without and with the conditioning (guidance of 1: [1, B, ...])."""
         sigma, model = self._sigmas[call].expand(len(at.x)), self._guider.inner_model
-        with _forwards(self.network) as count, stoppable():
+        norms = KeptNorms() if torch.is_grad_enabled() else nullcontext()
+        with self._forwards(len(at.x)), stoppable(), norms:
             comfy.model_management.throw_exception_if_processing_interrupted()
             outputs = comfy.samplers.calc_cond_batch(model, at.cond, at.x, sigma, self._options)
-        if len(count) != 1:
-            raise RecipeError(
-                f"training needs all conditionings in one forward, here it takes {len(count)}: use prompts of one length, "
-                "without areas, or a smaller batch"
-            )
         return torch.stack(outputs)
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
         """Guidance, then the sampler's step, sample by sample: a sample never depends on its batch-mates."""
-        history = History(at.history.start, at.history.seeds, (*at.history.denoised, self._guided(at, output, call)))
+        with stoppable():
+            denoised = (*at.history.denoised, self._guided(at, output, call))
+        history = History(at.history.start, at.history.seeds, denoised)
         rows = [
             self._loop.after(history.start[b : b + 1], seed, [d[b : b + 1] for d in history.denoised])
             for b, seed in enumerate(history.seeds)
@@ -151,6 +153,29 @@ class SamplerDenoiser:
         """The same place without gradients."""
         denoised = tuple(d.detach() for d in at.history.denoised)
         return Trajectory(at.x.detach(), at.cond, History(at.history.start, at.history.seeds, denoised))
+
+    @contextmanager
+    def _forwards(self, samples: int) -> Iterator[None]:
+        """A call in the same forwards as the first one: what is cached of a block is known by its forward and row."""
+        parts: list[int] = []
+
+        def enter(module: nn.Module, args: Any) -> None:
+            parts.append(len(args[0]) // samples)
+            self._compare(parts, len(parts))
+
+        handle = self.network.register_forward_pre_hook(enter)
+        try:
+            yield
+        finally:
+            handle.remove()
+        self._parts = parts if self._parts is None else self._parts
+        self._compare(parts or [0])
+
+    def _compare(self, parts: list[int], known: int | None = None) -> None:
+        if self._parts is not None and parts != self._parts[:known]:
+            raise RecipeError(
+                "training needs the same conditionings at every step: use prompts without start and end, or fewer samples"
+            )
 
     def _guided(self, at: Trajectory, output: Tensor, call: int) -> Tensor:
         if len(output) == 1:
@@ -173,9 +198,9 @@ class SamplerDenoiser:
 
 
 def _rows(entries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Several prompts: one entry whose rows are the samples' own. One prompt is left as it is."""
-    if len(entries) == 1:
-        return [dict(entries[0])]
+    """Several prompts: one entry whose rows are the samples' own. One prompt, or several that take turns in time, are left."""
+    if len(entries) == 1 or any("start_percent" in entry for entry in entries):
+        return [dict(entry) for entry in entries]
     chosen = [entries[_drawn(seed, len(entries))] for seed in seeds]
     try:
         return [{key: _joined([entry[key] for entry in chosen]) for key in chosen[0]}]
@@ -198,14 +223,3 @@ def stoppable() -> Iterator[None]:
         yield
     except comfy.model_management.InterruptProcessingException:
         raise StopTraining from None
-
-
-@contextmanager
-def _forwards(network: nn.Module) -> Iterator[list[Any]]:
-    """One entry per forward of a network."""
-    seen: list[Any] = []
-    handle = network.register_forward_pre_hook(lambda module, args: seen.append(None))
-    try:
-        yield seen
-    finally:
-        handle.remove()

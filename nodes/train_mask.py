@@ -27,7 +27,7 @@ from .messages import show_on_node, warn, wrapped
 from .patch import patch_model
 from .pictures import image, notice
 from .shelf import MASK_FILES
-from .weights import differentiable, outside_inference
+from .weights import differentiable, outside_inference, wholly_loaded
 from .widgets import MASK, MASKS, advanced, steps_input
 
 SAMPLERS = ("euler", "ddim", "dpmpp_2m", "lms", "ipndm", "deis", "res_multistep", "uni_pc")
@@ -63,6 +63,8 @@ class SkipstoneTrainMask(io.ComfyNode):
         node_id = cls.hidden.unique_id
         try:
             trained = train_mask(model, _tell(node_id, widgets["passes"]), **widgets)
+            if trained.stopped and not trained.history:
+                raise StopTraining
             told = _save(trained, filename_prefix)
         except StopTraining:
             raise _cancelled() from None
@@ -87,7 +89,7 @@ def train_mask(
     sampler_name: str,
     scheduler: str,
     target: float,
-    samples: int = 8,
+    samples: int = 16,
     training_seed: int = 0,
     **options: Any,
 ) -> Trained:
@@ -98,18 +100,34 @@ def train_mask(
     batches = {"refine_batch": samples, "batch": -(-samples // 2), "profile_batch": -(-samples // 2)}
     settings = TrainSettings(target=target, seed=training_seed, **batches, **options)
     family_of(model)
-    with torch.inference_mode(False) if settings.form in GRADIENTS else nullcontext():
-        guider = comfy.samplers.CFGGuider(patch_model(model, Recipe()))
+    gradients = settings.form in GRADIENTS
+    with torch.inference_mode(False) if gradients else nullcontext():
+        alone = _without_caches(model)
+        guider = comfy.samplers.CFGGuider(wholly_loaded(alone) if gradients else alone)
         guider.set_conds(outside_inference(positive), outside_inference(negative))
         guider.set_cfg(cfg)
-        sampling = model.get_model_object("model_sampling")
-        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).clone()
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]))
-        empty = empty.clone().expand(samples, *empty.shape[1:]).contiguous()
+        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler).sigmas.clone()
+        empty = _empty(model, latent, samples)
         run = TrainingRun(comfy.samplers.sampler_object(sampler_name), settings, on_progress)
         guider.sample(torch.zeros_like(empty), empty, run, sigmas, disable_pbar=True, seed=0)
     assert run.trained is not None
     return run.trained
+
+
+def _without_caches(model: Any) -> Any:
+    """A clone without what skips parts of a run in its own way: Skipstone's plan, and ComfyUI's EasyCache."""
+    clone = patch_model(model, Recipe())
+    for kind in list(clone.wrappers):
+        clone.remove_wrappers_with_key(kind, "easycache")
+    return clone
+
+
+def _empty(model: Any, latent: dict[str, Any], samples: int) -> torch.Tensor:
+    """Zeros [samples, ...] in the model's own latent shape for the size of `latent`."""
+    names = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+    scales = {name: latent[name] for name in names if latent.get(name) is not None}
+    one = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]), **scales)
+    return torch.zeros_like(one).expand(samples, *one.shape[1:]).contiguous()
 
 
 class TrainingRun(comfy.samplers.Sampler):
@@ -205,8 +223,8 @@ def _train_inputs() -> list[Any]:
             tooltip="Share of the model's multiply-adds that may run: 0.6 is 1.67x fewer, 0.4 is 2.5x.",
         ),
         io.Int.Input(
-            "passes", default=24, min=1, max=10000,
-            tooltip="Rounds of learning; 24 is a good beginning. A round tries 8 changes, each for at most 1 run of the samples.",
+            "passes", default=20, min=1, max=10000,
+            tooltip="Rounds of learning; 20 is a good beginning. A round tries 8 changes, each for at most 1 run of the samples.",
         ),
     ]  # fmt: skip
 
@@ -214,8 +232,9 @@ def _train_inputs() -> list[Any]:
 def _rare_inputs() -> list[Any]:
     return [
         io.Int.Input(
-            "samples", default=8, min=1, max=64, optional=True,
-            tooltip="Samples on which masks are compared, all in 1 batch. Fewer are faster, need less memory and learn less.",
+            "samples", default=16, min=1, max=64, optional=True,
+            tooltip="Samples on which masks are compared, a quarter of them in 1 batch. Fewer are faster, need less memory and "
+            "learn less.",
         ),
         io.Combo.Input(
             "form", options=["search", *GRADIENTS], default="search", optional=True,

@@ -1,4 +1,4 @@
-"""Weights outside inference mode. ComfyUI loads models in it, and no gradient goes through such tensors."""
+"""What lets gradients through ComfyUI's models: weights outside inference mode, and norms whose inputs stay as they were."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Any
 
 import comfy.model_management
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ..core.errors import ModelError, RecipeError
 
 
 @contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
     """Inside, the weights are copies through which gradients pass; after it, the very same tensors stand there again.
 
-    Takes as much memory again as the weights that were made in inference mode.
+    Takes as much memory again as the weights that were made in inference mode. Raises :class:`RecipeError` where something
+    beside the network, such as a ControlNet, was made in it.
     """
     held: list[tuple[dict[str, Any], str, Tensor]] = []
     before = getattr(comfy.model_management, "in_training", None)
@@ -27,6 +32,12 @@ def differentiable(network: nn.Module) -> Iterator[None]:
         if before is not None:
             comfy.model_management.in_training = True
         yield
+    except RuntimeError as error:
+        if "Inference tensors" not in str(error):
+            raise
+        raise RecipeError(
+            "a ControlNet or another node's patch lets no gradients through: train with the form search"
+        ) from None
     finally:
         for store, name, tensor in held:
             store[name] = tensor
@@ -40,6 +51,38 @@ def _tensors(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for store in stores:
             yield from ((store, name, tensor) for name, tensor in store.items() if tensor is not None)
+
+
+class KeptNorms(TorchFunctionMode):
+    """Inside, a norm keeps a copy of its input for the backward pass: blocks of Flux and Chroma go on to write into it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every torch function comes by here."""
+        if func in _NORMS and isinstance(args[0], Tensor):
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+_NORMS = (functional.layer_norm, functional.rms_norm)
+
+
+def wholly_loaded(model: Any) -> Any:
+    """A ModelPatcher with this one's patches, and all of its weights on the device.
+
+    Newer ComfyUI brings weights to the device call by call, and reuses their memory before the backward pass comes; such a
+    model is read from its file again. Raises :class:`ModelError` where its loader cannot do that.
+    """
+    if getattr(model, "is_dynamic", lambda: False)():
+        try:
+            model = model.clone(disable_dynamic=True)
+        except RuntimeError:
+            raise ModelError(
+                "this model's loader gives no weights that gradients go through: train with the form search"
+            ) from None
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    return model
 
 
 def outside_inference(value: Any) -> Any:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from doubles import comfy, comfy_training
 from test_mask_nodes import Lumina2, Unknown, network, patch, patcher, said, sample, server
 from torch import Tensor, nn
+from torch.nn import functional
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.plan.mask import Mask
@@ -126,15 +128,117 @@ def test_a_sampler_without_gradients_is_trained_for_by_search_alone(
     assert "passes no gradients" in said(server, "4")
 
 
-def test_conds_in_two_forwards_are_refused(guider: comfy_training.CFGGuider) -> None:
-    guider.set_conds([prompt(1, tokens=2 * tiny.CONTEXT[0])], [prompt(2)])
-    made = denoiser(guider)
-    with pytest.raises(RecipeError, match="in one forward, here it takes 2"):
-        made.predict(made.begin([1]), 0)
+def test_calls_in_other_forwards_than_the_first_are_refused(guider: comfy_training.CFGGuider) -> None:
+    long, short = [prompt(1, tokens=2 * tiny.CONTEXT[0])], [prompt(2)]
+    for first, second in ((long, short), (short, long)):
+        guider.set_conds(first, short)
+        made = denoiser(guider)
+        assert made.predict(made.begin([1, 2]), 0).shape == (2, 2, *SHAPE)
+        guider.set_conds(second, short)
+        with pytest.raises(RecipeError, match="the same conditionings at every step"):
+            made.predict(made.begin([1]), 1)
     guider.set_cfg(1.0)
     made = denoiser(guider)
     assert made.predict(made.begin([1]), 0).shape == (1, 1, *SHAPE)
     assert not guider.inner_model.diffusion_model._forward_pre_hooks
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("run", [None, [True, False, True, False]], ids=["dense", "masked"])
+def test_conds_in_forwards_of_their_own_come_to_the_same(
+    guider: comfy_training.CFGGuider, monkeypatch: pytest.MonkeyPatch, run: list[bool] | None
+) -> None:
+    """Each forward has caches of its own."""
+    from skipstone.core.calibrate.masks.subject import prepare
+
+    subject = prepare(denoiser(guider), forecast=True)
+    rows = None if run is None else np.repeat(np.array(run)[:, None], subject.shape[1], axis=1)
+    together = subject.rollout([5, 6], rows)
+    batched = comfy_training.calc_cond_batch
+
+    def one_by_one(model: Any, conds: list[Any], *more: Any) -> list[Tensor]:
+        return [batched(model, [cond], *more)[0] for cond in conds]
+
+    monkeypatch.setattr(sys.modules["comfy.samplers"], "calc_cond_batch", one_by_one)
+    apart = prepare(denoiser(guider), forecast=True)
+    torch.testing.assert_close(apart.rollout([5, 6], rows), together, rtol=1e-4, atol=1e-4)
+    at = apart.denoiser.begin([5])
+    assert len(apart.dense(at, 0).caches) == 2 * len(apart.graph.masked)
+
+
+def test_prompts_that_take_turns_are_left_as_they_are(guider: comfy_training.CFGGuider) -> None:
+    turns = [
+        [tensor, {"start_percent": at, "end_percent": at + 0.5}]
+        for at, (tensor, _) in ((0.0, prompt(1)), (0.5, prompt(3)))
+    ]
+    guider.set_conds(turns, [prompt(2)])
+    (_, positive) = denoiser(guider).begin([1, 2, 3]).cond
+    assert [(entry["start_percent"], len(entry["cross_attn"])) for entry in positive] == [(0.0, 3), (0.5, 3)]
+
+
+def test_norms_keep_what_the_backward_pass_reads(server: comfy.PromptServer) -> None:
+    """As in Flux's blocks: what was normed is written into afterwards."""
+    from skipstone.nodes.weights import KeptNorms
+
+    def block(x: Tensor, in_place: bool) -> Tensor:
+        y = x * 2
+        added = functional.layer_norm(y, (3,)).square()
+        return y.add_(added) if in_place else y + added
+
+    x = tiny.noise(2, 3, seed=1).requires_grad_()
+    (wanted,) = torch.autograd.grad(block(x, False).sum(), x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(block(x, True).sum(), x)
+    with KeptNorms():
+        out = block(x, True)
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], wanted)
+
+
+class Dynamic(comfy.ModelPatcher):
+    """Brings weights to the device call by call, as newer ComfyUI does on GPUs."""
+
+    reads_again = True
+
+    def is_dynamic(self) -> bool:
+        """Until a clone is asked to be otherwise."""
+        return True
+
+    def clone(self, disable_dynamic: bool = False) -> comfy.ModelPatcher:
+        """RuntimeError where the loader did not say how to read the file again."""
+        if disable_dynamic and not self.reads_again:
+            raise RuntimeError
+        made = comfy.ModelPatcher(self.model) if disable_dynamic else type(self)(self.model)
+        made.wrappers = copy.deepcopy(self.wrappers)
+        return made
+
+
+def test_gradients_are_taken_through_weights_that_stay_where_they_are(
+    node: Any, patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+    load = sys.modules["comfy.model_management"].load_models_gpu
+    monkeypatch.setattr(
+        sys.modules["comfy.model_management"], "load_models_gpu", lambda m, **kw: (loaded.extend(m), load(m, **kw))
+    )
+    dynamic = Dynamic(patcher.model)
+    assert trained(node, dynamic, passes=1)[0] is not None and not loaded
+    assert trained(node, dynamic, form="windowed", passes=1)[0] is not None
+    assert [type(m) for m in loaded] == [comfy.ModelPatcher] and loaded[0].wholly_loaded
+    dynamic.__class__ = type("Other", (Dynamic,), {"reads_again": False})
+    assert trained(node, dynamic, form="windowed", passes=1)[0] is None
+    assert said(server, "4").startswith("this model's loader gives no weights that gradients go through")
+
+
+def test_what_else_was_made_in_inference_mode_is_told(
+    node: Any, patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    with torch.inference_mode():
+        scale = torch.ones(1) * 0.5
+    handle = patcher.model.diffusion_model.register_forward_hook(lambda module, args, output: output * scale)
+    assert trained(node, patcher, passes=1)[0] is not None
+    assert trained(node, patcher, form="windowed", passes=1)[0] is None
+    handle.remove()
+    assert said(server, "4").startswith("a ControlNet or another node's patch lets no gradients through")
 
 
 def test_weights_are_differentiable_inside_and_the_very_same_after(server: comfy.PromptServer) -> None:
@@ -270,6 +374,37 @@ def test_cancel_in_mid_network_keeps_it_too(
     handle.remove()
     assert said(server, "4").startswith("stopped after ") and len(masks_in(tmp_path)) == 1
     assert not any("forward" in m.__dict__ for m in patcher.model.diffusion_model.modules())
+
+
+def test_cancel_in_the_first_pass_saves_nothing(node: Any, patcher: comfy.ModelPatcher, tmp_path: Path) -> None:
+    left = [20]
+
+    def press(*_: Any) -> None:
+        left[0] -= 1
+        cancel(left[0] == 0)
+
+    handle = patcher.model.diffusion_model.register_forward_hook(press)
+    with pytest.raises(comfy_training.InterruptProcessingException):
+        trained(node, patcher, passes=50)
+    handle.remove()
+    assert not masks_in(tmp_path)
+
+
+def test_the_latents_scale_is_passed_on(
+    node: Any, patcher: comfy.ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newer ComfyUI's empty latents say by how much they are smaller than the picture."""
+    told: list[dict[str, int]] = []
+
+    def fix(model: Any, latent: Tensor, **scales: int) -> Tensor:
+        told.append(scales)
+        return latent
+
+    monkeypatch.setattr(sys.modules["comfy.sample"], "fix_empty_latent_channels", fix)
+    latent = {"samples": torch.zeros(1, *SHAPE)}
+    trained(node, patcher, passes=1, latent=latent)
+    trained(node, patcher, passes=1, latent={**latent, "downscale_ratio_spacial": 8})
+    assert told == [{}, {"downscale_ratio_spacial": 8}]
 
 
 def test_cancel_before_anything_was_learned_saves_nothing(

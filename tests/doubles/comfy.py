@@ -71,7 +71,7 @@ class ModelPatcher:
     """`comfy.model_patcher.ModelPatcher`, as far as patches go."""
 
     def __init__(self, model: BaseModel) -> None:
-        self.model = model
+        self.model, self.load_device = model, "cpu"
         self.model_options: Options = {"transformer_options": {}}
         self.wrappers: dict[str, dict[str, list[Any]]] = {}
 
@@ -275,7 +275,7 @@ def _modules(base: Path) -> dict[str, ModuleType]:
         "comfy.samplers": comfy_training.SAMPLERS,
         "comfy.model_management": comfy_training.management(),
         "comfy.utils": {"ProgressBar": comfy_training.ProgressBar},
-        "comfy.sample": {"fix_empty_latent_channels": lambda model, latent: latent},
+        "comfy.sample": {"fix_empty_latent_channels": lambda model, latent, **scales: latent},
         "comfy_api": {},
         "comfy_api.latest": {"io": IO, "ComfyExtension": object},
         "server": {"PromptServer": PromptServer},

@@ -143,8 +143,17 @@ def calculate_sigmas(sampling: Any, scheduler: str, steps: int) -> Tensor:
     return torch.cat([sampling.sigmas[torch.linspace(999, 0, steps).round().long()], torch.zeros(1)])
 
 
+class KSampler:
+    """`comfy.samplers.KSampler`, as far as its noise levels go."""
+
+    SAMPLERS, SCHEDULERS = tuple(FUNCTIONS), ("normal", "karras")
+
+    def __init__(self, model: Any, steps: int, device: Any, sampler: str, scheduler: str) -> None:
+        self.sigmas = calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps).to(device)
+
+
 SAMPLERS: Options = {
-    "KSampler": SimpleNamespace(SAMPLERS=list(FUNCTIONS), SCHEDULERS=["normal", "karras"]),
+    "KSampler": KSampler,
     "Sampler": Sampler,
     "CFGGuider": CFGGuider,
     "process_conds": process_conds,
@@ -158,6 +167,12 @@ SAMPLERS: Options = {
 
 class InterruptProcessingException(Exception):
     """What the cancel button raises."""
+
+
+def load_models_gpu(models: list[Any], force_full_load: bool = False) -> None:
+    """Notes which model was to be loaded as a whole."""
+    for model in models:
+        model.wholly_loaded = force_full_load
 
 
 def management() -> Options:
@@ -177,6 +192,7 @@ def management() -> Options:
         "processing_interrupted": lambda: state.cancelled,
         "throw_exception_if_processing_interrupted": throw,
         "InterruptProcessingException": InterruptProcessingException,
+        "load_models_gpu": load_models_gpu,
     }
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipstone.core.plan.mask import Mask
+
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).resolve().parent / "comfy_probe"
 FLAGS = "--cpu --use-pytorch-cross-attention"
@@ -84,6 +86,15 @@ class ComfyUI:
     def log(self) -> str:
         """The console so far."""
         return self._log.read_text(errors="replace")
+
+    @property
+    def masks(self) -> Path:
+        """Where the server's nodes write masks."""
+        return self._base / "output" / "skipstone_masks"
+
+    def mask(self, name: str) -> Mask:
+        """A mask that a node has written."""
+        return Mask.load(self.masks / name)
 
     def get(self, path: str) -> bytes:
         """GET."""

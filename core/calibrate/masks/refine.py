@@ -28,22 +28,22 @@ _REACH = 3
 """Calls that change places are at most so far apart."""
 _STRIDE = 7919
 """A prime, so that pairs are taken from all over the run, and each in its turn."""
-_RACE_FROM = 8
-"""Samples from which on a quarter of them decides first."""
+_HEATS, _RACE_FROM = 4, 8
+"""Parts in which samples are drawn, and their least number for that."""
 
 
 class Rehearsal:
-    """Final errors of masks on fixed samples. A quarter of them decides first whether a candidate is worth the others.
+    """Final errors of masks on fixed samples, a quarter of them at a time; the first decides whether a candidate is worth
+    the others.
 
     The same for every number of processes that divides that quarter.
     """
 
     def __init__(self, subject: Subject, seeds: Sequence[int], shards: Shards) -> None:
         """seeds: this process's samples. Draws them dense."""
-        few = 0 if len(seeds) * shards.count < _RACE_FROM else len(seeds) // 4
-        parts = [part for part in (list(seeds[:few]), list(seeds[few:])) if part]
-        self._heats = [Heat(subject, part) for part in parts]
-        self._weights = [len(part) / len(seeds) for part in parts]
+        whole = len(seeds) * shards.count < _RACE_FROM or len(seeds) % _HEATS
+        parts = [list(seeds)] if whole else np.array_split(np.array(seeds), _HEATS)
+        self._heats = [Heat(subject, [int(seed) for seed in part], ROOM // len(parts)) for part in parts]
         self._shards = shards
         self._first = np.inf
 
@@ -52,15 +52,14 @@ class Rehearsal:
         errors = [self._shared(heat.error(run, keep)) for heat in self._heats]
         if keep:
             self._first = errors[0]
-        return sum(w * e for w, e in zip(self._weights, errors, strict=True))
+        return float(np.mean(errors))
 
     def raced(self, run: np.ndarray) -> float:
         """The same; infinite for a mask that is behind the kept one on the first quarter."""
         first = self._shared(self._heats[0].error(run))
         if first >= self._first:
             return np.inf
-        others = [self._shared(heat.error(run)) for heat in self._heats[1:]]
-        return sum(w * e for w, e in zip(self._weights, [first, *others], strict=True))
+        return float(np.mean([first, *(self._shared(heat.error(run)) for heat in self._heats[1:])]))
 
     def _shared(self, error: Tensor) -> float:
         return float(self._shards.mean(error))

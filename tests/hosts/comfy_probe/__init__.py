@@ -111,6 +111,21 @@ def interrupt(model, call):
     return (clone,)
 
 
+class _LowVram(comfy.model_patcher.ModelPatcher):
+    """Keeps its weights where there is least memory, unless all of them are asked for."""
+
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        memory = lowvram_model_memory if full_load else 1
+        return super().load(device_to, memory, force_patch_weights, full_load)
+
+
+def low_vram(model):
+    """Weights are brought to the device layer by layer."""
+    clone = model.clone()
+    clone.__class__ = _LowVram
+    return (clone,)
+
+
 def controlnet():
     """A ControlNet for "SD1.5", random."""
     config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
@@ -142,6 +157,7 @@ NODE_CLASS_MAPPINGS = {
     "ProbeModel": _node(model, ("MODEL",), {"kind": _KIND}),
     "ProbeConditioning": _node(conditioning, ("CONDITIONING",), {"kind": _KIND, "tokens": _INT, "rng": _INT}),
     "ProbeLatent": _node(latent, ("LATENT",), {"kind": (list(LATENTS),)}),
+    "ProbeLowVram": _node(low_vram, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
