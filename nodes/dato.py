@@ -7,13 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.errors import SkipstoneError
 from ..core.presets_dato import DATO
 from ..core.recipe import Recipe, preset
 from ..core.recipe_prune import TokenPrune, parse_ratios
 from ..core.recipe_skip import BlockSkip, parse_depths
-from .messages import show_on_node, warn
-from .patch import patch_model
+from .patch import off, patched
 from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
 
 CUSTOM = "custom"
@@ -83,15 +81,9 @@ class SkipstoneDaTo(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
         """Patch the model. What cannot be read is told on the node, and the model passes through as it is."""
-        node_id = cls.hidden.unique_id
-        try:
-            recipe = build_dato(**widgets)
-        except SkipstoneError as error:
-            warn(f"{error}; the image comes dense", node_id)
-            return io.NodeOutput(model)
-        if recipe.neutral:
-            show_on_node("off: these settings prune and skip nothing", node_id)
-        return io.NodeOutput(patch_model(model, recipe, node_id))
+        return patched(
+            model, lambda: build_dato(**widgets), off("these settings prune and skip nothing"), cls.hidden.unique_id
+        )
 
 
 def _main_inputs() -> list[Any]:

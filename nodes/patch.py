@@ -7,13 +7,14 @@ Several Skipstone nodes on one model share that wrapper: their recipes join into
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..core.blocks import unwrapped
@@ -24,7 +25,7 @@ from ..core.recipe_prune import TokenPrune
 from ..core.recipe_skip import BlockSkip
 from .attention import key_bias
 from .calls import TRAIN_STEPS, call_of, planned_timesteps
-from .messages import log, node_text, show_on_nodes, warn, wrapped
+from .messages import log, node_text, show_on_node, show_on_nodes, warn, wrapped
 
 KEY = "skipstone"
 _TOKENS = "use SD1.x, SD2.x, SDXL or PixArt"
@@ -55,6 +56,26 @@ def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
     if left:
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, OuterSample(tuple(left.items())))
     return clone
+
+
+def patched(model: Any, make: Callable[[], Recipe], tell: Callable[[Recipe], str], node_id: Any) -> io.NodeOutput:
+    """What a node puts out that patches by a recipe. tell: what to show on the node before sampling, nothing for "".
+
+    What cannot be made is told on the node, and the model passes through as it is.
+    """
+    try:
+        recipe = make()
+    except SkipstoneError as error:
+        warn(f"{error}; the image comes dense", node_id)
+        return io.NodeOutput(model)
+    if told := tell(recipe):
+        show_on_node(told, node_id)
+    return io.NodeOutput(patch_model(model, recipe, node_id))
+
+
+def off(text: str) -> Callable[[Recipe], str]:
+    """Tells of a recipe that it does nothing, and of another nothing."""
+    return lambda recipe: f"off: {text}" if recipe.neutral else ""
 
 
 Asked = tuple[tuple[str, tuple[Method, Any]], ...]

@@ -12,7 +12,7 @@ from ..core.errors import RecipeError, SkipstoneError
 from ..core.plan.mask import Mask
 from ..core.recipe import Recipe
 from .messages import show_on_node, warn
-from .patch import patch_model, recipe_on
+from .patch import patched, recipe_on
 from .shelf import MASK_FILES, RECIPE_FILES
 
 CATEGORY = "Skipstone/recipes"
@@ -44,14 +44,7 @@ class SkipstoneRecipeLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, file: str) -> io.NodeOutput:
         """Patch the model. A file that is no recipe is told on the node, and the model passes through as it is."""
-        node_id = cls.hidden.unique_id
-        try:
-            recipe = read_recipe(RECIPE_FILES.path(file))
-        except SkipstoneError as error:
-            warn(f"{error}; the image comes dense", node_id)
-            return io.NodeOutput(model)
-        show_on_node("off: this recipe changes nothing" if recipe.neutral else _line(recipe), node_id)
-        return io.NodeOutput(patch_model(model, recipe, node_id))
+        return patched(model, lambda: read_recipe(RECIPE_FILES.path(file)), _told, cls.hidden.unique_id)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: Any) -> float:
@@ -91,6 +84,10 @@ class SkipstoneRecipeSaver(io.ComfyNode):
         except (SkipstoneError, OSError) as error:
             warn(f"{error}; nothing was saved", node_id)
         return io.NodeOutput()
+
+
+def _told(recipe: Recipe) -> str:
+    return "off: this recipe changes nothing" if recipe.neutral else _line(recipe)
 
 
 def read_recipe(path: str) -> Recipe:

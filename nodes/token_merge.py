@@ -6,11 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.errors import SkipstoneError
 from ..core.recipe import Recipe, TokenMerge
 from ..core.schedule import CHECKPOINT_PRESETS
-from .messages import show_on_node, warn
-from .patch import patch_model
+from .patch import off, patched
 from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
 
 CUSTOM = "custom"
@@ -60,15 +58,9 @@ class SkipstoneTokenMerge(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
         """Patch the model. What cannot be read is told on the node, and the model passes through as it is."""
-        node_id = cls.hidden.unique_id
-        try:
-            recipe = build_recipe(**widgets)
-        except SkipstoneError as error:
-            warn(f"{error}; the image comes dense", node_id)
-            return io.NodeOutput(model)
-        if recipe.neutral:
-            show_on_node("off: these settings merge nothing", node_id)
-        return io.NodeOutput(patch_model(model, recipe, node_id))
+        return patched(
+            model, lambda: build_recipe(**widgets), off("these settings merge nothing"), cls.hidden.unique_id
+        )
 
 
 def _main_inputs() -> list[Any]:
