@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...denoiser import Trajectory
 from .gated import Caches, Row
-from .losses import feature_loss
+from .losses import log_loss
 from .shards import Shards
 from .subject import Subject, running
 
@@ -45,21 +45,24 @@ class Rehearsal:
         parts = [list(seeds)] if whole else np.array_split(np.array(seeds), _HEATS)
         self._heats = [Heat(subject, [int(seed) for seed in part], ROOM // len(parts)) for part in parts]
         self._shards = shards
-        self._first = np.inf
+        self._first = np.inf  # logarithm of the kept mask's error on the first quarter
 
     def error(self, run: np.ndarray, keep: bool = False) -> float:
-        """Mean relative squared error of the final latents under a mask bool [T, L]. keep: later masks may branch off here."""
+        """Relative squared error of the final latents under a mask bool [T, L], the geometric mean over the samples.
+
+        keep: later masks may branch off here.
+        """
         errors = [self._shared(heat.error(run, keep)) for heat in self._heats]
         if keep:
             self._first = errors[0]
-        return float(np.mean(errors))
+        return float(np.exp(np.mean(errors)))
 
     def raced(self, run: np.ndarray) -> float:
         """The same; infinite for a mask that is behind the kept one on the first quarter."""
         first = self._shared(self._heats[0].error(run))
         if first >= self._first:
             return np.inf
-        return float(np.mean([first, *(self._shared(heat.error(run)) for heat in self._heats[1:])]))
+        return float(np.exp(np.mean([first, *(self._shared(heat.error(run)) for heat in self._heats[1:])])))
 
     def _shared(self, error: Tensor) -> float:
         return float(self._shards.mean(error))
@@ -77,7 +80,7 @@ class Heat:
 
     @torch.no_grad()
     def error(self, run: np.ndarray, keep: bool = False) -> Tensor:
-        """Mean relative squared error of these samples."""
+        """Mean logarithm of these samples' relative squared errors."""
         common = self._common(run)
         places = {call: place for call, place in self._places.items() if call <= common}
         first = max(places, default=0)
@@ -92,7 +95,7 @@ class Heat:
             at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
         if keep:
             self._run, self._places = run, places
-        return feature_loss(at.x, self._goal)
+        return log_loss(at.x, self._goal)
 
     def _common(self, run: np.ndarray) -> int:
         """The first call whose evaluated blocks differ from those of the run that is kept."""

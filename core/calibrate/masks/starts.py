@@ -17,7 +17,7 @@ from .gated import Caches
 from .subject import Subject
 
 _HALVINGS = 24
-_BEND = 1.3
+_LATE = 0.8
 
 
 def even_calls(calls: int, full: int) -> list[int]:
@@ -43,7 +43,7 @@ def interval_scores(shape: tuple[int, int], costs: Costs, target: float) -> np.n
 
 
 def spaced_calls(calls: int, full: int, bend: float = 1.0) -> list[int]:
-    """`full` of `calls` calls, the first and the last among them. bend: 1 spreads evenly, more has them closer at the start."""
+    """`full` of `calls` calls, the first and the last among them. bend: 1 spreads evenly, less has them closer at the end."""
     places = np.linspace(0, 1, max(full, 2)) ** bend * (calls - 1)
     return sorted(set(np.round(places).astype(int).tolist()))
 
@@ -131,8 +131,7 @@ def rule_masks(
     makers: dict[str, Callable[[], np.ndarray]] = {
         "interval": lambda: interval_mask(subject, target),
         "interval, last full": lambda: spaced_mask(subject, target),
-        "interval, early": lambda: spaced_mask(subject, target, _BEND),
-        "interval, late": lambda: spaced_mask(subject, target, 1 / _BEND),
+        "interval, late": lambda: spaced_mask(subject, target, _LATE),
         "feature variation": lambda: variation_mask(subject, target, seeds),
     }
     if subject.graph.caching == "output":

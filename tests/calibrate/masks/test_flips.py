@@ -9,7 +9,7 @@ from toys import WIDTH, Residual, toy
 
 from skipstone.core.calibrate.masks.exchange import exchanged, gainful_pairs
 from skipstone.core.calibrate.masks.flips import flip_values
-from skipstone.core.calibrate.masks.losses import feature_loss
+from skipstone.core.calibrate.masks.losses import feature_loss, sample_losses
 from skipstone.core.calibrate.masks.refine import Heat, Rehearsal, held_bytes, propose
 from skipstone.core.calibrate.masks.shards import Shards
 
@@ -102,7 +102,7 @@ def test_an_error_branched_off_a_kept_run_is_that_of_a_run_from_the_start() -> N
     dense = subject.rollout(seeds)
     for number in range(12):
         run = propose(run, rng.random(run.shape), rng, number)
-        expected = float(feature_loss(subject.rollout(seeds, run), dense))
+        expected = np.exp(float(sample_losses(subject.rollout(seeds, run), dense).log().mean()))
         assert kept.error(run, keep=number % 3 == 0) == pytest.approx(expected, rel=1e-12)
         assert fresh.error(run) == pytest.approx(expected, rel=1e-12)
 
