@@ -186,7 +186,7 @@ def _profiled() -> list[int]:
 
 def _figures(near: Sequence[Closeness]) -> dict[str, Any]:
     """Means over the seeds, and standard deviations where there are several."""
-    names = ("share", "rel_l2", "psnr_db", "frechet")
+    names = ("share", "rel_l2", "typical", "psnr_db", "frechet")
     values = {name: np.array([getattr(n, name) for n in near]) for name in names}
     spread = {name: float(v.std(ddof=1)) for name, v in values.items()} if len(near) > 1 else None
     return {**{name: float(v.mean()) for name, v in values.items()}, "seeds": len(near), "spread": spread}
@@ -204,7 +204,7 @@ def tables(result: Figures) -> list[Table]:
     scale = "the pipeline's guidance" if result["guidance"] is None else f"guidance {result['guidance']:g}"
     title = f"{result['model']}, {result['steps']} steps, {scale}, {result['noises']} noises that no training used"
     ordered = sorted(result["rows"], key=lambda row: (-row["target"], row["rel_l2"]))
-    header = ("target", "way", "multiply-adds", "error", "PSNR, dB", "Frechet", "L_f")
+    header = ("target", "way", "multiply-adds", "error", "typical", "PSNR, dB", "Frechet", "L_f")
     found = [Table(title, header, tuple(map(_cells, ordered)))]
     rectified = [row for row in ordered if row.get("rectified")]
     if rectified:
@@ -216,7 +216,8 @@ def tables(result: Figures) -> list[Table]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     loss = f"{row['own_loss']:.4f}" if "own_loss" in row else ""
-    figures = (f"{row['share']:.1%}", _spread(row, "rel_l2", 4), f"{row['psnr_db']:.1f}", _spread(row, "frechet", 4))
+    errors = (_spread(row, "rel_l2", 4), _spread(row, "typical", 4))
+    figures = (f"{row['share']:.1%}", *errors, f"{row['psnr_db']:.1f}", _spread(row, "frechet", 4))
     return (f"{row['target']:.0%}", row["name"], *figures, loss)
 
 

@@ -15,7 +15,7 @@ def plot_masks(result: Figures, path: Path) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, (name, label) in zip(
-        panels, (("rel_l2", "relative L2 error"), ("frechet", "Frechet distance")), strict=True
+        panels, (("typical", "relative L2 error, typical"), ("frechet", "Frechet distance")), strict=True
     ):
         for way, rows in _ways(result["rows"]).items():
             _line(axes, way, rows, name)

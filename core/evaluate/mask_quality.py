@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 
 from ..calibrate.masks.gated import Caches, Row
-from ..calibrate.masks.losses import feature_loss
+from ..calibrate.masks.losses import feature_loss, log_loss
 from ..calibrate.masks.subject import Subject, running
 from .fidelity import frechet_distance, relative_error
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """rel_l2: mean over the samples of |x - dense| / |dense|, final latents. psnr_db: of the pictures, inf for equal ones.
+    """rel_l2: mean over the samples of |x - dense| / |dense|, final latents. typical: the geometric mean of the same.
 
-    frechet: distance of the features' distributions, nan without a feature extractor. share: of the multiply-adds.
+    psnr_db: of the pictures, inf for equal ones. frechet: distance of the features' distributions, nan without a feature
+    extractor. share: of the multiply-adds.
     """
 
     rel_l2: float
+    typical: float
     psnr_db: float
     frechet: float
     share: float
@@ -49,7 +51,8 @@ class Judge:
         show = self.pictures or (lambda x: x.float())
         mine, theirs = show(latents), show(self.dense)
         far = float("nan") if self.features is None else frechet_distance(self.features(mine), self.features(theirs))
-        return Closeness(relative_error(latents, self.dense), _psnr(mine, theirs), far, share)
+        typical = float(log_loss(latents, self.dense).div(2).exp())
+        return Closeness(relative_error(latents, self.dense), typical, _psnr(mine, theirs), far, share)
 
 
 def icon_judge(dense: Tensor) -> Judge:
