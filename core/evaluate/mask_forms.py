@@ -26,6 +26,7 @@ _WINDOW: dict[str, Any] = {"form": "windowed", "window": 4}
 
 FORMS: dict[str, dict[str, Any]] = {
     "search": {},
+    "start": {"passes": 0},
     "search-repeat": {"forecast": False},
     "exchange": {"form": "exchange"},
     "paper": _PAPER,
@@ -41,7 +42,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "windowed-uniform": {**_WINDOW, "start": "uniform"},
     "joint": {**_WINDOW, "window": 0},
 }
-"""Settings that differ from the default's, by name."""
+"""Settings that differ from the default's, by name; `start` is where the search begins: the best of the rules' masks."""
 _GRADIENT_FREE = ("search", "exchange")
 
 

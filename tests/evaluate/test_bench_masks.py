@@ -39,7 +39,7 @@ def test_a_trained_mask_stands_beside_its_peers_at_its_budget(tmp_path: Path) ->
     result = run_mask_bench(options, lambda line: None)
     names = [(row["target"], row["name"]) for row in result["rows"]]
     assert (0.55, "mine") in names and (0.8, "mine") not in names
-    rules = ("interval", "interval, last full", "interval, late", "feature variation")
+    rules = ("interval", "interval, last full", "feature variation")
     assert {n for t, n in names if t == 0.55} == {
         *rules, *(f"{rule}, forecast" for rule in rules), "mine", "dense, 3 steps", "dense, 4 steps",
     }  # fmt: skip

@@ -14,6 +14,7 @@ from skipstone.core.calibrate.masks.starts import (
     interval_mask,
     spaced_calls,
     spaced_mask,
+    spread_masks,
     variation_mask,
 )
 from skipstone.core.calibrate.masks.subject import running
@@ -38,6 +39,8 @@ def test_spread_masks_run_the_last_call_whole_and_bend() -> None:
     assert run[0].all() and run[-1].all() and 0.3 < subject.costs.share(run) <= 0.5
     with pytest.raises(RecipeError, match="two full calls need more than 20%"):
         spaced_mask(subject, 0.2)
+    many = spread_masks(toy(calls=20), 0.5)
+    assert 5 < len(many) == len({run.tobytes() for run in many}) and spread_masks(subject, 0.2) == []
 
 
 def test_deepcache_takes_the_most_work_that_fits() -> None:

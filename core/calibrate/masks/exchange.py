@@ -13,11 +13,10 @@ import torch
 
 from .flips import flip_values
 from .learner import Learner
-from .refine import Rehearsal
+from .refine import Rehearsal, budget
 from .subject import Subject
 
 _MEMORY = 0.5
-_EASE = 1e-9
 Entry = tuple[int, int]
 
 
@@ -29,13 +28,13 @@ def exchange_pass(
     fresh = flip_values(subject, run, seeds, learner.shards, recompute=recompute)
     learner.adam.mean = fresh if learner.done == 0 else torch.lerp(fresh, learner.adam.mean, _MEMORY)
     pairs = gainful_pairs(run, learner.adam.mean.numpy(), subject.costs.masked)
-    room = max(subject.costs.share(run), learner.settings.ceiling) + _EASE
+    fits = budget(subject.costs, run, learner.settings.ceiling)
     error = rehearsal.error(run, keep=True)
     count, tries = max(1, len(pairs) // 2), learner.settings.tries
     while pairs and tries:
         candidate = exchanged(run, pairs[:count])
         tries -= 1
-        now = rehearsal.raced(candidate) if subject.costs.share(candidate) <= room else np.inf
+        now = rehearsal.raced(candidate) if fits(candidate) else np.inf
         better = now < error
         if better:
             run, error = candidate, rehearsal.error(candidate, keep=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Trajectory
+from .costs import MARGIN, Costs
 from .gated import Caches, Row
 from .losses import log_loss
 from .shards import Shards
@@ -137,12 +138,12 @@ def refine(
     Ends early, with what it has, where `tell` raises KeyboardInterrupt. Never returns a mask that costs more than the target
     or the one given.
     """
-    room = max(target, subject.costs.share(run)) + _EASE
+    fits = budget(subject.costs, run, target)
     best, errors = run, [rehearsal.error(run, keep=True)]
     for done in range(1, tries + 1):
         candidate = propose(best, scores, rng, turn + done - 1)
         error = np.inf
-        if not np.array_equal(candidate, best) and subject.costs.share(candidate) <= room:
+        if not np.array_equal(candidate, best) and fits(candidate):
             error = rehearsal.raced(candidate)
         if error < errors[-1]:
             best = candidate
@@ -150,6 +151,13 @@ def refine(
         errors.append(min(error, errors[-1]))
         tell(done, errors[-1], best)
     return best, errors
+
+
+def budget(costs: Costs, run: np.ndarray, target: float) -> Callable[[np.ndarray], bool]:
+    """Whether a mask keeps to the target, or to what `run` needs where that is more, and does not leave it unused."""
+    share = costs.share(run)
+    low, high = min(share, target - MARGIN), max(share, target)
+    return lambda candidate: low - _EASE <= costs.share(candidate) <= high + _EASE
 
 
 def propose(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator, turn: int) -> np.ndarray:

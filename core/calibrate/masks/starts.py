@@ -17,7 +17,7 @@ from .gated import Caches
 from .subject import Subject
 
 _HALVINGS = 24
-_LATE = 0.8
+_BENDS = tuple(0.05 * k for k in range(10, 31))
 
 
 def even_calls(calls: int, full: int) -> list[int]:
@@ -131,7 +131,6 @@ def rule_masks(
     makers: dict[str, Callable[[], np.ndarray]] = {
         "interval": lambda: interval_mask(subject, target),
         "interval, last full": lambda: spaced_mask(subject, target),
-        "interval, late": lambda: spaced_mask(subject, target, _LATE),
         "feature variation": lambda: variation_mask(subject, target, seeds),
     }
     if subject.graph.caching == "output":
@@ -144,6 +143,15 @@ def rule_masks(
             if refused is not None:
                 refused(name, reason)
     return made
+
+
+def spread_masks(subject: Subject, target: float) -> list[np.ndarray]:
+    """Spread full calls of many bends, each schedule once; none where the budget holds no two full calls."""
+    try:
+        made = [spaced_mask(subject, target, bend) for bend in _BENDS]
+    except RecipeError:
+        return []
+    return list({run.tobytes(): run for run in made}.values())
 
 
 def filled(run: np.ndarray, subject: Subject, target: float) -> np.ndarray:

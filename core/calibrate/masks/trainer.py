@@ -26,10 +26,11 @@ from .profile import profile
 from .refine import Rehearsal, refine
 from .settings import TrainSettings
 from .shards import Shards
-from .starts import filled, interval_mask, rule_masks
+from .starts import filled, interval_mask, rule_masks, spread_masks
 from .subject import Subject, prepare
 from .windowed import windowed_pass
 
+_EASE = 1e-9
 _SEEDS = 1 << 20
 """Samples of training run with seed s come from s * _SEEDS on. torch's CPU generator reads the low 32 bits of a seed only."""
 EVALUATION_SEEDS = 1 << 31
@@ -146,7 +147,11 @@ class Training:
 
     def run(self) -> np.ndarray:
         """The mask bool [T, L] that the probabilities stand for, within the budget."""
-        return to_budget(self.learner.scores(), self.settings.ceiling, self.subject.costs)
+        scores, costs, ceiling = self.learner.scores(), self.subject.costs, self.settings.ceiling
+        sure = scores > 0.5
+        if self.settings.form in ("search", "exchange") and sure[0].all() and costs.share(sure) <= ceiling + _EASE:
+            return sure
+        return to_budget(scores, ceiling, costs)
 
 
 def train(
@@ -210,10 +215,16 @@ def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
 
 def choose_start(training: Training) -> None:
     """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
-    subject, settings, rehearsal = training.subject, training.settings, training.rehearsed()
-    made = rule_masks(subject, settings.ceiling, training.rehearsal_seeds()[: settings.profile_batch])
-    runs = [filled(run, subject, settings.ceiling) for run in made.values()]
-    training.learner.gates.assign(certain(min(runs, key=rehearsal.error), settings.sureness))
+    subject, ceiling, rehearsal = training.subject, training.settings.ceiling, training.rehearsed()
+    best = interval_mask(subject, ceiling)
+    error = rehearsal.error(best, keep=True)
+    seeds = training.rehearsal_seeds()[: training.settings.profile_batch]
+    for run in [*rule_masks(subject, ceiling, seeds).values(), *spread_masks(subject, ceiling)]:
+        candidate = filled(run, subject, ceiling)
+        now = rehearsal.raced(candidate)
+        if now < error:
+            best, error = candidate, rehearsal.error(candidate, keep=True)
+    training.learner.gates.assign(certain(best, training.settings.sureness))
 
 
 def certain(run: np.ndarray, sureness: float) -> Tensor:

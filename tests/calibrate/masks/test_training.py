@@ -100,8 +100,19 @@ def test_training_begins_at_the_rule_that_is_nearest_to_dense() -> None:
     choose_start(training)
     chosen, rehearsal = training.run(), training.rehearsed()
     made = rule_masks(subject, training.settings.ceiling, [1, 2])
-    assert set(made) == {"interval", "interval, last full", "interval, late", "feature variation"}
+    assert set(made) == {"interval", "interval, last full", "feature variation"}
     assert rehearsal.error(chosen) == min(map(rehearsal.error, made.values())) < 0.9 * rehearsal.error(interval)
+
+
+@pytest.mark.parametrize("kind", [Chain, Skips])
+def test_a_search_goes_on_from_the_very_mask_it_found(kind: type[Chain]) -> None:
+    """Where later runs make earlier ones dead there would be room for more, which is not always better."""
+    losses: list[float] = []
+    trained = train_subject(
+        toy(kind(8), calls=16), settings("search", passes=12, target=0.4), lambda n: losses.append(n.loss)
+    )
+    assert all(b <= a for a, b in itertools.pairwise(losses)) and losses[-1] < losses[0]
+    assert np.array_equal(trained.mask.run, trained.mask.probabilities > 0.5)
 
 
 @pytest.mark.parametrize("control", ["dual", "project"])
