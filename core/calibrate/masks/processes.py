@@ -86,7 +86,7 @@ def _together(shards: Shards) -> Iterator[None]:
         yield
     except OtherFailed:
         raise
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         mine = STOP if isinstance(error, KeyboardInterrupt) else FAILED
         if shards.agree(mine)[1] != shards.rank:
             raise SystemExit(130 if mine == STOP else 2) from None
