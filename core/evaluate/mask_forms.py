@@ -43,14 +43,15 @@ FORMS: dict[str, dict[str, Any]] = {
     "joint": {**_WINDOW, "window": 0},
 }
 """Settings that differ from the default's, by name; `start` is where the search begins: the best of the rules' masks."""
-_GRADIENT_FREE = ("search", "exchange")
+_VERIFIED = ("search", "exchange")
+"""Forms whose passes verify moves: they keep the default's passes and batch."""
 
 
 @dataclass(frozen=True)
 class Gym:
     """Trains masks for one denoiser and keeps them in a folder, so that a bench that was stopped goes on where it was.
 
-    label: of model, steps and guidance, part of the files' names. passes, batch: of the forms that take gradients.
+    label: of model, steps and guidance, part of the files' names. passes, batch: of the forms that step on probabilities.
     """
 
     denoiser: Denoiser
@@ -75,7 +76,7 @@ class Gym:
         """Of a form. Raises :class:`RecipeError` for an unknown one."""
         check_forms((form,))
         more = FORMS[form]
-        if more.get("form", "search") not in _GRADIENT_FREE:
+        if more.get("form", "search") not in _VERIFIED:
             more = {"passes": self._passes(more), "batch": self.batch, **more}
         return TrainSettings(**{"target": target, "seed": seed, **more})
 
