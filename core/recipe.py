@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
 from .errors import RecipeError
+from .files import write_text
 from .presets_dato import DATO
 from .recipe_prune import TokenPrune
 from .recipe_skip import BlockSkip
@@ -149,8 +150,8 @@ class Recipe:
         return json.dumps(self.to_dict(), indent=2)
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as a JSON file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write the recipe as a JSON file. Raises :class:`FileError`."""
+        write_text(path, self.to_json() + "\n")
 
     @classmethod
     def from_dict(cls, data: Any) -> Recipe:

@@ -10,11 +10,11 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..blocks.family import architecture
 from ..blocks.graph import BlockGraph, Caching
 from ..errors import MaskError
+from ..files import write_safetensors
 from .mapping import mapped_rows
 
 FORMAT_VERSION = 1
@@ -85,14 +85,14 @@ class Mask:
         return replace(self, run=run, timesteps=tuple(timesteps), probabilities=None)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as a safetensors file."""
+        """Write the mask as a safetensors file. Raises :class:`FileError`."""
         tensors = {"run": torch.from_numpy(self.run.astype(np.uint8))}
         if self.probabilities is not None:
             tensors["probabilities"] = torch.from_numpy(self.probabilities.astype(np.float32))
         head = {"skipstone_mask": FORMAT_VERSION, "family": self.family, "blocks": list(self.blocks)}
         head |= {"timesteps": list(self.timesteps), "caching": self.caching, "provenance": self.provenance}
         head |= {"signature": list(self.signature), "forecast": self.forecast}
-        save_file(tensors, str(path), metadata={"mask": json.dumps(head)})
+        write_safetensors(path, tensors, {"mask": json.dumps(head)})
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
