@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
+from typing import Any
 
 
 class SkipstoneError(ValueError):
@@ -29,7 +31,37 @@ class Decline(Exception):
     """Raised inside a call by one layer that cannot be served; that layer runs dense and the reason is reported."""
 
 
+_MOST_SHOWN = 40
+
+
+class _Short(reprlib.Repr):
+    """Short also where the plain `repr` fails: whole numbers of thousands of digits, endless nesting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, _MOST_SHOWN, _MOST_SHOWN
+
+    def repr_int(self, value: int, level: int) -> str:
+        return str(value) if value.bit_length() <= 128 else f"<whole number of {value.bit_length()} bits>"
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it: at most 40 characters in one line, unprintable ones escaped."""
+    text = _printable(_Short().repr(value))
+    return text if len(text) <= _MOST_SHOWN + 2 else text[:_MOST_SHOWN] + "…"
+
+
 def shown_path(path: str | Path, most: int = 120) -> str:
     """A path as messages quote it: in one line, unprintable characters escaped, a long one by its end."""
-    text = str(path)
-    return repr(text if len(text) <= most else "…" + text[-most:])
+    text = repr(str(path))
+    return text if len(text) <= most else "'…" + text[-most:]
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of the system or of a file format says, in about 80 characters of one line."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return _printable(text if len(text) <= 80 else text[:80] + "…")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import FileError, SkipstoneError, shown_path
+from .errors import FileError, SkipstoneError, reason_of, shown_path
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -56,7 +56,6 @@ def make_folder(path: str | Path) -> None:
 
 
 def _refused(path: str | Path, error: Exception) -> FileError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return FileError(
-        f"cannot write {shown_path(path)} ({reason[:80]}): choose a folder that exists, may be written to and has room"
+        f"cannot write {shown_path(path)} ({reason_of(error)}): choose a folder that exists, may be written to and has room"
     )

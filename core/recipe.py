@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .checks import as_tuple, choice, integer, known_keys, number, stride_pair, window
-from .errors import RecipeError
+from .checks import MOST_SEED, as_tuple, choice, integer, known_keys, number, stride_pair, text, window
+from .errors import RecipeError, reason_of, shown, shown_path
 from .files import write_text
 from .presets_dato import DATO
 from .recipe_prune import TokenPrune
@@ -28,6 +28,10 @@ BatchRule = Literal["per_sample", "max"]
 Matching = Literal["dense", "local"]
 Target = Literal["attn1", "attn2", "ff"]
 MAX_DOWNSAMPLES = (1, 2, 4, 8)
+
+_MOST_BUCKET = 1 << 20
+_MOST_NAME = 200
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class TokenMerge:
             choice("targets", target, get_args(Target))
         stride_pair(self.stride)
         if self.bucket != "auto":
-            integer("bucket", self.bucket, 1, "use 1 for exact counts or 'auto'")
-        integer("seed", self.seed, 0, "use any whole number from 0 on")
+            integer("bucket", self.bucket, 1, "use 1 for exact counts or 'auto'", _MOST_BUCKET)
+        integer("seed", self.seed, 0, "use any whole number from 0 on", MOST_SEED)
         for name in ("proportional", "absolute"):
             choice(name, getattr(self, name), (True, False))
 
@@ -110,7 +114,11 @@ class Recipe:
     prune: TokenPrune | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two ways of reducing one module's tokens. Raises :class:`RecipeError`."""
+        """Refuse wrong types, and two ways of reducing one module's tokens. Raises :class:`RecipeError`."""
+        text("name", self.name, _MOST_NAME)
+        for name, cls in _KINDS.values():
+            if not isinstance(getattr(self, name), (cls, type(None))):
+                raise RecipeError(f"{name}={shown(getattr(self, name))} must be {cls.__name__} settings")
         both = [m for m in (self.merge, self.prune) if m is not None and not m.neutral]
         shared = set(both[0].targets) & set(both[1].targets) if len(both) == 2 else ()
         if shared:
@@ -158,15 +166,16 @@ class Recipe:
         """Build a recipe from its JSON form. Raises :class:`RecipeError` that says which key is wrong."""
         if not isinstance(data, dict) or "skipstone" not in data:
             raise RecipeError("not a Skipstone recipe: expected an object with the key 'skipstone' (format version)")
-        if data["skipstone"] != FORMAT_VERSION:
+        version = data["skipstone"]
+        if type(version) is not int or version != FORMAT_VERSION:
             raise RecipeError(
-                f"recipe format {data['skipstone']!r} is not supported (this is {FORMAT_VERSION}): update Skipstone"
+                f"recipe format {shown(version)} is not supported (this is {FORMAT_VERSION}): update Skipstone"
             )
         known_keys("recipe", data, {"skipstone", "name", "methods"})
         methods = data.get("methods", [])
         if not isinstance(methods, list) or not all(isinstance(m, dict) for m in methods):
             raise RecipeError("recipe key 'methods' must be a list of objects, each with a 'kind'")
-        return cls.of(map(_method_from_dict, methods), name=str(data.get("name", "")))
+        return cls.of(map(_method_from_dict, methods), name=data.get("name", ""))
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -174,17 +183,13 @@ class Recipe:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecipeError(f"recipe is not JSON ({error}): check the file") from None
+            raise RecipeError(f"recipe is not JSON ({reason_of(error)}): check the file") from None
         return cls.from_dict(data)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Read a recipe file; a mask that it names may lie beside it. Raises :class:`RecipeError` when it is missing or wrong."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"cannot read recipe {str(path)!r} ({error}): give the path of a JSON file") from None
-        recipe = cls.from_json(text)
+        recipe = cls.from_json(_read(path))
         return dataclasses.replace(recipe, skip=recipe.skip and recipe.skip.beside(Path(path).parent))
 
 
@@ -214,7 +219,7 @@ def preset(name: str) -> Recipe:
         return Recipe.of(DATO[name], name=name)
     base, _, checkpoints = name.partition(":")
     if base not in _MERGE_PRESETS:
-        raise RecipeError(f"no preset named {name!r}: choose one of {', '.join(preset_names())}")
+        raise RecipeError(f"no preset named {shown(name)}: choose one of {', '.join(preset_names())}")
     merge = _MERGE_PRESETS[base]
     return Recipe(merge=dataclasses.replace(merge, checkpoints=checkpoints) if checkpoints else merge, name=name)
 
@@ -244,11 +249,24 @@ def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
 def _method_from_dict(data: dict[str, Any]) -> Method:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise RecipeError(f"unknown method kind {kind!r}: known kinds are {', '.join(_KINDS)}")
+        raise RecipeError(f"unknown method kind {shown(kind)}: known kinds are {', '.join(_KINDS)}")
     cls = _KINDS[kind][1]
     values = {k: v for k, v in data.items() if k != "kind"}
     known_keys(kind, values, {f.name for f in dataclasses.fields(cls)})
     return cls(**values)
+
+
+def _read(path: str | Path) -> str:
+    remedy = "give the path of a JSON file"
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        content = data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read recipe {shown_path(path)} ({reason_of(error)}): {remedy}") from None
+    if len(data) > _MOST_BYTES:
+        raise RecipeError(f"recipe {shown_path(path)} is longer than {_MOST_BYTES} bytes: {remedy}")
+    return content
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .checks import as_tuple, choice, integer, number, stride_pair, window
-from .errors import RecipeError
+from .checks import MOST_SEED, as_tuple, choice, integer, number, stride_pair, window
+from .errors import RecipeError, shown
 from .schedule import parse_checkpoints
 
 BaseRule = Literal["dynamics", "random"]
@@ -21,7 +21,7 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     except ValueError:
         ratios = ()
     if not ratios:
-        raise RecipeError(f"ratios {text[:40]!r} cannot be read: give one for each call, such as 0.4, 0.3, 0")
+        raise RecipeError(f"ratios {shown(text)} cannot be read: give one for each call, such as 0.4, 0.3, 0")
     return ratios
 
 
@@ -86,15 +86,15 @@ class TokenPrune:
         number("flip_prob", self.flip_prob, 0.0, 1.0, "0 never turns the sign, 0.5 is the released code")
         for target in self.targets:
             choice("targets", target, ("attn1", "attn2", "ff"))
-        integer("seed", self.seed, 0, "use any whole number from 0 on")
+        integer("seed", self.seed, 0, "use any whole number from 0 on", MOST_SEED)
         window(self.start, self.end)
         if self.matching == "local" and self.recover_from == "kept":
             raise RecipeError("recover_from='kept' looks at all kept tokens: use it with matching='dense'")
 
     def _check_ratio(self) -> None:
         """Every ratio is in [0, limit]; a list becomes a tuple."""
-        if isinstance(self.ratio, list):
-            object.__setattr__(self, "ratio", tuple(self.ratio))
+        if isinstance(self.ratio, (list, tuple)):
+            object.__setattr__(self, "ratio", as_tuple("ratio", self.ratio))
         if not self.ratios:
             raise RecipeError("ratio is an empty list: give one number, such as 0.4, or one for each call")
         (rows, columns), limit = self.stride, self.limit

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from .checks import as_tuple, choice, integer, number, window
-from .errors import RecipeError
+from .checks import as_tuple, choice, integer, number, text, window
+from .errors import RecipeError, shown
 
 if TYPE_CHECKING:
     from .plan.mask import Mask
@@ -16,12 +16,15 @@ Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
 Rectify = Literal["liveness", "paper", "off"]
 
+_MOST_CODE = 999
+_MOST_PATH = 4096
 
-def parse_depths(text: str) -> tuple[int, ...]:
+
+def parse_depths(given: str) -> tuple[int, ...]:
     """Depth codes given as text such as `"12, 1, 1, 0"`. Raises :class:`RecipeError` for other text."""
-    parts = text.replace(",", " ").replace(";", " ").split()
+    parts = given.replace(",", " ").replace(";", " ").split()
     if not parts or not all(p.isascii() and p.isdigit() and len(p) <= 3 for p in parts):
-        raise RecipeError(f"depths {text[:40]!r} cannot be read: give codes from 0 on, such as 12, 1, 1, 0")
+        raise RecipeError(f"depths {shown(given)} cannot be read: give codes from 0 on, such as 12, 1, 1, 0")
     return tuple(map(int, parts))
 
 
@@ -66,8 +69,7 @@ class BlockSkip:
     def __post_init__(self) -> None:
         """Refuse what cannot run. Raises :class:`RecipeError`."""
         object.__setattr__(self, "depths", as_tuple("depths", self.depths))
-        if self.mask:
-            object.__setattr__(self, "rule", "mask")
+        self._check_mask()
         choice("rule", self.rule, get_args(Rule))
         choice("mode", self.mode, get_args(SkipMode))
         choice("caching", self.caching, ("auto", "output", "branch"))
@@ -75,15 +77,24 @@ class BlockSkip:
         for name in ("last_full", "split", "forecast", "offload"):
             choice(name, getattr(self, name), (True, False))
         number("memory_budget", self.memory_budget, 0.0, 2.0**20, "give MiB, or 0 for no limit")
-        integer("every", self.every, 1, "1 runs every call in full, 3 is DeepCache's choice")
-        integer("branch", self.branch, 0, "0 runs least")
+        integer("every", self.every, 1, "1 runs every call in full, 3 is DeepCache's choice", _MOST_CODE)
+        integer("branch", self.branch, 0, "0 runs least", _MOST_CODE)
         window(self.start, self.end)
         for code in self.depths:
-            integer("depths", code, 0, "0 repeats a call, 1 runs the last layer, 12 runs all")
+            integer("depths", code, 0, "0 repeats a call, 1 runs the last layer, 12 runs all", _MOST_CODE)
         if self.rule == "depths" and not self.depths:
             raise RecipeError("rule 'depths' needs a list of depth codes, such as 12, 1, 1, 0")
         if self.rule == "mask" and not self.mask:
             raise RecipeError("rule 'mask' needs a mask or the path of its file")
+
+    def _check_mask(self) -> None:
+        """A path or a mask; either chooses the rule `"mask"`."""
+        if isinstance(self.mask, str):
+            text("mask", self.mask, _MOST_PATH)
+        elif not callable(getattr(self.mask, "fitted", None)):
+            raise RecipeError(f"mask={shown(self.mask)} is no mask: give a Mask or the path of its file")
+        if self.mask != "":
+            object.__setattr__(self, "rule", "mask")
 
     @property
     def neutral(self) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from .errors import RecipeError
+from .checks import MOST_CALLS
+from .errors import RecipeError, shown
 
 PAPER_CALLS = 51
 
@@ -28,6 +30,7 @@ CHECKPOINT_PRESETS: dict[str, tuple[int, ...]] = {
 
 _FULL_RUN_EDGE = 0.1
 _MOST_DIGITS = 9
+_MOST_CALL = 10**_MOST_DIGITS - 1
 
 
 def parse_checkpoints(value: str | Iterable[int]) -> str | tuple[int, ...]:
@@ -41,12 +44,14 @@ def parse_checkpoints(value: str | Iterable[int]) -> str | tuple[int, ...]:
             return name
         value = _numbers(value)
     try:
-        calls = sorted(set(value))
+        calls = list(islice(value, MOST_CALLS + 1))
     except TypeError:
-        raise RecipeError(f"checkpoints={value!r} is not a list of call numbers such as 0, 8, 11") from None
-    if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in calls):
-        raise RecipeError(f"checkpoints={list(calls)} must be whole numbers from 0 on, such as 0, 8, 11")
-    return tuple(calls)
+        raise RecipeError(f"checkpoints={shown(value)} is not a list of call numbers such as 0, 8, 11") from None
+    if len(calls) > MOST_CALLS:
+        raise RecipeError(f"checkpoints has more than {MOST_CALLS} entries: give call numbers such as 0, 8, 11")
+    if any(isinstance(c, bool) or not isinstance(c, int) or not 0 <= c <= _MOST_CALL for c in calls):
+        raise RecipeError(f"checkpoints={shown(calls)} must be whole numbers from 0 to {_MOST_CALL}, such as 0, 8, 11")
+    return tuple(sorted(set(calls)))
 
 
 def _numbers(text: str) -> list[int]:
@@ -54,7 +59,7 @@ def _numbers(text: str) -> list[int]:
     if not parts or not all(p.isascii() and p.isdigit() and len(p) <= _MOST_DIGITS for p in parts):
         names = ", ".join(CHECKPOINT_PRESETS)
         raise RecipeError(
-            f"checkpoints {text[:40]!r} cannot be read: give call numbers such as '0, 8, 11' or one of {names}"
+            f"checkpoints {shown(text)} cannot be read: give call numbers such as '0, 8, 11' or one of {names}"
         )
     return [int(p) for p in parts]
 

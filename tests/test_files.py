@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from skipstone.core.errors import FileError
 from skipstone.core.files import make_folder, whole_file, write_safetensors, write_text
 from skipstone.core.plan.mask import Mask
@@ -25,7 +26,7 @@ def mask(calls: int = 2) -> Mask:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "text": lambda path: write_text(path, LONG),
     "safetensors": lambda path: write_safetensors(path, {"w": torch.zeros(50_000)}, {}),
-    "recipe": lambda path: Recipe(merge=TokenMerge(), name=LONG).save(path),
+    "recipe": lambda path: Recipe(merge=TokenMerge(checkpoints=range(100_000, 110_000))).save(path),
     "mask": lambda path: mask().save(path),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,12 +14,17 @@ from safetensors import SafetensorError, safe_open
 
 from ..blocks.family import architecture
 from ..blocks.graph import BlockGraph, Caching
-from ..errors import MaskError
+from ..checks import MOST_CALLS, as_tuple, text
+from ..errors import MaskError, reason_of, shown, shown_path
 from ..files import write_safetensors
 from .mapping import mapped_rows
 
 FORMAT_VERSION = 1
 _MOST_ENTRIES = 1 << 24
+_MOST_NAME = 300
+_MOST_NOTES = 1 << 22
+_MOST_TIME = 1e6
+_MOST_RISE = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,64 @@ class Mask:
     forecast: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse contradictions. Raises :class:`MaskError`."""
-        calls, blocks = self.run.shape if self.run.ndim == 2 else (-1, -1)
-        if (calls, blocks) != (len(self.timesteps), len(self.blocks)):
+        """Refuse contradictions, and what no model needs. Raises :class:`MaskError`."""
+        for name in ("blocks", "timesteps", "signature"):
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name), MaskError))
+        self._check_run()
+        self._check_names()
+        self._check_timesteps()
+        self._check_probabilities()
+        self._check_provenance()
+
+    def _check_run(self) -> None:
+        run = self.run
+        if not isinstance(run, np.ndarray) or run.dtype != bool or run.ndim != 2:
+            raise MaskError("a mask needs an array of True and False, calls by blocks")
+        if run.shape != (len(self.timesteps), len(self.blocks)):
             raise MaskError(
-                f"mask of shape {list(self.run.shape)} does not fit {len(self.timesteps)} timesteps x {len(self.blocks)} blocks"
+                f"mask of shape {list(run.shape)} does not fit {len(self.timesteps)} timesteps x {len(self.blocks)} blocks"
             )
-        if not calls or not self.run[0].all():
+        if not run.size or run.size > _MOST_ENTRIES or max(run.shape) > MOST_CALLS:
+            raise MaskError(f"a mask of shape {list(run.shape)}: give 1 to {MOST_CALLS} calls and blocks")
+        if not run[0].all():
             raise MaskError("the first call of a mask must run every block: nothing is cached before it")
+
+    def _check_names(self) -> None:
+        text("family", self.family, _MOST_NAME, MaskError)
+        for name in (*self.blocks, *self.signature):
+            text("a block's name or kind", name, _MOST_NAME, MaskError)
+        if self.signature and len(self.signature) != len(self.blocks):
+            raise MaskError(f"the mask has {len(self.blocks)} blocks and a signature of {len(self.signature)}")
         if self.caching not in get_args(Caching):
-            raise MaskError(f"caching {self.caching!r} is not one of {', '.join(get_args(Caching))}")
-        if self.probabilities is not None and self.probabilities.shape != self.run.shape:
+            raise MaskError(f"caching {shown(self.caching)} is not one of {', '.join(get_args(Caching))}")
+        if not isinstance(self.forecast, bool):
+            raise MaskError(f"forecast {shown(self.forecast)} is neither true nor false")
+
+    def _check_timesteps(self) -> None:
+        """Finite, and falling; samplers with intermediate evaluations round them up by a thousandth."""
+        wrong = [t for t in self.timesteps if not _is_number(t) or not -_MOST_TIME <= t <= _MOST_TIME]
+        if wrong:
+            raise MaskError(f"timestep {shown(wrong[0])} of the mask is outside [-{_MOST_TIME:g}, {_MOST_TIME:g}]")
+        times = np.asarray(self.timesteps, dtype=float)
+        if len(times) > 1 and np.diff(times).max() > _MOST_RISE * np.ptp(times):
+            raise MaskError("the mask's timesteps rise: give those of its calls, the noisiest first")
+
+    def _check_probabilities(self) -> None:
+        given = self.probabilities
+        if given is None:
+            return
+        if not isinstance(given, np.ndarray) or given.shape != self.run.shape:
             raise MaskError("the mask's probabilities have another shape than the mask")
+        if not ((given >= 0) & (given <= 1)).all():
+            raise MaskError("the mask's probabilities are not all in [0, 1]")
+
+    def _check_provenance(self) -> None:
+        try:
+            size = len(json.dumps(self.provenance)) if isinstance(self.provenance, dict) else _MOST_NOTES + 1
+        except (TypeError, ValueError, RecursionError):
+            raise MaskError("the mask's provenance cannot be written as JSON: give plain values") from None
+        if size > _MOST_NOTES:
+            raise MaskError(f"the mask's provenance must be an object of at most {_MOST_NOTES} characters")
 
     @property
     def share(self) -> float:
@@ -99,34 +151,54 @@ class Mask:
         """Read a mask file. Raises :class:`MaskError` for anything that is none."""
         try:
             with safe_open(str(path), framework="pt") as file:
-                head = json.loads((file.metadata() or {})["mask"])
-                tensors = {name: file.get_tensor(name) for name in ("run", "probabilities") if name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise MaskError(f"cannot read mask {str(path)!r} ({error}): give a mask file of Skipstone") from None
-        except (KeyError, json.JSONDecodeError, RecursionError):
-            raise MaskError(f"{str(path)!r} is a safetensors file but no Skipstone mask") from None
-        return cls._from_parts(head, tensors, str(path))
+                notes = (file.metadata() or {}).get("mask")
+                tensors = {name: _array(file, name) for name in ("run", "probabilities") if name in file.keys()}
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise MaskError(
+                f"cannot read mask {shown_path(path)} ({reason_of(error)}): give a mask file of Skipstone"
+            ) from None
+        try:
+            return cls._from_parts(_header(notes), tensors)
+        except MaskError as error:
+            raise MaskError(f"{shown_path(path)} cannot be used: {error}") from None
 
     @classmethod
-    def _from_parts(cls, head: Any, tensors: dict[str, torch.Tensor], path: str) -> Mask:
-        if not isinstance(head, dict) or head.get("skipstone_mask") != FORMAT_VERSION or "run" not in tensors:
-            raise MaskError(f"{path!r} is no mask of format {FORMAT_VERSION}: update Skipstone or make the mask anew")
-        if tensors["run"].numel() > _MOST_ENTRIES:
-            raise MaskError(f"{path!r} has {tensors['run'].numel()} entries, which no model needs")
-        probabilities = tensors.get("probabilities")
-        try:
-            return cls(
-                run=tensors["run"].numpy().astype(bool),
-                family=str(head["family"]),
-                blocks=tuple(map(str, head["blocks"])),
-                timesteps=tuple(map(float, head["timesteps"])),
-                caching=head["caching"],
-                probabilities=None if probabilities is None else probabilities.numpy(),
-                provenance=dict(head.get("provenance") or {}),
-                signature=tuple(map(str, head.get("signature") or ())),
-                forecast=head.get("forecast") is True,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise (
-                error if isinstance(error, MaskError) else MaskError(f"{path!r} has a broken header: {error}")
-            ) from None
+    def _from_parts(cls, head: dict[str, Any], tensors: dict[str, np.ndarray]) -> Mask:
+        run = tensors.get("run")
+        if run is None or not np.isin(run, (0, 1)).all():
+            raise MaskError("it has no tensor 'run' of zeros and ones")
+        return cls(
+            run=run.astype(bool),
+            family=head["family"],
+            blocks=head["blocks"],
+            timesteps=head["timesteps"],
+            caching=head["caching"],
+            probabilities=tensors.get("probabilities"),
+            provenance=head.get("provenance", {}),
+            signature=head.get("signature", ()),
+            forecast=head.get("forecast", False),
+        )
+
+
+def _array(file: Any, name: str) -> np.ndarray:
+    size = math.prod(file.get_slice(name).get_shape())
+    if size > _MOST_ENTRIES:
+        raise ValueError(f"{name} has {size} entries, which no model needs")
+    return np.asarray(file.get_tensor(name).numpy())
+
+
+def _header(notes: str | None) -> dict[str, Any]:
+    """The JSON header."""
+    try:
+        head = json.loads(notes or "null")
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict) or head.get("skipstone_mask") != FORMAT_VERSION:
+        raise MaskError(f"it is no Skipstone mask of format {FORMAT_VERSION}")
+    if missing := {"family", "blocks", "timesteps", "caching"} - set(head):
+        raise MaskError(f"its header does not give {min(missing)}")
+    return head
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
