@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from .errors import SkipstoneError
+from .errors import SkipstoneError, reason_of, shown_path
 
 NEEDS_CLI = "the command line needs tyro and rich: pip install 'skipstone[cli]'"
 
@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(_missing(error))
+    except OSError as error:
+        return _fail(_system(error))
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     return 0
@@ -125,6 +127,11 @@ def _overview(words: list[str]) -> int:
 
 def _missing(error: ModuleNotFoundError) -> str:
     return f"{error.name} is not installed: pip install 'skipstone[demo]' brings all that the commands use"
+
+
+def _system(error: OSError) -> str:
+    where = "" if error.filename is None else f"{shown_path(error.filename)}: "
+    return f"{where}{reason_of(error)}: check the path, its permissions and the free space"
 
 
 def _fail(line: str, code: int = 2) -> int:

@@ -11,7 +11,9 @@ import tyro
 
 from .blocks import Family, recognise
 from .blocks.graph import BlockGraph
-from .errors import ModelError
+from .checks import integer
+from .errors import ModelError, shown
+from .files import whole_file
 from .pipelines.loading import load_pipeline
 from .plan.liveness import State, liveness
 from .plan.mask import Mask
@@ -104,7 +106,7 @@ def make_mask(options: MakeMask) -> None:
     """Compile a rule and write it."""
     settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
     family, graph = _model(options.model, options.config, settings)
-    mask = compiled(settings, graph, family.name, evenly(options.calls))
+    mask = compiled(settings, graph, family.name, _evenly(options.calls))
     mask.save(options.out)
     print(f"{options.out}: {_line(mask)}")
 
@@ -118,7 +120,9 @@ def show_mask(options: ShowMask) -> None:
         from .evaluate.heatmap import heatmap
 
         states = np.where(mask.run, State.RUN, State.REUSE)
-        heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls").save(options.png)
+        picture = heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls")
+        with whole_file(options.png) as part:
+            picture.save(part)
         print(f"wrote {options.png}")
 
 
@@ -132,9 +136,14 @@ def check_mask(options: CheckMask) -> None:
 
 def convert_mask(options: ConvertMask) -> None:
     """Map and write."""
-    mapped = Mask.load(options.file).mapped(evenly(options.calls))
+    mapped = Mask.load(options.file).mapped(_evenly(options.calls))
     mapped.save(options.out)
     print(f"{options.out}: {_line(mapped)}")
+
+
+def _evenly(calls: int) -> tuple[float, ...]:
+    integer("calls", calls, 1, "50 is the default")
+    return evenly(calls)
 
 
 def _line(mask: Mask) -> str:
@@ -147,6 +156,6 @@ def _model(model: str, config: Path | None, settings: BlockSkip | None = None) -
     pipe: Any = load_pipeline(model, config=config)
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     if network is None:
-        raise ModelError(f"{model!r} has neither a unet nor a transformer: give a pipeline that has one")
+        raise ModelError(f"{shown(model)} has neither a unet nor a transformer: give a pipeline that has one")
     family = recognise(network)
     return family, graph_of(settings or BlockSkip(), family, network)

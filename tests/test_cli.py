@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skipstone.core import cli
 from skipstone.core.evaluate import bench_tokens
+from skipstone.core.plan.mask import Mask
 from skipstone.core.recipe import preset
 
 
@@ -120,6 +122,59 @@ def test_other_missing_packages_and_ctrl_c_are_one_line(monkeypatch: pytest.Monk
         assert cli.main(["bench", "tokens"]) == code
         shown = lines(capsys.readouterr().err)
         assert len(shown) == 1 and line in shown[0]
+
+
+@pytest.fixture
+def mask_file(tmp_path: Path) -> Path:
+    """A mask of 3 calls for one block."""
+    Mask(np.ones((3, 1), dtype=bool), "DiT", ("b0",), (900.0, 500.0, 0.0)).save(tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+@pytest.mark.parametrize("folder", ["missing", "file"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mask", "make", "demo", "--calls", "3", "--out", "OUT/m.safetensors"],
+        ["mask", "convert", "MASK", "--calls", "2", "--out", "OUT/m.safetensors"],
+        ["mask", "show", "MASK", "--png", "OUT/m.png"],
+        ["mask", "show", "MASK", "--png", "m.unknown"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_what_cannot_be_written_is_one_line_and_code_two(
+    words: list[str], folder: str, mask_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    there = {"OUT": str(tmp_path / folder), "MASK": str(mask_file)}
+    assert cli.main([w.replace("OUT", there["OUT"]).replace("MASK", there["MASK"]) for w in words]) == 2
+    shown = lines(capsys.readouterr().err)
+    assert len(shown) == 1 and shown[0].startswith("skipstone: cannot write '") and len(shown[0]) < 300
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "/o/ut"), OSError(28, "No space left on device")]
+)
+def test_trouble_with_the_disk_in_any_command_is_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(bench_tokens, "run_token_bench", fail)
+    assert cli.main(["bench", "tokens"]) == 2
+    shown = lines(capsys.readouterr().err)
+    assert len(shown) == 1 and error.strerror in shown[0] and "free space" in shown[0]
+    assert error.filename is None or "'/o/ut'" in shown[0]
+
+
+@pytest.mark.parametrize("calls", ["0", "-5", "1000000000"])
+def test_a_number_of_calls_that_no_run_has_is_refused(calls: str, mask_file: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.safetensors"
+    assert cli.main(["mask", "convert", str(mask_file), "--calls", calls, "--out", str(out)]) == 2
+    assert f"calls={calls} " in capsys.readouterr().err and not out.exists()
 
 
 def test_errors_of_our_own_making_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

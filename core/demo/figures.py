@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..evaluate.fidelity import fidelity, relative_error
+from ..files import make_folder, whole_file, write_text
 from .classifier import IconClassifier, accuracy, load_classifier
 from .pictures import CLASSES
 from .ways import Row
@@ -94,8 +95,9 @@ def show(title: str, figures: dict[str, Figures], *lines: str, leave_out: Sequen
 
 def keep(out: Path, name: str, sheet: Image.Image, result: dict[str, Any]) -> str:
     """Write NAME.png and NAME.json into a folder; returns a line that says so."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     picture, values = out / f"{name}.png", out / f"{name}.json"
-    sheet.save(picture)
-    values.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with whole_file(picture) as part:
+        sheet.save(part)
+    write_text(values, json.dumps(result, indent=2) + "\n")
     return f"wrote {picture} and {values}"

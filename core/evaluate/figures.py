@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RecipeError
+from ..files import make_folder, write_text
 
 Figures = dict[str, Any]
 """Plain values, as in the JSON file."""
@@ -66,8 +67,8 @@ def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Pro
         around_section(bench, files.markdown)
     result = load_figures(bench, files.load) if files.load else measure()
     if not files.load:
-        files.out.parent.mkdir(parents=True, exist_ok=True)
-        files.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        make_folder(files.out.parent)
+        write_text(files.out, json.dumps(result, indent=2) + "\n")
         say(f"wrote {files.out}")
     show(bench, result)
     if files.markdown:
@@ -128,7 +129,7 @@ def replace_section(bench: Bench, path: Path, result: Figures) -> None:
     """Put the tables between the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
     begin, end = bench.markers
     head, tail = around_section(bench, path)
-    path.write_text(f"{head}{begin}\n\n{markdown(bench, result)}\n\n{end}{tail}", encoding="utf-8")
+    write_text(path, f"{head}{begin}\n\n{markdown(bench, result)}\n\n{end}{tail}")
 
 
 def around_section(bench: Bench, path: Path) -> tuple[str, str]:
