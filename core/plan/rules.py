@@ -30,19 +30,29 @@ def fora(calls: int, graph: BlockGraph, every: int) -> np.ndarray:
 def deepcache(calls: int, graph: BlockGraph, every: int, branch: int = 0, mode: str = "uniform") -> np.ndarray:
     """DeepCache (arXiv 2312.00858): between full calls only blocks outside skip `branch` run (its `cache_branch_id`).
 
-    mode: "uniform", or "quad" for more full calls where `quad_centre` puts them (see :func:`quad_calls`).
+    mode: "uniform", or "quad" for as many full calls, placed by :func:`quad_calls`.
     """
     if mode not in ("uniform", "quad"):
         raise RecipeError(f"DeepCache mode {mode!r} is not one of uniform, quad")
-    full = _full_calls(calls, every) if mode == "uniform" else quad_calls(calls, -(-calls // every))
+    uneven = mode == "quad" and 1 < every < calls
+    full = quad_calls(calls, -(-calls // every)) if uneven else _full_calls(calls, every)
     return _at(calls, graph, full, depth=branch)
 
 
-def quad_calls(calls: int, count: int, centre: float = 0.3, power: float = 1.4) -> list[int]:
-    """DeepCache's non-uniform schedule: `count` full calls, the denser the nearer to `centre` (as a share of the run)."""
-    middle = centre * calls
-    grid = np.linspace(-(middle ** (1 / power)), (calls - middle) ** (1 / power), count, endpoint=False)
-    return sorted({0, *(int(v) for v in np.sign(grid) * np.abs(grid) ** power + middle)})
+def quad_calls(calls: int, count: int, centre: int | None = None, power: float = 1.4) -> list[int]:
+    """DeepCache's non-uniform schedule, as its package has it: `count` full calls, denser near `centre` (30 % of the run).
+
+    Offsets from the centre are equal steps between -centre and calls - centre, distorted by `power`. The root of the negative
+    end is the complex one, of which the real part counts. Powers fall to 1 until all calls differ.
+    """
+    centre = calls * 3 // 10 if centre is None else centre
+    while power > 1:
+        grid = np.linspace(complex(-centre) ** (1 / power), (calls - centre) ** (1 / power), count + 1)
+        offsets = np.unique((grid**power).real.astype(int))[1:-1]
+        if len(offsets) == count - 1:
+            return [0, *(centre + int(offset) for offset in offsets)]
+        power -= 0.02
+    raise RecipeError(f"mode='quad' cannot place {count} full calls among {calls}: use mode='uniform'")
 
 
 def depths(codes: Sequence[int], graph: BlockGraph) -> np.ndarray:
