@@ -32,7 +32,7 @@ _GENTLE = "0 0 0 12 0 0 12 12 0 12 12 0 0 12 1 12 0 0 12"
 # 9 full calls of 20, 1 shallow, 10 forecast; found on the demo U-Net by `skipstone search demo --steps 20` from lists with forecast
 
 _PRUNE = TokenPrune(ratio=0.4)
-_AS_RELEASED = replace(_PRUNE, normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1)
+_AS_RELEASED = replace(_PRUNE, normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1, align_cfg="first")
 
 
 def _depths(text: str) -> BlockSkip:

@@ -11,6 +11,7 @@ from .schedule import parse_checkpoints
 
 BaseRule = Literal["dynamics", "random"]
 Recovery = Literal["base", "kept"]
+Align = bool | Literal["first"]
 _MOST = 1e6
 
 
@@ -39,7 +40,8 @@ class TokenPrune:
     normalise: bring the dynamics of each sample to a deviation of 1 first, so that gamma / alpha means the same anywhere.
     flip_prob: how often the sign of gamma turns; the released code has 0.5.
     recover_from: a pruned token takes the output of its nearest `"base"`, or of the nearest token `"kept"`.
-    align_cfg: a sample's cond and uncond share their bases.
+    align_cfg: a sample's cond and uncond share their bases: True by the mean of their dynamics, `"first"` by those of the
+        one that comes first in the batch, as the released code does (uncond, in the order of LDM and diffusers).
     targets: modules that run on fewer tokens.
     checkpoints: calls at which tokens are chosen anew, as :class:`TokenMerge` has them; in between they stay.
     start, end: part of the sampling run that is served.
@@ -56,7 +58,7 @@ class TokenPrune:
     normalise: bool = True
     flip_prob: float = 0.0
     recover_from: Recovery = "base"
-    align_cfg: bool = True
+    align_cfg: Align = True
     targets: tuple[Literal["attn1", "attn2", "ff"], ...] = ("attn1",)
     checkpoints: str | tuple[int, ...] = "every"
     start: float = 0.0
@@ -79,8 +81,8 @@ class TokenPrune:
         choice("matching", self.matching, ("dense", "local"))
         choice("base", self.base, get_args(BaseRule))
         choice("recover_from", self.recover_from, get_args(Recovery))
-        for name in ("normalise", "align_cfg"):
-            choice(name, getattr(self, name), (True, False))
+        choice("normalise", self.normalise, (True, False))
+        choice("align_cfg", self.align_cfg, (True, False, "first"))
         number("gamma", self.gamma, -_MOST, _MOST, "1 is the usual weight of the dynamics")
         number("alpha", self.alpha, 0.0, _MOST, "0.1 is the usual weight of the noise")
         number("flip_prob", self.flip_prob, 0.0, 1.0, "0 never turns the sign, 0.5 is the released code")

@@ -12,6 +12,7 @@ from torch import Tensor
 from skipstone.core.engine.call import Call, raw_output
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.dynamics import Dynamics
+from skipstone.core.recipe_prune import Align
 
 SIZE = (6, 8)
 
@@ -19,7 +20,7 @@ SIZE = (6, 8)
 class Feed:
     """Feeds outputs to dynamics, forward by forward."""
 
-    def __init__(self, aligned: bool = True) -> None:
+    def __init__(self, aligned: Align = True) -> None:
         self.dynamics = Dynamics(aligned)
         self.index = -1
 
@@ -101,6 +102,19 @@ def test_cond_and_uncond_share_the_mean_of_both_in_any_batching(layout: str) -> 
     change = [(out(s + 2, 2) - out(s + 1, 2)).abs().mean(1) for s in (0, 10)]
     for name in ("cond", "uncond"):
         assert read[name] is not None and torch.equal(read[name], (change[0] + change[1]) / 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", ["cond", "uncond"])
+@pytest.mark.parametrize("split", [False, True])
+def test_the_released_codes_alignment_takes_the_dynamics_of_the_first_half(first: str, split: bool) -> None:
+    feed = Feed(aligned="first")
+    for k in range(4):
+        halves = [{"cond": out(k, 2)}, {"uncond": out(10 + k, 2)}]
+        halves = halves if first == "cond" else halves[::-1]
+        read = feed.call(halves if split else [halves[0] | halves[1]])
+    start = {"cond": 0, "uncond": 10}[first]
+    change = (out(start + 2, 2) - out(start + 1, 2)).abs().mean(1)
+    assert all(torch.equal(read[name], change) for name in ("cond", "uncond"))  # type: ignore[arg-type]
 
 
 def test_unaligned_streams_read_their_own() -> None:

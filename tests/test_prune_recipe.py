@@ -14,6 +14,7 @@ import skipstone
 from skipstone.core.blocks import recognise
 from skipstone.core.errors import RecipeError
 from skipstone.core.plan import rules
+from skipstone.core.plan.skips import SkipPlan, evenly
 from skipstone.core.presets_dato import DATO
 from skipstone.core.recipe import Recipe, TokenMerge, as_recipe, preset, preset_names
 from skipstone.core.recipe_prune import TokenPrune
@@ -36,7 +37,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"recover_from": "x"}, "recover_from='x' is not one of base, kept"),
     ({"recover_from": "kept", "matching": "local"}, "use it with matching='dense'"),
     ({"normalise": 1}, "normalise=1 is not one of True, False"),
-    ({"align_cfg": "yes"}, "align_cfg='yes' is not one of True, False"),
+    ({"align_cfg": "yes"}, "align_cfg='yes' is not one of True, False, first"),
     ({"gamma": float("inf")}, "gamma=inf is outside"),
     ({"alpha": -1}, "alpha=-1 is outside"),
     ({"flip_prob": 1.5}, r"flip_prob=1.5 is outside \[0, 1\]"),
@@ -66,6 +67,8 @@ def test_pruning_is_a_public_name() -> None:
     [
         TokenPrune(),
         TokenPrune(ratio=(0.3, 0.5), stride=(2, 3), targets=("attn1", "ff"), checkpoints=(0, 4), seed=3),
+        TokenPrune(align_cfg="first"),
+        TokenPrune(align_cfg=False),
         TokenPrune(ratio=0.7, base="random", gamma=-1, alpha=0, normalise=False, flip_prob=0.5, recover_from="kept"),
     ],
 )
@@ -117,6 +120,22 @@ def test_a_recipe_is_made_of_methods_in_any_order() -> None:
 
 # presets
 
+# The published lists, noted from the released code apart from ours: one code for each call from 1 on.
+PUBLISHED = {
+    "dato_coco": "1,1,1,1,0,1,1,0,1,1,0,1,1,12,1,0,0,0,1,1,0,1,0,12,0,0,0,0,0,0,1,0,1,0,1,12,0,0,0,0,0,0,1,0,1,12,0,1,0,1",
+    "dato_b": "0,1,0,0,0,0,0,0,1,1,0,12,0,1,1,0,12,1,1,0,0,12,0,1,0,0,0,1,1,1,0,0,1,0,1,0,1,1,1,1,1,12,0,0,1,0,0,1,1,1",
+    "dato_c": "0,1,1,1,1,1,11,1,1,1,1,1,1,1,0,0,11,1,1,1,0,11,1,0,1,1,1,1,1,11,0,0,1,1,1,1,1,1,1,1,11,1,1,1,1,1,1,1,1,1",
+    "dato_d": "1,1,1,1,1,1,1,1,1,1,1,12,12,1,1,1,1,1,1,12,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0,12,1,12,1,1,1,12,1,1,1,1,1,1,12,1",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_schedules_are_the_published_codes_one_by_one(name: str) -> None:
+    skip = preset(name).skip
+    assert skip and ",".join(map(str, skip.depths)) == PUBLISHED[name]
+    assert preset("dato_reference").skip == preset("dato_coco").skip
+
+
 COUNTS = {
     "dato_coco": ((0, 14, 24, 36, 46), 21, 25),
     "dato_b": ((0, 12, 17, 22, 42), 22, 24),
@@ -138,6 +157,17 @@ def test_published_schedules_have_their_full_shallow_and_repeated_calls(name: st
     assert int((run.any(axis=1) & ~run.all(axis=1)).sum()) == shallow
 
 
+def test_the_guide_says_how_many_calls_dato_coco_repeats_at_other_lengths() -> None:
+    skip, case = preset("dato_coco").skip, tiny.ldm_unet()
+    family = recognise(case.model)
+    graph = family.graph(case.model)
+    runs = [SkipPlan(skip, graph, family.name, evenly(calls)).planned_mask(evenly(calls)) for calls in (50, 30, 20)]  # type: ignore[arg-type]
+    repeated = [int((~run.any(axis=1)).sum()) for run in runs]
+    guide = " ".join((Path(skipstone.__file__).parent / "docs" / "user_guide.md").read_text().split())
+    assert [int(run.all(axis=1).sum()) for run in runs] == [5, 5, 5]
+    assert "it repeats {} of 50 evenly spaced calls, {} of 30 and {} of 20".format(*repeated) in guide
+
+
 def test_the_gentle_preset_forecasts_half_of_twenty_calls_and_prunes_nothing() -> None:
     recipe = preset("dato_gentle")
     assert recipe.skip and recipe.skip.forecast and recipe.prune and recipe.prune.neutral
@@ -157,7 +187,7 @@ def test_the_reference_preset_is_the_released_code() -> None:
     ours, released = preset("dato_coco"), preset("dato_reference")
     assert released.skip == ours.skip
     assert released.prune == dataclasses.replace(
-        TokenPrune(ratio=0.4), normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1
+        TokenPrune(ratio=0.4), normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1, align_cfg="first"
     )
 
 

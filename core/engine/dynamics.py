@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..recipe_prune import Align
 from .call import Call
 from .clock import Stream
 
@@ -43,9 +44,12 @@ class _Arrived:
 
 
 class Dynamics:
-    """Dynamics of all streams of a run. aligned: the streams of a sample share them."""
+    """Dynamics of all streams of a run.
 
-    def __init__(self, aligned: bool = True) -> None:
+    aligned: the streams of a sample share them: True for their mean, "first" for those of its first stream.
+    """
+
+    def __init__(self, aligned: Align = True) -> None:
         """Before the first output."""
         self._aligned = aligned
         self._streams: dict[Hashable, _Watched] = {}
@@ -62,9 +66,7 @@ class Dynamics:
         changes = torch.cat([s.change for s in streams.values() if s.change is not None])
         samples = torch.cat([s.sample for s in streams.values()])
         first = _equal(samples, samples).to(changes).argmax(1)
-        total = torch.zeros_like(changes).index_add_(0, first, changes)
-        rows = changes.new_zeros(len(first)).index_add_(0, first, torch.ones_like(first, dtype=changes.dtype))
-        shared = (total / rows.clamp_min(1).view(-1, 1, 1)).index_select(0, first)
+        shared = (changes if self._aligned == "first" else _means(changes, first)).index_select(0, first)
         self._settled = dict(zip(streams, shared.split([len(s.sample) for s in streams.values()]), strict=True))
 
     def arrive(self, call: Call, new: bool) -> None:
@@ -130,6 +132,13 @@ def _sample(call: Call, stream: Stream, at: int) -> Tensor:
 def _alike(samples: list[Tensor]) -> bool:
     """Can these be compared with each other at all?"""
     return bool(samples) and len({(s.shape[1], s.device) for s in samples}) == 1
+
+
+def _means(changes: Tensor, first: Tensor) -> Tensor:
+    """changes [n, h, w] -> the mean over the rows of each sample, in the place of its first row; first [n]: that row."""
+    total = torch.zeros_like(changes).index_add_(0, first, changes)
+    rows = changes.new_zeros(len(first)).index_add_(0, first, torch.ones_like(first, dtype=changes.dtype))
+    return total / rows.clamp_min(1).view(-1, 1, 1)
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:
