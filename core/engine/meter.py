@@ -131,7 +131,7 @@ class Report:
         if not self.calls:
             return "Skipstone: no run yet"
         lines = [self._headline()]
-        lines += [f"not served: {_shorten(what)}: {reason}" for reason, what in self.declined.items()]
+        lines += [f"not served: {shortened(what)}: {reason}" for reason, what in self.declined.items()]
         return "\n".join([*lines, *self.notes])
 
     def _headline(self) -> str:
@@ -198,5 +198,6 @@ class Meter:
         return self.report
 
 
-def _shorten(what: list[str]) -> str:
+def shortened(what: list[str]) -> str:
+    """The first of several names, and how many more there are."""
     return what[0] if len(what) == 1 else f"{what[0]} and {len(what) - 1} more"

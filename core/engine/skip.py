@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..blocks.graph import BlockGraph
+from ..blocks.readers import Watch, foreign_hook
 from ..plan.liveness import State
 from ..plan.skips import SkipPlan
 from .attach import Around, Override
 from .cache import BlockCache
 from .call import Call
 from .clock import Tick
-from .meter import Meter
+from .meter import Meter, shortened
 from .probe import CostProbe
+from .proof import Proof
 from .values import Values, added, as_output, as_values, carried, subtracted
 
 
@@ -37,6 +39,8 @@ class SkipPart:
         self._due = np.zeros(len(graph), dtype=np.int64)
         self._cost: list[int | None] = [None] * len(graph)
         self._rows = 0
+        self._proof = Proof(graph)
+        self._read: dict[int, str] = {}
         self._room = plan.settings.memory_budget * 2**20 or float("inf")
         self.peak = 0
         self.counts = np.zeros(len(State), dtype=np.int64)
@@ -49,10 +53,16 @@ class SkipPart:
     def begin(self, tick: Tick, call: Call) -> bool:
         """Decide this forward's row. A stream that lacks a cache, or was away when it was made anew, makes the whole
         forward run in full."""
+        if self._proof.failure:
+            return False
         if tick.surprise:
             self._plan.abandon()
+        if tick.new and tick.index < 2:
+            self._read_from_outside(tick.index)
         if tick.new and tick.index == 1:
             self._budget()
+        if tick.index == 0:
+            self._proof.open()
         self._rows += call.rows if tick.index == 0 else 0
         self._call, keys = call, call.keys()
         self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last)
@@ -68,6 +78,8 @@ class SkipPart:
     def end(self) -> None:
         """Free what no later call reads."""
         self._drop(~self._keep)
+        if self._proof.close():
+            self._refuse()
 
     def close(self) -> None:
         """Tell the counts, and forget all."""
@@ -90,6 +102,23 @@ class SkipPart:
     def _drop(self, blocks: np.ndarray) -> None:
         for i in np.flatnonzero(blocks):
             self._caches[i].drop(self._call.keys())
+
+    def _read_from_outside(self, index: int) -> None:
+        """Blocks that a hook reads are known before the first call, those whose attention keeps values after it."""
+        if index == 0:
+            found = ((i, foreign_hook(b.module)) for i, b in enumerate(self._graph.blocks))
+            self._read = {i: reader for i, reader in found if reader}
+        self._plan.run_always(self._read)
+        for reader in sorted(set(self._read.values())) if self._meter is not None else ():
+            names = shortened([self._graph.blocks[i].name for i, r in self._read.items() if r == reader])
+            self._meter.note(f"runs at every call, as {reader} reads it: {names}")
+
+    def _refuse(self) -> None:
+        """The first call was not that of the graph: from now on the network runs as without us."""
+        self._drop(np.ones(len(self._graph), dtype=bool))
+        self.counts[:] = self.macs[:] = 0
+        if self._meter is not None:
+            self._meter.decline("block skipping", self._proof.failure)
 
     def _budget(self) -> None:
         """After the first call sizes and costs are known: the plan says what it will hold, and runs more where that is
@@ -126,12 +155,16 @@ class SkipPart:
                 values = cache.blank(self._call.rows)
             if values is not None:
                 self._count(number, state)
+            if values is None and not self._proof.takes(block, args, kwargs):
+                return inner(*args, **kwargs)
             inputs = carried(block, args, kwargs) if difference else None
             if values is not None:
                 return as_output(added(inputs, values) if inputs else values, kwargs)
             before = tuple(v.clone() for v in inputs) if inputs else None
             output = self._probed(number, inner, args, kwargs)
             values = as_values(output)
+            if not self._proof.gives(block, values, self._call.rows):
+                return output
             cache.note(values)
             if self._keep[number]:
                 self._store(number, subtracted(values, before) if before else values)
@@ -142,9 +175,12 @@ class SkipPart:
     def _probed(self, number: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block; its first run of the session tells what it costs per row."""
         if self._cost[number] is None:
+            watch = Watch(self._graph.blocks[number].module, args, kwargs)
             with CostProbe(self._graph.blocks[number].module) as probe:
                 output = inner(*args, **kwargs)
             self._cost[number] = probe.macs // max(1, self._call.rows)
+            if reader := watch.stores():
+                self._read.setdefault(number, reader)
         else:
             output = inner(*args, **kwargs)
         self._count(number, State.RUN)

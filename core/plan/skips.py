@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,7 @@ class SkipPlan:
             self.settings = replace(settings, forecast=True)
         self._positions = Positions.of_run(timesteps, train_steps) if timesteps else Positions(train_steps - 1)
         self._everything = np.ones(len(graph), dtype=bool)
+        self._always = np.zeros(len(graph), dtype=bool)
         self._run = self._states = self._kept = None
         if timesteps:
             self._run = self.planned_mask(timesteps)
@@ -51,6 +53,16 @@ class SkipPlan:
     def abandon(self) -> None:
         """The run left its plan."""
         self._run = self._states = self._kept = None
+
+    def run_always(self, blocks: Iterable[int]) -> None:
+        """These blocks are read from outside: they run at every call, on inputs that are real."""
+        graph = self._graph
+        for i in sorted(blocks, reverse=True):
+            self._always[[i, *(graph.reads[i] if graph.blocks[i].derived else ())]] = True
+        self._graph = replace(graph, head=graph.head | frozenset(np.flatnonzero(self._always).tolist()))
+        if self._run is not None:
+            self._run[:, self._always[list(graph.masked)]] = True
+            self._states, self._kept = self._rectified(self._run)
 
     def fit(self, sizes: np.ndarray, costs: np.ndarray, room: float) -> str:
         """After the first call of a planned run: keep to `room` bytes, and say what will be held.
@@ -80,7 +92,8 @@ class SkipPlan:
 
     def _rectified(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """States, and whose value to keep: for a forecast also past its next run, while any later call reuses it."""
-        states, kept = rectified(run, self._graph, self.settings.rectify)
+        how = "liveness" if self._always.any() else self.settings.rectify
+        states, kept = rectified(run, self._graph, how)
         return states, np.logical_or.accumulate(kept[::-1])[::-1] if self.settings.forecast else kept
 
     def row(self, index: int, timestep: float, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +102,7 @@ class SkipPlan:
             return self._states[index], self._kept[index]
         served = self._inside(timestep) and index > 0 and not (last and self.settings.last_full)
         runs = derive(self._unplanned(index, timestep)[None], self._graph)[0] if served else self._everything
-        return np.where(runs, State.RUN, State.REUSE).astype(np.int8), self._everything
+        return np.where(runs | self._always, State.RUN, State.REUSE).astype(np.int8), self._everything
 
     def planned_mask(self, timesteps: tuple[float, ...]) -> np.ndarray:
         """The settings as a mask bool [T, masked blocks] for a run whose calls are known."""
