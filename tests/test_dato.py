@@ -30,8 +30,14 @@ def entered(model: nn.Module, kinds: tuple[str, ...]) -> list[str]:
         kind = type(module).__name__
         if kind in kinds:
             first = next(m for m in module.modules() if not list(m.children()))
-            first.register_forward_hook(lambda m, a, o, kind=kind: names.append(kind))
+            note_entry(first, kind, names)
     return names
+
+
+def note_entry(module: nn.Module, kind: str, names: list[str]) -> None:
+    """By its forward: a block with a foreign hook inside would run at every call."""
+    inner = module.forward
+    module.forward = lambda *args, **kwargs: (names.append(kind), inner(*args, **kwargs))[1]  # type: ignore[method-assign]
 
 
 def test_depth_one_runs_one_resblock_and_one_transformer_and_depth_zero_none(unet: tiny.Case) -> None:
