@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .errors import FileError, SkipstoneError, reason_of, shown_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -23,8 +23,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     with whole_file(path) as part:
-        save_file(dict(tensors), str(part), metadata=dict(metadata))
+        try:
+            save_file(dict(tensors), str(part), metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 @contextmanager
@@ -43,7 +49,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except SkipstoneError:
         raise
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise _refused(path, error) from None
 
 

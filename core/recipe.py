@@ -205,15 +205,16 @@ _MERGE_PRESETS = {
     "ca_tome": _PAPER,
     "balanced": dataclasses.replace(_PAPER, matching="local", proportional=True),
     "reference": _REFERENCE,
+    "ca_tome_exact": dataclasses.replace(_PAPER, bucket=1),
 }
 
 
 def preset(name: str) -> Recipe:
     """A ready recipe. Raises :class:`RecipeError` for other names.
 
-    Merging: `ca_tome` (the paper), `reference` (choices of the released code), `balanced` (ours), or
-    `ca_tome:<checkpoint preset>`, for instance `ca_tome:config_1`. Pruning with cache depths: `dato_coco` and the others
-    of :mod:`.presets_dato`.
+    Merging: `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper to the pair, slower in
+    batches), `reference` (choices of the released code), `balanced` (ours), or `ca_tome:<checkpoint preset>`, for instance
+    `ca_tome:config_1`. Pruning with cache depths: `dato_coco` and the others of :mod:`.presets_dato`.
     """
     if name in DATO:
         return Recipe.of(DATO[name], name=name)

@@ -20,7 +20,7 @@ HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths"
 HOSTS |= {"modules", "modules_forge", "backend", "gradio", "launch"}
 OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "torchmetrics", "rich", "tyro", "PIL"}
 ROOMS = ("core", "nodes", "a1111_extension", "scripts")
-ENGINE = ("tokens", "blocks", "plan", "engine", "recipe.py", "schedule.py", "checks.py", "errors.py")
+ENGINE = ("tokens", "blocks", "plan", "engine", "recipe.py", "schedule.py", "checks.py", "errors.py", "files.py")
 """What every host loads; the other parts of core are tools of their own (demo, bench, calibration, command line)."""
 
 
@@ -123,6 +123,14 @@ def test_every_package_folder_is_shipped() -> None:
     assert all((folder / "__init__.py").exists() for folder in with_code)
 
 
+def test_the_licence_is_an_spdx_expression_with_its_file() -> None:
+    """setuptools reads a table until February 2027 only; it reads the expression from version 77 on."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert (data["project"]["license"], data["project"]["license-files"]) == ("MIT", ["LICENSE"])
+    assert data["build-system"]["requires"] == ["setuptools>=77"]
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
 def test_the_version_is_said_once() -> None:
     import skipstone
 
@@ -155,7 +163,7 @@ ARROWS = {
     "engine": {"engine", "plan", "tokens", "blocks"},
     "pipelines": {"pipelines", "engine"},
 }
-"""Room of core -> rooms that it may import from at import time. Single files (recipe, schedule, checks, errors) are open to all."""
+"""Room of core -> rooms that it may import from at import time. Single files (recipe, schedule, checks …) are open to all."""
 
 
 def rooms_used(path: Path) -> set[str]:

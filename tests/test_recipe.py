@@ -193,6 +193,8 @@ def test_presets() -> None:
     )  # fmt: skip
     assert (reference.destination, reference.batch, reference.bucket) == ("random", "max", 1)
     assert (reference.index_base, reference.max_downsample, reference.absolute) == (1, 1, True)
+    exact = preset("ca_tome_exact").merge
+    assert exact is not None and dataclasses.replace(paper, bucket=1) == exact
     merge = preset("ca_tome:config_1").merge
     assert merge is not None and merge.checkpoints == "config_1"
 

@@ -145,7 +145,7 @@ class Sampler:
     """`KSAMPLER`: a k-diffusion function, known by its name. visits: the sigmas that it evaluates, by default all but the last."""
 
     name: str = "sample_euler"
-    visits: Callable[[int], list[int]] = lambda steps: list(range(steps))
+    visits: Callable[[int], list[int]] = field(default=lambda steps: list(range(steps)), repr=False)
     extra_options: Options = field(default_factory=dict)
 
     @property
