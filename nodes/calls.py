@@ -59,18 +59,19 @@ def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str,
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
     """One stream per cond in the batch.
 
-    Its key holds the cond's uuid and index (area conds share one uuid), its place among equals, and the attention
-    blocks that another node replaces in this forward, so that the extra pass of PAG or SLG has pairs of its own.
+    Its key holds the cond's uuid and index (area conds share one uuid), its place among equals, the attention blocks that
+    another node replaces in this forward, so that the extra pass of PAG or SLG has pairs of its own, and the frames of
+    its context window.
     """
     conds = list(options.get("cond_or_uncond") or (0,))
     uuids = list(options.get("uuids") or (None,) * len(conds))
     if rows % len(conds) or len(uuids) != len(conds):
         raise Decline(f"{rows} rows cannot be shared out among {len(conds)} conds")
-    replaced = _replaced(options)
+    replaced, window = _replaced(options), window_of(options)
     seen: Counter[Hashable] = Counter()
     streams = []
     for cond in zip(uuids, conds, strict=True):
-        streams.append(Stream((cond, seen[cond], replaced), rows // len(conds)))
+        streams.append(Stream((cond, seen[cond], replaced, window), rows // len(conds)))
         seen[cond] += 1
     return tuple(streams)
 
@@ -78,3 +79,39 @@ def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
 def _replaced(options: Mapping[str, Any]) -> frozenset[Hashable]:
     patches = options.get("patches_replace") or {}
     return frozenset((kind, block) for kind, blocks in patches.items() for block in blocks)
+
+
+Window = tuple[tuple[int, ...], int | None]
+"""The frames of a context window, and the frame before it that ComfyUI adds for causal models."""
+
+
+def window_of(options: Mapping[str, Any]) -> Window | None:
+    """The context window that this forward is of; None for a forward of all frames."""
+    window = options.get("context_window")
+    frames = getattr(window, "index_list", None)
+    return None if frames is None else (tuple(frames), getattr(window, "causal_anchor_index", None))
+
+
+class Windows:
+    """The context windows of one run. They must stay where they are: a cached value serves its own frames only."""
+
+    def __init__(self) -> None:
+        """Before the first call."""
+        self._known: set[Window] = set()
+        self._first: float | None = None
+        self._moved = False
+
+    def check(self, timestep: float, options: Mapping[str, Any]) -> None:
+        """Register one forward. Raises :class:`Decline` from the first window on that the first call did not have."""
+        window = window_of(options)
+        if window is None:
+            return
+        if self._first is None:
+            self._first = timestep
+        if timestep == self._first:
+            self._known.add(window)
+        self._moved = self._moved or window not in self._known
+        if self._moved:
+            raise Decline(
+                "context windows that move from step to step cannot be cached: use the standard_static schedule"
+            )

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..core.errors import SkipstoneError
 from ..core.recipe_skip import BlockSkip, SkipMode, parse_depths
-from .messages import warn
+from .messages import UNACCELERATED, warn
 from .widgets import MASK, MASKS, WINDOW, advanced, window_inputs
 
 RULES = ("deepcache", "interval", "fora", "depths")
@@ -44,7 +44,7 @@ class SkipstoneMaskRule(io.ComfyNode):
         try:
             return io.NodeOutput(build_rule(**widgets))
         except SkipstoneError as error:
-            warn(f"{error}; the image comes dense", cls.hidden.unique_id)
+            warn(f"{error}; {UNACCELERATED}", cls.hidden.unique_id)
             return io.NodeOutput(None)
 
 

@@ -15,7 +15,7 @@ from ..core.plan.mask import Mask
 from ..core.recipe import Recipe
 from ..core.recipe_skip import BlockSkip
 from .mask_store import mask_of, states_of
-from .messages import show_on_node, warn
+from .messages import UNACCELERATED, show_on_node, warn
 from .patch import patch_model
 from .pictures import image, notice
 from .shelf import MASK_FILES
@@ -50,7 +50,7 @@ class SkipstoneMaskLoader(io.ComfyNode):
         try:
             mask = Mask.load(MASK_FILES.path(file))
         except SkipstoneError as error:
-            warn(f"{error}; the image comes dense", cls.hidden.unique_id)
+            warn(f"{error}; {UNACCELERATED}", cls.hidden.unique_id)
             return io.NodeOutput(None)
         show_on_node(_line(mask), cls.hidden.unique_id)
         return io.NodeOutput(BlockSkip(mask=mask))
@@ -94,7 +94,7 @@ class SkipstoneMaskSaver(io.ComfyNode):
             path = MASK_FILES.new_path(filename_prefix)
             made.save(path)
             show_on_node(f"{os.path.basename(path)}: {_line(made)}", node_id)
-        except (SkipstoneError, OSError) as error:
+        except SkipstoneError as error:
             warn(f"{error}; nothing was saved", node_id)
         return io.NodeOutput()
 
@@ -128,7 +128,7 @@ class SkipstoneBlockMask(io.ComfyNode):
         """Patch the model; without a mask it passes through as it is."""
         node_id = cls.hidden.unique_id
         if mask is None:
-            warn("no mask came in, see the node before; the image comes dense", node_id)
+            warn(f"no mask came in, see the node before; {UNACCELERATED}", node_id)
             return io.NodeOutput(model)
         if mask.neutral:
             show_on_node("off: these settings skip nothing", node_id)

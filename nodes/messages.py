@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Iterable
 from textwrap import wrap
 from typing import Any
 
-from ..core.engine.meter import Report
+from comfy_execution.utils import get_executing_context
+
+from ..core.engine.meter import Report, giga, percent
 
 log = logging.getLogger("skipstone")
 
 LINE = 40
 """Characters that fit in a line of a node at its default width; ComfyUI breaks longer ones inside words."""
+
+UNACCELERATED = "sampling runs unaccelerated"
+
+_RUNS_SHOWN = 4
 
 
 def node_text(report: Report) -> str:
@@ -23,48 +30,87 @@ def node_text(report: Report) -> str:
     lines = _reduced(report) if report.served else []
     lines += _skipped(report)
     if not lines:
-        lines = [f"served NO layer in {report.calls} calls: nothing was merged, pruned or skipped;"]
+        lines = [f"nothing was merged, pruned or skipped in {report.calls} calls;"]
     lines += [f"{note};" for note in report.notes]
-    lines += [f"{len(what)} layers dense: {reason};" for reason, what in report.declined.items()]
-    return "\n".join(part for line in lines for part in wrap(line, LINE))
+    lines += [f"{len(what)} layers unaccelerated: {reason};" for reason, what in report.declined.items()]
+    return "\n".join(map(wrapped, lines))
 
 
 def _reduced(report: Report) -> list[str]:
     """What token merging and pruning did."""
-    verbs = sorted({layer.verb for layer in report.layers.values()})
     cache = "" if report.blocks else f", cache {report.cache_bytes / 2**20:.1f} MiB"
+    saved = report.macs_dense - report.macs_done
     return [
-        f"{' and '.join(verbs)} {report.merged_share:.0%} of tokens in {report.served} layers,",
-        f"saved {1 - report.macs_done / max(1, report.macs_dense):.0%} of their attention;",
+        f"{report.verbs} {percent(report.merged_share)} of tokens in {report.served} layers,",
+        f"saved {percent(saved / max(1, report.macs_dense))} of their attention;",
         f"{report.calls} calls: {report.searched} searches, {report.reused} reuses;",
-        f"{(report.macs_dense - report.macs_done) / 1e9:.1f} GMAC less{cache};",
+        f"{giga(saved)} GMAC less{cache};",
     ]
 
 
 def _skipped(report: Report) -> list[str]:
     """What block skipping did; nothing where no mask was on the model."""
-    entered = report.blocks_run + report.blocks_reused + report.blocks_dead
-    if not entered:
+    if not report.blocks:
         return []
     less = report.block_macs_all - report.block_macs_run
     lines = [
-        f"ran {report.blocks_run} of {entered} blocks in {report.calls} calls,",
-        f"saved {less / max(1, report.block_macs_all):.0%} of their multiply-adds;",
+        f"ran {report.blocks_run} of {report.blocks} blocks in {report.calls} calls,",
+        f"saved {percent(less / max(1, report.block_macs_all))} of their multiply-adds;",
         f"{report.blocks_reused} reused, {report.blocks_dead} not needed;",
-        f"{less / 1e9:.1f} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
+        f"{giga(less)} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
     ]
     return lines if report.planned else [*lines, "calls not known ahead: caches kept to the end;"]
 
 
+class _Shown:
+    """What the runs of the prompt under way have shown, by node: several samplers may share a patched model."""
+
+    def __init__(self) -> None:
+        """Before the first run."""
+        self._prompt: str | None = None
+        self._runs: dict[str, list[str]] = {}
+
+    def add(self, text: str, node_id: Any) -> str:
+        """One run's text, after those of earlier runs of the same prompt: numbered, the last few in full."""
+        prompt = getattr(get_executing_context(), "prompt_id", None)
+        if prompt is None or prompt != self._prompt:
+            self._prompt, self._runs = prompt, {}
+        runs = self._runs.setdefault(str(node_id), [])
+        runs.append(text)
+        if len(runs) == 1:
+            return text
+        first = max(0, len(runs) - _RUNS_SHOWN)
+        earlier = [f"runs 1 to {first}: see the log;"] if first else []
+        return "\n".join([*earlier, *(_numbered(n, run) for n, run in enumerate(runs[first:], first + 1))])
+
+
+def _numbered(number: int, text: str) -> str:
+    first, *others = text.splitlines()
+    return "\n".join([wrapped(f"run {number}: {first}"), *others])
+
+
+_shown = _Shown()
+
+
+def show_run(text: str, node_id: Any, showing: str = "") -> None:
+    """Show what one run did, below what earlier runs of the same prompt did. showing: the text that the node shows already."""
+    joined = _shown.add(text, node_id)
+    if joined != showing:
+        show_on_node(joined, node_id)
+
+
 def show_on_node(text: str, node_id: Any) -> None:
-    """Write text under the node's widgets in every open browser; without a server (tests, scripts) nothing happens."""
+    """Write text under the node's widgets in every open browser; without a server (tests, scripts) nothing happens.
+
+    ComfyUI's page puts this text into the document as HTML, so it is escaped here, and nowhere else.
+    """
     if node_id is None:
         return
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.send_progress_text(text, str(node_id))
+        server.send_progress_text(html.escape(text, quote=False), str(node_id))
 
 
 def show_on_nodes(text: str, nodes: Iterable[Any]) -> None:

@@ -24,21 +24,24 @@ from ..core.recipe import Method, Recipe, TokenMerge
 from ..core.recipe_prune import TokenPrune
 from ..core.recipe_skip import BlockSkip
 from .attention import key_bias
-from .calls import TRAIN_STEPS, call_of, planned_timesteps
-from .messages import log, node_text, show_on_node, show_on_nodes, warn, wrapped
+from .calls import TRAIN_STEPS, Windows, call_of, planned_timesteps
+from .messages import UNACCELERATED, log, node_text, show_on_node, show_run, warn, wrapped
+from .schedules import skips_nothing
+from .serving import known, refusal, unsupported
 
 KEY = "skipstone"
-_TOKENS = "use SD1.x, SD2.x, SDXL or PixArt"
-SERVES = {
-    TokenMerge.kind: _TOKENS,
-    TokenPrune.kind: _TOKENS,
-    BlockSkip.kind: "block masks serve SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma",
-}
 WITHOUT = {
     TokenMerge.kind: "no tokens are merged",
     TokenPrune.kind: "no tokens are pruned",
     BlockSkip.kind: "no block is skipped",
 }
+_DOES = {TokenMerge.kind: "merges tokens", TokenPrune.kind: "prunes tokens", BlockSkip.kind: "skips blocks"}
+
+Asked = dict[str, tuple[Method, Any]]
+"""Kind of method -> its settings and the node that asked for it."""
+
+Replaced = dict[Any, str]
+"""Node -> what to show on it, because a later node took the place of its method."""
 
 
 def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
@@ -48,13 +51,17 @@ def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
     neutral one takes its kind off. With nothing left, or an empty recipe, the clone has no wrapper at all.
     """
     clone = model.clone()
-    asked = dict(_asked(model)) if recipe.methods else {}
+    asked, replaced = _asked(model) if recipe.methods else ({}, {})
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     for method in recipe.methods:
-        asked = _joined(asked, method, node_id)
+        for kind in _excluded(asked, method):
+            _replace(asked.pop(kind)[1], method, node_id, replaced)
+        asked[method.kind] = (method, node_id)
     left = {kind: entry for kind, entry in asked.items() if not entry[0].neutral}
     if left:
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, OuterSample(tuple(left.items())))
+        clone.add_wrapper_with_key(
+            WrappersMP.OUTER_SAMPLE, KEY, OuterSample(tuple(left.items()), tuple(replaced.items()))
+        )
     return clone
 
 
@@ -66,7 +73,7 @@ def patched(model: Any, make: Callable[[], Recipe], tell: Callable[[Recipe], str
     try:
         recipe = make()
     except SkipstoneError as error:
-        warn(f"{error}; the image comes dense", node_id)
+        warn(f"{error}; {UNACCELERATED}", node_id)
         return io.NodeOutput(model)
     if told := tell(recipe):
         show_on_node(told, node_id)
@@ -78,44 +85,55 @@ def off(text: str) -> Callable[[Recipe], str]:
     return lambda recipe: f"off: {text}" if recipe.neutral else ""
 
 
-Asked = tuple[tuple[str, tuple[Method, Any]], ...]
-"""Kind of method -> its settings and the node that asked for it."""
-
-
 def recipe_on(model: Any) -> Recipe:
     """What Skipstone nodes have put on a model, in one recipe; empty where there is nothing."""
-    return Recipe.of(method for _, (method, _) in _asked(model))
+    return Recipe.of(method for method, _ in _asked(model)[0].values())
 
 
-def _joined(asked: dict[str, tuple[Method, Any]], method: Method, node_id: Any) -> dict[str, tuple[Method, Any]]:
-    """One method more. The later one counts: an earlier one that the recipe's rules forbid beside it is taken off."""
-    left = {kind: entry for kind, entry in asked.items() if kind != method.kind}
-    for kind, (earlier, node) in list(left.items()):
-        try:
-            Recipe.of([earlier, method])
-        except RecipeError:
-            del left[kind]
-            warn(f"{WITHOUT[kind]}: a later node has {method.kind} for the same layers, and the later one counts", node)
-    return {**left, method.kind: (method, node_id)}
-
-
-def _asked(model: Any) -> Asked:
-    """What earlier Skipstone nodes asked of this model."""
+def _asked(model: Any) -> tuple[Asked, Replaced]:
+    """What earlier Skipstone nodes asked of this model, and which of them were replaced."""
     ours = model.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, [])
-    return ours[-1].asked if ours else ()
+    return (dict(ours[-1].asked), dict(ours[-1].replaced)) if ours else ({}, {})
+
+
+def _excluded(asked: Asked, method: Method) -> list[str]:
+    """Kinds that a later method takes off: its own, and those that the recipe's rules forbid beside it."""
+    return [kind for kind, (earlier, _) in asked.items() if kind == method.kind or not _go_together(earlier, method)]
+
+
+def _go_together(one: Method, other: Method) -> bool:
+    try:
+        Recipe.of([one, other])
+    except RecipeError:
+        return False
+    return True
+
+
+def _replace(node: Any, later: Method, node_id: Any, replaced: Replaced) -> None:
+    """Show on a node that a later one took the place of its method."""
+    if node is None or node == node_id:
+        return
+    does = "switches this off" if later.neutral else f"{_DOES[later.kind]} in its place"
+    replaced[node] = wrapped(f"replaced: a later node {does}")
+    log.warning("Skipstone: node %s is %s", node, replaced[node].replace("\n", " "))
+    show_on_node(replaced[node], node)
 
 
 @dataclass(frozen=True, eq=False)
 class OuterSample:
-    """The wrapper round one sampling run. Holds immutable values alone: ComfyUI copies what it finds in options."""
+    """The wrapper round one sampling run. Holds immutable values alone: ComfyUI copies what it finds in options.
 
-    asked: Asked
+    asked, replaced: the items of :data:`Asked` and :data:`Replaced`.
+    """
+
+    asked: tuple[tuple[str, tuple[Method, Any]], ...]
+    replaced: tuple[tuple[Any, str], ...] = ()
 
     def __call__(
         self, executor: Any, noise: Any, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kw: Any
     ) -> Any:
         """Bracket the run."""
-        run = Run(self.asked, sampler, sigmas)
+        run = Run(dict(self.asked), dict(self.replaced), sampler, sigmas)
         with _hung_into(executor.class_obj, run):
             try:
                 return executor(noise, latent, sampler, sigmas, *args, **kw)
@@ -144,12 +162,14 @@ def _hung_into(guider: Any, run: Run) -> Iterator[None]:
 class Run:
     """One sampling run: an engine per network object (several GPUs hold several), and the report at its end."""
 
-    def __init__(self, asked: Asked, sampler: Any, sigmas: Tensor) -> None:
+    def __init__(self, asked: Asked, replaced: Replaced, sampler: Any, sigmas: Tensor) -> None:
         """Before the first call; engines are made when their network is first called."""
-        self._methods = tuple(method for _, (method, _) in asked)
-        self._nodes = tuple(dict.fromkeys(node for _, (_, node) in asked))
+        self._methods = tuple(method for method, _ in asked.values())
+        self._nodes = tuple(dict.fromkeys(node for _, node in asked.values()))
+        self._replaced = replaced
         self._sampler = sampler
         self._sigmas = sigmas
+        self._windows = Windows()
         self._engines: dict[nn.Module, Engine | None] = {}
         self._refusals: dict[str, None] = {}
 
@@ -159,9 +179,11 @@ class Run:
         with ExitStack() as bracket:
             try:
                 if engine := self._engine(model):
-                    bracket.enter_context(engine.call(call_of(model.model_sampling, x, sigma, options)))
+                    call = call_of(model.model_sampling, x, sigma, options)
+                    self._windows.check(call.timestep, options)
+                    bracket.enter_context(engine.call(call))
             except (SkipstoneError, Decline) as reason:
-                self._refuse(f"{reason}; the image comes dense")
+                self._refuse(f"{reason}; {UNACCELERATED}")
             yield
 
     def end(self) -> None:
@@ -171,7 +193,12 @@ class Run:
         texts = [node_text(report) for report in reports if report.calls]
         if texts:
             log.info("Skipstone: %s", " ".join(texts).replace("\n", " "))
-            show_on_nodes("\n".join([*texts, *map(wrapped, self._refusals)]), self._nodes)
+        for node in self._nodes:
+            told = [*texts, *self._told(), *filter(None, [self._replaced.get(node)])]
+            if told:
+                show_run("\n".join(told), node, showing="\n".join(self._told()))
+        for node in self._replaced.keys() - set(self._nodes):
+            show_run(self._replaced[node], node, showing=self._replaced[node])
 
     def _engine(self, model: Any) -> Engine | None:
         """The engine of this model's network, in its run; None where nothing of the recipe can be done on it."""
@@ -183,23 +210,30 @@ class Run:
         return self._engines[network]
 
     def _fits(self, method: Method, model: Any, network: nn.Module, timesteps: list[float] | None) -> bool:
-        """Can this model do it? If not, the reason is told, and the other methods go on."""
-        less = WITHOUT[method.kind] if len(self._methods) > 1 else "the image comes dense"
+        """Can this model do it, in this run? If not, the reason is told, and the other methods go on."""
+        alone = len(self._methods) == 1
         try:
             _begun(network, [method], timesteps).end()
+            reason = skips_nothing(method, network, timesteps)
         except ModelError:
-            self._refuse(f"{type(model).__name__} is not supported: {SERVES[method.kind]}; {less}")
-        except SkipstoneError as reason:
-            self._refuse(f"{reason}; {less}")
-        else:
-            return True
-        return False
+            if not known(network):
+                return self._refuse(f"{unsupported(model)}; {UNACCELERATED}")
+            return self._refuse(refusal(model, method.kind) + f"; {UNACCELERATED}" * alone)
+        except SkipstoneError as error:
+            reason = str(error)
+        return not reason or self._refuse(f"{reason}; {UNACCELERATED if alone else WITHOUT[method.kind]}")
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> bool:
+        """Tell a reason, once. False, for a caller that hands that on."""
         if reason not in self._refusals:
             self._refusals[reason] = None
             log.warning("Skipstone: %s", reason)
-            show_on_nodes("\n".join(map(wrapped, self._refusals)), self._nodes)
+            for node in self._nodes:
+                show_on_node("\n".join(self._told()), node)
+        return False
+
+    def _told(self) -> list[str]:
+        return [wrapped(reason) for reason in self._refusals]
 
 
 def _begun(network: nn.Module, methods: list[Method], timesteps: list[float] | None) -> Engine:

@@ -81,7 +81,7 @@ class SkipstoneRecipeSaver(io.ComfyNode):
         node_id = cls.hidden.unique_id
         try:
             show_on_node(write_recipe(recipe_on(model), filename_prefix), node_id)
-        except (SkipstoneError, OSError) as error:
+        except SkipstoneError as error:
             warn(f"{error}; nothing was saved", node_id)
         return io.NodeOutput()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import folder_paths
 
-from ..core.errors import MaskError, RecipeError, SkipstoneError
+from ..core.errors import FileError, MaskError, RecipeError, SkipstoneError
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,19 @@ class Shelf:
             return 0.0
 
     def new_path(self, prefix: str) -> str:
-        """A path below output/ that is not taken. Raises the shelf's error for a prefix that leads out."""
+        """A path below output/ that is not taken. Raises the shelf's error for a prefix that leads out, and
+        :class:`FileError` where no folder can be made."""
+        place = os.path.join(folder_paths.get_output_directory(), self.folder)
         try:
-            place = os.path.join(folder_paths.get_output_directory(), self.folder)
             folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, place)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise FileError(
+                f"cannot make the folder of {prefix[:60]!r} ({reason}): free space or allow writing"
+            ) from None
         except Exception:  # ComfyUI raises a bare one
             raise self.error(
-                f"filename_prefix {prefix!r} leads out of output/{self.folder}: give a plain name"
+                f"filename_prefix {prefix[:60]!r} leads out of output/{self.folder}: give a plain name"
             ) from None
         return os.path.join(folder, f"{name}_{counter:05}_{self.suffix}")
 

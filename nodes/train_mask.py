@@ -22,10 +22,11 @@ from ..core.plan.mask import Mask
 from ..core.recipe import Recipe
 from ..core.recipe_skip import BlockSkip
 from .denoiser import SamplerDenoiser, stoppable
-from .mask_store import family_of, states_of
+from .mask_store import states_of
 from .messages import show_on_node, warn, wrapped
 from .patch import patch_model
 from .pictures import image, notice
+from .serving import family_of
 from .shelf import MASK_FILES
 from .weights import differentiable, outside_inference, wholly_loaded
 from .widgets import MASK, MASKS, advanced, steps_input
@@ -62,16 +63,16 @@ class SkipstoneTrainMask(io.ComfyNode):
         """Train, save, and hand the mask on. What cannot be trained is told on the node."""
         node_id = cls.hidden.unique_id
         try:
+            MASK_FILES.new_path(filename_prefix)
             trained = train_mask(model, _tell(node_id, widgets["passes"]), **widgets)
             if trained.stopped and not trained.history:
                 raise StopTraining
-            told = _save(trained, filename_prefix)
         except StopTraining:
             raise _cancelled() from None
-        except (SkipstoneError, OSError) as error:
+        except SkipstoneError as error:
             warn(f"{error}; no mask was trained", node_id)
             return io.NodeOutput(None, image(notice(str(error))))
-        show_on_node(wrapped(told), node_id)
+        _save(trained, filename_prefix, node_id)
         if trained.stopped:
             raise _cancelled()
         return io.NodeOutput(BlockSkip(mask=trained.mask), image(_picture(trained)))
@@ -171,12 +172,19 @@ def _cancelled() -> BaseException:
     return comfy.model_management.InterruptProcessingException()
 
 
-def _save(trained: Trained, prefix: str) -> str:
-    """Write the mask where Load Block Mask finds it; one line that tells what it is."""
-    path, mask = MASK_FILES.new_path(prefix), trained.mask
-    mask.save(path)
+def _save(trained: Trained, prefix: str, node_id: Any) -> None:
+    """Write the mask where Load Block Mask finds it, and show what it is. Where that fails the mask is still handed on."""
+    mask = trained.mask
     stopped = f"stopped after {len(trained.history)} passes; " if trained.stopped else ""
-    return f"{stopped}{os.path.basename(path)}: {_share(mask):.0%} of the multiply-adds, {1 / _share(mask):.2f}x"
+    what = f"{_share(mask):.0%} of the multiply-adds, {1 / _share(mask):.2f}x"
+    try:
+        path = MASK_FILES.new_path(prefix)
+        mask.save(path)
+    except SkipstoneError as error:
+        kept = "" if trained.stopped else "; the mask is used all the same, until ComfyUI stops"
+        warn(f"{stopped}not saved, {what}: {error}{kept}", node_id)
+    else:
+        show_on_node(wrapped(f"{stopped}{os.path.basename(path)}: {what}"), node_id)
 
 
 def _share(mask: Mask) -> float:

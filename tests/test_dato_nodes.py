@@ -95,7 +95,7 @@ def test_a_wrong_setting_comes_dense_and_says_so(
     with pytest.raises(RecipeError) as error:
         build(**wrong)
     assert dato().run("4", model=patcher, **wrong) is patcher
-    assert said(server, "4") == f"{error.value}; the image comes dense" and len(str(error.value)) < 140
+    assert said(server, "4") == f"{error.value}; sampling runs unaccelerated" and len(str(error.value)) < 140
 
 
 # on a model
@@ -162,7 +162,7 @@ def test_rows_are_told_apart_by_what_they_denoise(server: comfy.PromptServer) ->
 
 def test_of_merging_and_pruning_the_later_counts(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     assert torch.equal(sample(patch(patch(patcher, MERGE, 1), BOTH, 2)), sample(patch(patcher, BOTH, 3)))
-    assert said(server, "1").startswith("no tokens are merged: a later node has token_prune for the same layers")
+    assert said(server, "1").startswith("replaced: a later node prunes tokens in its place")
     assert torch.equal(
         sample(patch(patch(patcher, BOTH, 2), MERGE, 1)), sample(patch(patch(patcher, DEPTHS, 4), MERGE, 5))
     )
@@ -186,7 +186,8 @@ def test_an_unsupported_model_comes_dense_and_says_so(server: comfy.PromptServer
 
     model = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(model, BOTH)), sample(model))
-    assert "use SD1.x, SD2.x, SDXL or PixArt; no tokens are pruned" in said(server, "7")
+    line = "Lumina2 is not supported: Skipstone knows U-Net, DiT, SD3 and Flux; sampling runs unaccelerated"
+    assert [text.replace("\n", " ") for _, text in server.texts] == [line]
 
 
 # recipe files
@@ -250,7 +251,7 @@ def test_a_file_that_is_no_recipe_comes_dense(
     place(tmp_path, text)
     assert recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="own.json") is patcher
     (record,) = caplog.records
-    assert record.getMessage().endswith("; the image comes dense") and "\n" not in record.getMessage()
+    assert record.getMessage().endswith("; sampling runs unaccelerated") and "\n" not in record.getMessage()
 
 
 def test_a_file_of_another_kind_is_not_found(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def saved(patcher: comfy.ModelPatcher, tmp_path: Path, name: str = "own.safetensors", **changes: Any) -> Mask:
     """A mask file in models/skipstone_masks."""
-    from dataclasses import replace
-
     mask = replace(made(patcher), **changes)
     (tmp_path / "models/skipstone_masks").mkdir(parents=True, exist_ok=True)
     mask.save(tmp_path / "models/skipstone_masks" / name)
     return mask
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every safetensors file fails in the middle, as on a full disk."""
+    from safetensors import SafetensorError
+
+    def fails(tensors: Any, path: str, metadata: Any = None) -> None:
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("skipstone.core.files.save_file", fails)
 
 
 # the rule node
@@ -83,7 +93,7 @@ def test_a_wrong_setting_hands_no_mask_on(server: comfy.PromptServer, wrong: dic
     with pytest.raises(RecipeError) as error:
         rules().build_rule(**wrong)
     assert rules().SkipstoneMaskRule.run("4", **wrong) is None
-    assert said(server, "4") == f"{error.value}; the image comes dense" and len(str(error.value)) < 140
+    assert said(server, "4") == f"{error.value}; sampling runs unaccelerated" and len(str(error.value)) < 140
 
 
 # files
@@ -147,7 +157,7 @@ def test_a_hostile_file_is_refused_in_one_line(
     HOSTILE[attack](tmp_path / "models/skipstone_masks/own.safetensors")
     assert masks().SkipstoneMaskLoader.run("4", file="own.safetensors") is None
     (record,) = caplog.records
-    assert record.getMessage().endswith("; the image comes dense") and "\n" not in record.getMessage()
+    assert record.getMessage().endswith("; sampling runs unaccelerated") and "\n" not in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "../../secret.safetensors", "(no mask yet: put one there)"])
@@ -214,3 +224,49 @@ def test_what_cannot_be_drawn_is_written(patcher: comfy.ModelPatcher, server: co
     for given, mask, words in ((model, SKIP, "Lumina2 is not supported"), (patcher, None, "no mask came in")):
         image = masks().SkipstoneMaskPreview.run("8", model=given, mask=mask, steps=9)
         assert image.shape[::3] == (1, 3) and words in said(server, "8")
+
+
+@pytest.mark.parametrize("forecast", [False, True])
+def test_a_saved_mask_loads_as_the_very_same_mask(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, forecast: bool
+) -> None:
+    """Also one that was made for other noise levels than evenly spaced ones, with what was learned."""
+    own = tuple(float(t) for t in np.linspace(30.5, 0.5, 10) ** 2)
+    learned = np.linspace(0, 1, made(patcher).run.size).reshape(made(patcher).run.shape).astype(np.float32)
+    mask = saved(patcher, tmp_path, timesteps=own, probabilities=learned, forecast=forecast, provenance={"by": "hand"})
+    loaded = masks().SkipstoneMaskLoader.run("1", file="own.safetensors")
+    masks().SkipstoneMaskSaver.run("2", model=patcher, mask=loaded, steps=10, filename_prefix="again")
+    again = Mask.load(tmp_path / "output/skipstone_masks/again_00001_.safetensors")
+    assert again.timesteps == mask.timesteps and again.forecast is forecast and again.provenance == {"by": "hand"}
+    np.testing.assert_array_equal(again.run, mask.run)
+    np.testing.assert_array_equal(again.probabilities, mask.probabilities)
+    first, second = (sample(patch(patcher, BlockSkip(mask=one))) for one in (mask, again))
+    assert torch.equal(first, second)
+    assert torch.equal(first, sample(patch(patcher, BlockSkip(mask=replace(mask, forecast=False))))) is not forecast
+
+
+def test_a_forecast_that_is_set_beside_a_rule_is_saved_with_it(patcher: comfy.ModelPatcher) -> None:
+    settings = replace(SKIP, forecast=True)
+    assert made(patcher, settings=settings).forecast and not made(patcher).forecast
+    assert torch.equal(
+        sample(patch(patcher, BlockSkip(mask=made(patcher, settings=settings)))), sample(patch(patcher, settings))
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_breaks(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
+) -> None:
+    """A file stands where the folder should be: true for every user, root too."""
+    (tmp_path / "output").mkdir(exist_ok=True)
+    (tmp_path / "output/skipstone_masks").write_text("in the way")
+    masks().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
+    assert "cannot" in said(server, "3") and said(server, "3").endswith("nothing was saved")
+
+
+def test_a_full_disk_is_told_and_leaves_no_file(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    masks().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
+    assert "No space left on device" in said(server, "3") and said(server, "3").endswith("nothing was saved")
+    assert not [f for f in (tmp_path / "output").rglob("*") if f.is_file()]

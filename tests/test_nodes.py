@@ -112,7 +112,7 @@ def test_the_report_appears_on_the_node_in_short_lines(
     lines = text.splitlines()
     assert re.fullmatch(rf"merged [1-9]\d?% of tokens in {LAYERS} layers,", lines[0])
     assert re.fullmatch(r"saved [1-9]\d?% of their attention;", lines[1])
-    assert "layers dense: coarser than 1/1" in text.replace("\n", " ")
+    assert "layers unaccelerated: coarser than 1/1" in text.replace("\n", " ")
     assert max(map(len, lines)) <= 40
     assert len(caplog.records) == 1 and lines[0] in caplog.text
 
@@ -157,7 +157,8 @@ def test_an_image_does_not_depend_on_its_batch(patcher: comfy.ModelPatcher, batc
 def test_two_nodes_in_a_row_the_later_counts(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     first = patch(patcher, Recipe(merge=TokenMerge(threshold=-0.5)), node_id=1)
     assert torch.equal(sample(patch(first, node_id=2)), sample(patch(patcher, node_id=3)))
-    assert [node for node, _ in server.texts] == ["2", "3"]
+    reports = [(node, text.startswith("merged ")) for node, text in server.texts]
+    assert reports == [("1", False), ("2", True), ("3", True)]
     assert torch.equal(sample(patch(first, Recipe())), sample(patcher))
 
 
@@ -228,7 +229,7 @@ def test_several_gpus_call_several_networks(patcher: comfy.ModelPatcher, server:
     assert tiny.snapshot(second.diffusion_model) == before
 
 
-class SD3(comfy.BaseModel):
+class Lumina2(comfy.BaseModel):
     """A model of no family that is served."""
 
 
@@ -237,10 +238,11 @@ def test_an_unsupported_model_comes_dense_and_says_so_once(server: comfy.PromptS
         def forward(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
             return x
 
-    patcher = comfy.ModelPatcher(SD3(Transformer()))
+    patcher = comfy.ModelPatcher(Lumina2(Transformer()))
     assert torch.equal(sample(patch(patcher)), sample(patcher))
     ((_, text),) = server.texts
-    assert text.replace("\n", " ") == "SD3 is not supported: use SD1.x, SD2.x, SDXL or PixArt; the image comes dense"
+    line = "Lumina2 is not supported: Skipstone knows U-Net, DiT, SD3 and Flux; sampling runs unaccelerated"
+    assert text.replace("\n", " ") == line
 
 
 def test_a_video_latent_comes_dense_and_says_why(server: comfy.PromptServer) -> None:
@@ -273,9 +275,9 @@ def test_a_wrong_setting_is_told_in_one_line_and_the_model_passes(
         build_recipe(**wrong)
     assert SkipstoneTokenMerge.run("4", model=patcher, **wrong) is patcher
     (record,) = caplog.records
-    assert record.getMessage() == f"Skipstone: {error.value}; the image comes dense"
+    assert record.getMessage() == f"Skipstone: {error.value}; sampling runs unaccelerated"
     ((node, text),) = server.texts
-    assert node == "4" and text.replace("\n", " ") == f"{error.value}; the image comes dense"
+    assert node == "4" and text.replace("\n", " ") == f"{error.value}; sampling runs unaccelerated"
 
 
 def test_the_node_patches_its_model(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:

@@ -14,6 +14,7 @@ import tiny
 import torch
 from doubles import comfy, comfy_training
 from test_mask_nodes import Lumina2, Unknown, network, patch, patcher, said, sample, server
+from test_mask_nodes_files import full_disk
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -440,3 +441,14 @@ def test_what_cannot_be_trained_is_told(
 def test_an_unsupported_model_is_told(node: Any, server: comfy.PromptServer) -> None:
     mask, _ = trained(node, comfy.ModelPatcher(Lumina2(Unknown())))
     assert mask is None and "Lumina2" in said(server, "4") and "not supported" in said(server, "4")
+
+
+def test_a_mask_that_cannot_be_saved_is_used_all_the_same(
+    node: Any, patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    mask, preview = trained(node, patcher, passes=1)
+    assert torch.equal(sample(patch(patcher, mask)), sample(patch(patcher, mask))) and preview.shape[1] > 40
+    assert "not saved" in said(server, "4")
+    assert said(server, "4").endswith("the mask is used all the same, until ComfyUI stops")
+    assert not masks_in(tmp_path)

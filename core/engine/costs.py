@@ -12,7 +12,7 @@ from ..tokens.grid import Partition
 def module_macs(module: nn.Module, role: str, tokens: int, channels: int, context: int | None) -> int:
     """Multiply-adds of an attention or feed-forward on `tokens` tokens; `context`: tokens of a cross-attention's keys."""
     if role == "ff":
-        return tokens * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+        return tokens * sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, nn.Linear))
     inner = getattr(getattr(module, "to_q", None), "out_features", channels)
     if context is None:
         return 4 * tokens * channels * inner + 2 * tokens * tokens * inner

@@ -98,6 +98,11 @@ class Report:
         return 1 - sum(layer.kept for layer in self.layers.values()) / tokens if tokens else 0.0
 
     @property
+    def verbs(self) -> str:
+        """What became of tokens: "merged", "pruned" or both."""
+        return " and ".join(sorted({layer.verb for layer in self.layers.values()}))
+
+    @property
     def macs_dense(self) -> int:
         """Multiply-adds that the served modules would have cost."""
         return sum(layer.macs_dense for layer in self.layers.values())
@@ -145,16 +150,25 @@ class Report:
     def _of_macs(self) -> str:
         """Nothing where no multiply-adds could be counted."""
         run, everything = self.block_macs_run, self.block_macs_all
-        return f", {run / everything:.0%} of their multiply-adds" if everything else ""
+        return f", {percent(run / everything)} of their multiply-adds" if everything else ""
 
     def _tokens(self) -> str:
-        how = " and ".join(sorted({layer.verb for layer in self.layers.values()}))
-        saved = 1 - self.macs_done / self.macs_dense if self.macs_dense else 0.0
+        saved = self.macs_dense - self.macs_done
         return (
-            f"{how} {self.merged_share:.0%} of the tokens in {self.served} layers, {self.calls} calls\n"
+            f"{self.verbs} {percent(self.merged_share)} of the tokens in {self.served} layers, {self.calls} calls\n"
             f"pairs searched {self.searched}x, reused {self.reused}x\n"
-            f"saved {saved:.0%} of these layers' attention, {(self.macs_dense - self.macs_done) / 1e9:.1f} GMAC"
+            f"saved {percent(saved / max(1, self.macs_dense))} of these layers' attention, {giga(saved)} GMAC"
         )
+
+
+def percent(share: float) -> str:
+    """A share as whole percent; never "-0%"."""
+    return f"{round(100 * share)}%"
+
+
+def giga(count: float) -> str:
+    """A count in units of 1e9, with one decimal; never "-0.0"."""
+    return f"{round(count / 1e9, 1) + 0.0:.1f}"
 
 
 class Meter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -13,25 +14,35 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class CostProbe:
     """While entered, counts what the linear layers, convolutions and attentions below a module multiply and add.
 
-    Attentions are recognised by `to_q` and `to_k`, or a fused `qkv`; others count by their projections alone.
+    Weights are not looked at: quantised ones are packed into other shapes. Attentions are recognised by `to_q` and `to_k`,
+    or a fused `qkv`; others count by their projections alone.
     """
 
     def __init__(self, module: nn.Module) -> None:
         """Nothing is attached yet."""
-        self.macs = 0
+        self._layers = self._attention = 0
         self._module = module
         self._handles: list[Any] = []
+        self._before: list[int] = []
         self._queries: dict[nn.Module, Tensor] = {}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds so far."""
+        return self._layers + self._attention
 
     def __enter__(self) -> CostProbe:
         for m in self._module.modules():
-            if isinstance(m, (nn.Linear, *_CONVOLUTIONS)):
-                self._handles.append(m.register_forward_hook(self._leaf))
+            if isinstance(m, _CONVOLUTIONS):
+                self._handles.append(m.register_forward_hook(self._convolution))
+            elif multiplies(m):
+                self._handles.append(m.register_forward_pre_hook(self._enter))
+                self._handles.append(m.register_forward_hook(self._linear))
             query, key, fused = (getattr(m, name, None) for name in ("to_q", "to_k", "qkv"))
             if isinstance(query, nn.Module) and isinstance(key, nn.Module):
                 self._handles.append(query.register_forward_hook(self._query))
                 self._handles.append(key.register_forward_hook(self._key_of(query)))
-            elif isinstance(fused, nn.Linear):
+            elif isinstance(fused, nn.Module) and multiplies(fused):
                 self._handles.append(fused.register_forward_hook(self._fused))
         return self
 
@@ -40,9 +51,16 @@ class CostProbe:
             handle.remove()
         self._handles, self._queries = [], {}
 
-    def _leaf(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        channels = output.shape[1] if isinstance(module, _CONVOLUTIONS) else output.shape[-1]
-        self.macs += output.numel() // channels * module.weight.numel()  # type: ignore[operator]
+    def _convolution(self, module: Any, args: Any, output: Tensor) -> None:
+        self._layers += output.numel() * (args[0].shape[1] // module.groups) * prod(module.kernel_size)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._before.append(self._layers)
+
+    def _linear(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """A wrapper whose inner layer was counted adds nothing."""
+        if self._layers == self._before.pop() and isinstance(output, Tensor) and args:
+            self._layers += output.numel() * args[0].shape[-1]
 
     def _query(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self._queries[module] = output
@@ -51,9 +69,20 @@ class CostProbe:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             q = self._queries.pop(query, None)
             if q is not None:
-                self.macs += 2 * q.numel() * output.shape[-2]
+                self._attention += 2 * q.numel() * output.shape[-2]
 
         return hook
 
     def _fused(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.macs += 2 * (output.numel() // 3) * output.shape[-2]
+        self._attention += 2 * (output.numel() // 3) * output.shape[-2]
+
+
+def multiplies(module: nn.Module) -> bool:
+    """Is it a linear layer? Quantised ones and wrappers are of other classes: known by their features, or the matrix they hold."""
+    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        return True
+    inner = list(module.children())
+    if inner:
+        return len(inner) == 1 and multiplies(inner[0])
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(tensor.ndim == 2 for tensor in own) and not isinstance(module, nn.Embedding)

@@ -164,14 +164,18 @@ def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
 
 
 def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
-    """The settings as a mask of their own, for a run whose calls are known. Raises :class:`MaskError`."""
-    run = SkipPlan(settings, graph, family, timesteps).planned_mask(timesteps)
+    """The settings as a mask of their own, for a run whose calls are known. Raises :class:`MaskError`.
+
+    It runs as the settings do: a forecast goes with it. Of a mask whose timesteps these are, what was learned stays.
+    """
+    plan = SkipPlan(settings, graph, family, timesteps)
+    run, forecast = plan.planned_mask(timesteps), plan.settings.forecast
+    if (given := _load(settings, graph, family)) is not None:
+        return replace(given.mapped(timesteps), run=run, signature=graph.signature, forecast=forecast)
     names = tuple(graph.blocks[i].name for i in graph.masked)
-    given = settings.load_mask()
     provenance: dict[str, Any] = {"rule": settings.rule, "every": settings.every, "branch": settings.branch}
     provenance["depths"] = list(settings.depths)
-    provenance = given.provenance if given else provenance
-    return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature)
+    return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature, forecast)
 
 
 def graph_of(settings: BlockSkip, family: Family, network: nn.Module) -> BlockGraph:

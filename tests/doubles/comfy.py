@@ -7,6 +7,7 @@ OUTER_SAMPLE round the run, conds batched uncond first, APPLY_MODEL round each f
 from __future__ import annotations
 
 import copy
+import html
 import os
 import sys
 import uuid
@@ -220,16 +221,29 @@ def linear_sigmas(steps: int, sampling: ModelSampling | None = None) -> Tensor:
 
 
 class PromptServer:
-    """`server.PromptServer`: remembers the texts sent to nodes."""
+    """`server.PromptServer`: remembers the texts sent to nodes, as sent and as the page, which takes them for HTML, shows them."""
 
     instance: PromptServer | None = None
 
     def __init__(self) -> None:
         self.texts: list[tuple[str, str]] = []
+        self.sent: list[str] = []
 
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         """(text, node id), in order."""
-        self.texts.append((node_id, text))
+        self.sent.append(text)
+        self.texts.append((node_id, html.unescape(text)))
+
+
+class Executing:
+    """`comfy_execution.utils`: the prompt under way, None outside."""
+
+    prompt_id: str | None = None
+
+    @classmethod
+    def context(cls) -> Any:
+        """`get_executing_context`."""
+        return SimpleNamespace(prompt_id=cls.prompt_id) if cls.prompt_id else None
 
 
 class FolderPaths:
@@ -278,6 +292,8 @@ def _modules(base: Path) -> dict[str, ModuleType]:
         "comfy.sample": {"fix_empty_latent_channels": lambda model, latent, **scales: latent},
         "comfy_api": {},
         "comfy_api.latest": {"io": IO, "ComfyExtension": object},
+        "comfy_execution": {},
+        "comfy_execution.utils": {"get_executing_context": Executing.context},
         "server": {"PromptServer": PromptServer},
         "folder_paths": {},
     }

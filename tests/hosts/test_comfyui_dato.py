@@ -97,7 +97,7 @@ def test_where_nothing_can_be_pruned_the_schedule_still_runs(host: ComfyUI, kind
     result = host.run(pruned(picture(kind)))
     assert image(result) != image(host.run(picture(kind)))
     assert blocks(result)[2] == 4
-    assert result.report("dato").endswith("use SD1.x, SD2.x, SDXL or PixArt; no tokens are pruned")
+    assert result.report("dato").endswith(f"tokens cannot be pruned in {kind}: Block Mask works on it")
 
 
 OPTIONS = [
@@ -206,7 +206,7 @@ def test_every_widget_changes_the_image(host: ComfyUI, rare: dict[str, Any]) -> 
 def test_a_wrong_setting_is_told_and_the_image_comes_dense(host: ComfyUI, wrong: dict[str, Any], words: str) -> None:
     result = host.run(pruned(picture(), **wrong))
     assert image(result) == image(host.run(picture()))
-    assert result.report("dato").startswith(words) and result.report("dato").endswith("dense")
+    assert result.report("dato").startswith(words) and result.report("dato").endswith("unaccelerated")
 
 
 # recipe files

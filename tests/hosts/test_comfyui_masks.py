@@ -26,7 +26,7 @@ NOT_SERVED = {
 }  # fmt: skip
 """Kind of model -> the name by which ComfyUI knows it."""
 
-SERVES = "block masks serve SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+KNOWN = "Skipstone knows U-Net, DiT, SD3 and Flux"
 
 EMPTY_16 = ("SD3", "Flux")
 
@@ -74,7 +74,7 @@ def test_video_models_come_dense_and_one_line_says_so(host: ComfyUI, kind: str) 
     before = len(host.log())
     result = host.run(skipped(picture(kind), "interval"))
     assert image(result) == dense
-    reason = f"{NOT_SERVED[kind]} is not supported: {SERVES}; the image comes dense"
+    reason = f"{NOT_SERVED[kind]} is not supported: {KNOWN}; sampling runs unaccelerated"
     assert result.report("mask") == reason
     assert host.log()[before:].count("Skipstone") == 1 and reason in host.log()[before:]
 
@@ -93,9 +93,7 @@ def test_merging_and_a_mask_join_in_both_orders(host: ComfyUI, kind: str) -> Non
 def test_on_sd3_the_mask_goes_on_without_merging(host: ComfyUI) -> None:
     result = host.run(skipped(merged(picture("SD3")), "interval"))
     assert image(result) == image(host.run(skipped(picture("SD3"), "interval")))
-    assert result.report("mask").endswith(
-        "SD3 is not supported: use SD1.x, SD2.x, SDXL or PixArt; no tokens are merged"
-    )
+    assert result.report("mask").endswith("tokens cannot be merged in SD3: Block Mask works on it")
 
 
 OPTIONS = [
@@ -261,7 +259,7 @@ def test_save_load_and_draw(host: ComfyUI) -> None:
     assert image(wrong) == image(host.run(picture("SD3")))
     assert (
         wrong.report("mask")
-        == "the mask is for a ldm U-Net, this model is a SD3: choose a mask made for it; the image comes dense"
+        == "the mask is for a ldm U-Net, this model is a SD3: choose a mask made for it; sampling runs unaccelerated"
     )
 
 

@@ -1,0 +1,23 @@
+"""Does a schedule skip anything in the run to come?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..core.blocks import recognise
+from ..core.plan.skips import compiled, graph_of
+from ..core.recipe import Method
+from ..core.recipe_skip import BlockSkip
+
+
+def skips_nothing(method: Method, network: nn.Module, timesteps: Sequence[float] | None) -> str:
+    """Why block skipping would run every block in this run; "" where it skips, for other methods, and for unknown timesteps."""
+    if not isinstance(method, BlockSkip) or not timesteps:
+        return ""
+    family = recognise(network)
+    mask = compiled(method, graph_of(method, family, network), family.name, tuple(timesteps))
+    if not mask.run.all():
+        return ""
+    return f"the schedule runs every block at each of {len(timesteps)} calls: use more steps or skip more"
