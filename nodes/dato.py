@@ -71,10 +71,14 @@ class SkipstoneDaTo(io.ComfyNode):
             node_id="SkipstoneDaTo",
             display_name="DaTo",
             category="Skipstone",
-            description="Faster sampling for SD1.x, SD2.x and SDXL: a published schedule says which steps run whole, which "
-            "run the last layers, and which repeat; self-attention runs on the tokens that change.",
+            description="Faster sampling for SD1.x, SD2.x and SDXL. A schedule decides which steps run the whole model, "
+            "only its outer layers, or repeat the step before; self-attention runs on fewer tokens.",
             inputs=[*_main_inputs(), *map(advanced, _rare_inputs())],
-            outputs=[io.Model.Output(tooltip="The same model with both on it. The input stays as it was.")],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The model with the schedule and token pruning. The input model is not changed."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -88,27 +92,25 @@ class SkipstoneDaTo(io.ComfyNode):
 
 def _main_inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="SD1.x, SD2.x or SDXL; the schedules were found on SD1.5 with 50 steps."),
+        io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model. The schedules were found on SD1.5 at 50 steps."),
         io.Combo.Input(
             "preset", options=[*DATO, CUSTOM], default="dato_coco",
-            tooltip="The paper's schedules, for 50 PLMS steps and mapped to yours. dato_coco runs 5 of 51 calls whole and "
-            "repeats 25, dato_b 5 and 24, dato_c 6 and 7, dato_d 8 and 1: more repeats are faster and further off. "
-            "dato_gentle is for 20 to 30 steps: 9 of 20 whole, 10 forecast, 0 pruned.",
+            tooltip="The paper's schedules, scaled to your number of steps. dato_coco is the fastest and dato_d the most "
+            "faithful, dato_reference follows the released code, and dato_gentle is meant for 20 to 30 steps.",
         ),
         io.Float.Input(
             "ratio", default=0.4, min=0.0, max=0.9, step=0.01, display_mode=io.NumberDisplay.slider,
-            tooltip="Share of the tokens that self-attention leaves out. 0.4 is the paper's choice, 0 prunes nothing, "
-            "0.75 is the most with cells of 2 x 2.",
+            tooltip="Share of tokens left out of self-attention. The paper uses 0.4; 0 turns pruning off.",
         ),
         io.String.Input(
             "custom_depths", default="12, 1, 1, 0", optional=True,
-            tooltip="Read only when preset is custom: 0 repeats the step before, 1 runs the outermost level, 10 and more "
-            "run all. Stretched to your number of steps; empty is no caching.",
+            tooltip="Used when preset is custom: one number per step, scaled to your number of steps. 0 repeats the step "
+            "before, 1 runs the outermost layers, 10 or more runs everything; leave it empty for no caching.",
         ),
         io.String.Input(
             "custom_ratios", default="", optional=True,
-            tooltip="Read only when preset is custom: ratios such as 0.6, 0.4, 0.2, stretched to your number of steps. "
-            "Empty takes the slider's.",
+            tooltip="Used when preset is custom: pruning ratios over the run, such as 0.6, 0.4, 0.2. Leave it empty to "
+            "use the slider.",
         ),
     ]  # fmt: skip
 
@@ -117,33 +119,34 @@ def _rare_inputs() -> list[Any]:
     return [
         io.Combo.Input(
             "recover_from", options=[AUTO, "base", "kept"], default=AUTO, optional=True,
-            tooltip="A pruned token takes the output of the 1 base token it was compared with, or of the kept token most "
-            "like it. auto is the preset's.",
+            tooltip="Where a pruned token takes its output from: the base token of its cell, or the most similar token "
+            "that was kept. auto follows the preset.",
         ),
         io.Float.Input(
             "gamma", default=1.0, min=-10.0, max=10.0, step=0.05, optional=True,
-            tooltip="How much the tokens that change most are preferred as base. 1 is the paper's choice, 0 leaves it to "
-            "chance.",
+            tooltip="How strongly the tokens that change most are preferred as base tokens. The paper uses 1; 0 makes "
+            "the choice random.",
         ),
         io.Float.Input(
             "alpha", default=0.1, min=0.0, max=10.0, step=0.05, optional=True,
-            tooltip="How much chance has a say in that, 0.1 in the paper. The draw has its own seed; your noise stays the same.",
+            tooltip="How much randomness is mixed into that choice. It has its own seed and does not affect your noise "
+            "seed.",
         ),
-        matching_input("it does not go with kept"),
+        matching_input("cannot be combined with recover_from kept"),
         max_downsample_input(),
-        stride_input("75 % of the tokens can be pruned at 2, 89 % at 3, 94 % at 4"),
+        stride_input("pruned"),
         io.Int.Input(
             "draw", default=0, min=0, max=2**31, optional=True,
-            tooltip="Number of the draw behind alpha: the same number draws the same. 0 is as good as any.",
+            tooltip="Seed of the random choice of base tokens. The same number repeats the same choice.",
         ),
         io.Boolean.Input(
             "forecast", default=False, optional=True,
-            tooltip="Continue what is kept in a straight line over its last 2 values instead of repeating the last. Doubles "
-            "the memory.",
+            tooltip="Extrapolate cached values from the last two instead of repeating the last one. Needs twice the "
+            "cache memory.",
         ),
         io.Boolean.Input(
             "last_full", default=False, optional=True,
-            tooltip="Run every block at the last 1 of the steps, which removes left-over noise.",
+            tooltip="Run the whole model at the last step, which removes residual noise.",
         ),
-        *window_inputs("Prune and skip"),
+        *window_inputs("Pruning and skipping"),
     ]  # fmt: skip

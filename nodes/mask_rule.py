@@ -31,10 +31,10 @@ class SkipstoneMaskRule(io.ComfyNode):
             node_id="SkipstoneMaskRule",
             display_name="Block Mask Rule",
             category=MASKS,
-            description="Says by a published rule which blocks of a model run at which step; the others hand out "
-            "their cached output. Give the mask to Block Mask.",
-            inputs=[*_rule_inputs(), *map(advanced, [*_rare_rule_inputs(), *window_inputs("Skip")])],
-            outputs=[MASK.Output(display_name="mask", tooltip="1 mask for any model and any number of steps.")],
+            description="Makes a mask from a published caching rule: which blocks run at which step, and which reuse "
+            "their cached output. Connect it to Block Mask.",
+            inputs=[*_rule_inputs(), *map(advanced, [*_rare_rule_inputs(), *window_inputs("Skipping")])],
+            outputs=[MASK.Output(display_name="mask", tooltip="A mask for any model and any number of steps.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -52,13 +52,13 @@ def _rule_inputs() -> list[Any]:
     return [
         io.Combo.Input(
             "rule", options=list(RULES), default="deepcache",
-            tooltip="deepcache runs the outermost layers between full steps (U-Nets). interval and fora run 0 blocks "
-            "between them (fora is the paper's name for it on DiT and PixArt). depths takes one code per step.",
+            tooltip="deepcache runs only the outer layers of a U-Net between full steps. interval and fora repeat the "
+            "whole model between full steps (fora is the name used for transformers). depths takes a list.",
         ),
         io.Int.Input(
             "every", default=3, min=1, max=100,
-            tooltip="A full step each so many steps. 3 saves up to 61 % of SD1.5's multiply-adds with deepcache, 5 up to "
-            "74 %; 1 runs every step in full. Not read by depths.",
+            tooltip="Run the whole model every so many steps: 2 is careful, 3 the usual choice, 5 fast, and 1 skips "
+            "nothing. Not used by depths.",
         ),
     ]  # fmt: skip
 
@@ -67,30 +67,30 @@ def _rare_rule_inputs() -> list[Any]:
     return [
         io.Int.Input(
             "branch", default=0, min=0, max=64, optional=True,
-            tooltip="DeepCache's skip branch: 0 runs least between full steps, SD1.5 has 0 to 11. In a transformer "
-            "the last block's number that still runs.",
+            tooltip="How many layers deepcache still runs between full steps; 0 runs the fewest. In transformers, the "
+            "number of the last block that still runs.",
         ),
         io.Combo.Input(
             "mode", options=list(get_args(SkipMode)), default="uniform", optional=True,
-            tooltip="For deepcache: full steps at equal distances, or quad: as many, but denser round the first 30 % of the run.",
+            tooltip="Spacing of deepcache's full steps: uniform, or quad for more of them early in the run.",
         ),
         io.String.Input(
             "depths", default="12, 1, 1, 0", optional=True,
-            tooltip="Read only when rule is depths: 0 repeats the step before, 1 runs the outermost level, 10 and more "
-            "run all. Stretched to your number of steps.",
+            tooltip="Used when rule is depths: one number per step, scaled to your number of steps. 0 repeats the step "
+            "before, 1 runs the outermost layers, 10 or more runs everything.",
         ),
         io.Boolean.Input(
             "last_full", default=False, optional=True,
-            tooltip="Run every block at the last 1 of the steps, which removes left-over noise.",
+            tooltip="Run the whole model at the last step, which removes residual noise.",
         ),
         io.Combo.Input(
             "caching", options=["auto", "output", "branch"], default="auto", optional=True,
-            tooltip="What is kept: 1 block's output, or the branch that it adds to its input. auto is output on U-Nets "
-            "and branch on transformers.",
+            tooltip="What is cached: a block's output, or only what the block adds to its input. auto picks output for "
+            "U-Nets and branch for transformers.",
         ),
         io.Boolean.Input(
             "split", default=False, optional=True,
-            tooltip="Take a U-Net's transformers apart into their single blocks: SDXL has 70. More rows in the mask, "
-            "and more memory.",
+            tooltip="Treat each transformer block inside a U-Net separately (SDXL has 70). Finer control, more cache "
+            "memory.",
         ),
     ]  # fmt: skip

@@ -32,15 +32,15 @@ class SkipstoneMaskLoader(io.ComfyNode):
             node_id="SkipstoneMaskLoader",
             display_name="Load Block Mask",
             category=MASKS,
-            description="Reads a mask file: which blocks of one kind of model run at which step.",
+            description="Loads a mask file: which blocks of one kind of model run at which step.",
             inputs=[
                 io.Combo.Input(
                     "file", options=MASK_FILES.names(),
-                    tooltip=f"A {MASK_FILES.suffix} mask in models/{MASK_FILES.folder} or output/{MASK_FILES.folder}. A mask "
-                    "of 20 steps is mapped to your number of steps.",
+                    tooltip=f"A mask file from models/{MASK_FILES.folder} or output/{MASK_FILES.folder}. It is scaled to "
+                    "your number of steps.",
                 )
             ],
-            outputs=[MASK.Output(display_name="mask", tooltip="The mask, for the 1 kind of model it was made for.")],
+            outputs=[MASK.Output(display_name="mask", tooltip="The mask. It fits the kind of model it was made for.")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -71,14 +71,14 @@ class SkipstoneMaskSaver(io.ComfyNode):
             node_id="SkipstoneMaskSaver",
             display_name="Save Block Mask",
             category=MASKS,
-            description=f"Writes a mask for this model into output/{MASK_FILES.folder}. Load Block Mask finds it there.",
+            description=f"Saves a mask for this model to output/{MASK_FILES.folder}, where Load Block Mask finds it.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that the mask is for; 1 file serves 1 kind of model."),
-                MASK.Input("mask", tooltip="1 rule, or 1 loaded mask, which is mapped to the number of steps below."),
-                steps_input("Steps that the file describes, evenly spaced. 20 is a usual run."),
+                io.Model.Input("model", tooltip="The model that the mask is for."),
+                MASK.Input("mask", tooltip="The mask or rule to save."),
+                steps_input("Number of steps to save the mask for. A mask that already has this many steps is saved unchanged."),
                 io.String.Input(
                     "filename_prefix", default="mask",
-                    tooltip="Start of the file's name; a number such as 00001 is added.",
+                    tooltip="Start of the file name; a counter is added.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -109,17 +109,19 @@ class SkipstoneBlockMask(io.ComfyNode):
             node_id="SkipstoneBlockMask",
             display_name="Block Mask",
             category="Skipstone",
-            description="Faster sampling: at each step only the blocks that the mask names run, the others hand out "
+            description="Faster sampling: at each step only the blocks chosen by the mask run, and the others reuse "
             "their cached output. After sampling the node shows what ran and what was saved.",
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux or Chroma. Other models pass through and come out dense.",
+                    tooltip="An SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux or Chroma model. Other models run "
+                    "unaccelerated.",
                 ),
-                MASK.Input("mask", tooltip="From Block Mask Rule or Load Block Mask. 1 mask per model: a later one replaces it."),
+                MASK.Input("mask", tooltip="A mask from Block Mask Rule, Load Block Mask or Train Block Mask. A second "
+                "Block Mask on the same model replaces the first."),
                 *map(advanced, _memory_inputs()),
             ],
-            outputs=[io.Model.Output(tooltip="The same model, skipping blocks. The input stays as it was.")],
+            outputs=[io.Model.Output(tooltip="The model with block skipping. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -139,17 +141,17 @@ def _memory_inputs() -> list[Any]:
     return [
         io.Boolean.Input(
             "forecast", default=False, optional=True,
-            tooltip="Continue what is kept in a straight line over its last 2 values instead of repeating the last. Doubles "
-            "the memory.",
+            tooltip="Extrapolate cached values from the last two instead of repeating the last one. Needs twice the "
+            "cache memory.",
         ),
         io.Boolean.Input(
             "offload", default=False, optional=True,
-            tooltip="What is kept waits in the CPU's memory: 0 MiB on the GPU between steps, and slower.",
+            tooltip="Keep cached values in system memory instead of VRAM. Slower.",
         ),
         io.Float.Input(
             "memory_budget", default=0.0, min=0.0, max=1048576.0, step=1.0, optional=True,
-            tooltip="Most MiB to keep; 0 is no limit. Where a mask needs more, the blocks that save least per byte run at "
-            "every step.",
+            tooltip="Limit of the cache in MiB, or 0 for no limit. If the mask needs more, the blocks that save least "
+            "run at every step.",
         ),
     ]  # fmt: skip
 
@@ -164,14 +166,14 @@ class SkipstoneMaskPreview(io.ComfyNode):
             node_id="SkipstoneMaskPreview",
             display_name="Preview Block Mask",
             category=MASKS,
-            description="Draws a mask: steps from left to right, blocks from top to bottom; what runs, what is reused, "
-            "and what nobody needs.",
+            description="Draws a mask: steps from left to right, blocks from top to bottom, coloured by whether a block "
+            "runs, is reused, or is not needed.",
             inputs=[
-                io.Model.Input("model", tooltip="The model whose blocks are drawn: 1 row each."),
-                MASK.Input("mask", tooltip="From Block Mask Rule or Load Block Mask; 1 colour per block and step."),
-                steps_input("Steps to draw, evenly spaced. 20 is a usual run."),
+                io.Model.Input("model", tooltip="The model whose blocks are drawn."),
+                MASK.Input("mask", tooltip="The mask or rule to draw."),
+                steps_input("Number of steps to draw."),
             ],
-            outputs=[io.Image.Output(tooltip="A picture with 1 column per step. Give it to Preview Image.")],
+            outputs=[io.Image.Output(tooltip="The drawing, for Preview Image or Save Image.")],
             hidden=[io.Hidden.unique_id],
         )
 

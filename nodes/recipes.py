@@ -28,16 +28,16 @@ class SkipstoneRecipeLoader(io.ComfyNode):
             node_id="SkipstoneRecipeLoader",
             display_name="Load Recipe",
             category=CATEGORY,
-            description="Puts a recipe file on a model: token merging or pruning, block masks, or several of them at once.",
+            description="Applies a recipe file to a model. A recipe can hold token merging or pruning, block skipping, "
+            "or several of them.",
             inputs=[
-                io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL, PixArt and, for block masks, SVD, SD3, Flux and Chroma."),
+                io.Model.Input("model", tooltip="The model to accelerate."),
                 io.Combo.Input(
                     "file", options=RECIPE_FILES.names(),
-                    tooltip=f"A {RECIPE_FILES.suffix} recipe in models/{RECIPE_FILES.folder} or output/{RECIPE_FILES.folder}. "
-                    "1 recipe may hold several methods.",
+                    tooltip=f"A recipe file from models/{RECIPE_FILES.folder} or output/{RECIPE_FILES.folder}.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The same model with the recipe on it. The input stays as it was.")],
+            outputs=[io.Model.Output(tooltip="The model with the recipe. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -62,13 +62,13 @@ class SkipstoneRecipeSaver(io.ComfyNode):
             node_id="SkipstoneRecipeSaver",
             display_name="Save Recipe",
             category=CATEGORY,
-            description=f"Writes what Skipstone nodes do to a model into output/{RECIPE_FILES.folder}. Load Recipe finds it "
-            "there, and so do the other hosts.",
+            description=f"Saves what the Skipstone nodes before it do to a model, to output/{RECIPE_FILES.folder}. Load "
+            "Recipe and the other hosts can read the file.",
             inputs=[
-                io.Model.Input("model", tooltip="A model after 1 or more Skipstone nodes."),
+                io.Model.Input("model", tooltip="A model with Skipstone nodes on it."),
                 io.String.Input(
                     "filename_prefix", default="recipe",
-                    tooltip="Start of the file's name; a number such as 00001 is added.",
+                    tooltip="Start of the file name; a counter is added.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

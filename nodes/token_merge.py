@@ -48,10 +48,10 @@ class SkipstoneTokenMerge(io.ComfyNode):
             node_id="SkipstoneTokenMerge",
             display_name="Token Merge (CA-ToMe)",
             category="Skipstone",
-            description="Faster sampling for SD1.x, SD2.x, SDXL and PixArt: self-attention runs on fewer tokens. "
-            "After sampling the node shows what was merged and saved.",
+            description="Faster sampling for SD1.x, SD2.x, SDXL and PixArt: similar tokens are merged before "
+            "self-attention. After sampling the node shows how much was merged and saved.",
             inputs=[*_main_inputs(), *map(advanced, _rare_inputs())],
-            outputs=[io.Model.Output(tooltip="The same model, sampling on merged tokens. The input stays as it was.")],
+            outputs=[io.Model.Output(tooltip="The model with token merging. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -65,20 +65,21 @@ class SkipstoneTokenMerge(io.ComfyNode):
 
 def _main_inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="SD1.x, SD2.x, SDXL or PixArt. Other models pass through and come out dense."),
+        io.Model.Input("model", tooltip="An SD1.x, SD2.x, SDXL or PixArt model. Other models run unaccelerated."),
         io.Float.Input(
             "threshold", default=0.7, min=-1.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider,
-            tooltip="Tokens at least this similar (cosine, -1 to 1) are merged. 0.7 is the paper's choice; lower is "
-            "faster, 0.9 is careful, 1 is off.",
+            tooltip="Tokens at least this similar (cosine similarity) are merged. The paper uses 0.7; lower values are "
+            "faster, 0.9 changes little, and 1 turns merging off.",
         ),
         io.Combo.Input(
             "checkpoints", options=[*CHECKPOINT_PRESETS, CUSTOM], default="config_3",
-            tooltip="Steps at which pairs are searched anew; between them they are reused. Of 51 steps config_3 searches "
-            "at 13, config_1 at 9, every at 51. Lists are stretched to your number of steps.",
+            tooltip="Steps at which the pairs of similar tokens are searched; they are reused in between. config_3 "
+            "searches at about a quarter of the steps, every at all of them.",
         ),
         io.String.Input(
             "custom_checkpoints", default="0, 10, 20, 30, 40", optional=True,
-            tooltip="Read only when checkpoints is custom: steps from 0 to 50, as if you sampled 51 steps.",
+            tooltip="Used when checkpoints is custom: a list of steps from 0 to 50, which is scaled to your number of "
+            "steps.",
         ),
     ]  # fmt: skip
 
@@ -87,30 +88,30 @@ def _rare_inputs() -> list[Any]:
     return [
         io.Boolean.Input(
             "proportional", default=False, optional=True,
-            tooltip="Let a merged token weigh as much as the tokens it stands for: closer to the original, attention "
-            "about 4 % slower. SD and SDXL with pytorch attention; elsewhere the node says that it is off.",
+            tooltip="Weight each merged token by the number of tokens it stands for. Closer to the original image but "
+            "slower; works on SD and SDXL with PyTorch attention.",
         ),
-        matching_input("merges a little less"),
+        matching_input("merges slightly fewer tokens"),
         max_downsample_input(),
         io.Combo.Input(
             "batch", options=["per_sample", "max"], default="per_sample", optional=True,
-            tooltip="For batches of 2 and more. per_sample: each image merges its own count, so that it never depends on "
-            "the others. max: all merge the largest count, as the paper's code does.",
+            tooltip="How many tokens are merged when a batch has several images. per_sample keeps each image independent "
+            "of the others; max merges the largest count in all of them, like the paper's code.",
         ),
         io.Combo.Input(
             "destination", options=["top_left", "random"], default="top_left", optional=True,
-            tooltip="The 1 token of each cell that others merge into: its top left one, or one drawn at each search. "
-            "The draw has its own seed; your noise stays the same.",
+            tooltip="Which token of each cell the others are merged into: the top left one, or a random one. The random "
+            "choice does not affect your noise seed.",
         ),
-        stride_input("75 % of the tokens can merge at 2, 89 % at 3, 94 % at 4"),
-        *window_inputs("Merge"),
+        stride_input("merged"),
+        *window_inputs("Merging"),
         io.Boolean.Input(
             "merge_cross_attention", default=False, optional=True,
-            tooltip="Merge in cross-attention too. Saves less than 1 % of an SD1.5 step more; the paper leaves it dense.",
+            tooltip="Also merge tokens in cross-attention. This saves little; the paper does not do it.",
         ),
         io.Boolean.Input(
             "merge_mlp", default=False, optional=True,
-            tooltip="Merge in the feed-forward layer too. Saves about 3 % of an SD1.5 step more at 512 px with half of "
-            "the tokens merged, and costs detail; the paper leaves it dense.",
+            tooltip="Also merge tokens in the feed-forward layers. Saves a little more time and loses detail; the paper "
+            "does not do it.",
         ),
     ]  # fmt: skip

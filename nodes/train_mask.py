@@ -48,12 +48,15 @@ class SkipstoneTrainMask(io.ComfyNode):
             node_id="SkipstoneTrainMask",
             display_name="Train Block Mask",
             category=MASKS,
-            description="Learns from noise which blocks of this model may be skipped at which step, for a share of the "
-            "multiply-adds that you choose. No picture is needed, and the model stays as it is.",
+            description="Learns which blocks of this model can be skipped at which step, within the amount of "
+            "computation you choose. It needs no images, and the model is not changed.",
             inputs=[*_model_inputs(), *_run_inputs(), *_train_inputs(), *map(advanced, _rare_inputs())],
             outputs=[
-                MASK.Output(display_name="mask", tooltip="The mask, for this kind of model. Give it to Block Mask."),
-                io.Image.Output(display_name="preview", tooltip="The mask as a picture with 1 column per step."),
+                MASK.Output(display_name="mask", tooltip="The trained mask, for Block Mask."),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The mask as a picture: steps from left to right, blocks from top to bottom.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -199,28 +202,27 @@ def _picture(trained: Trained) -> Any:
 
 def _model_inputs() -> list[Any]:
     return [
-        io.Model.Input(
-            "model", tooltip="The model to train for. Its weights stay as they are, and 0 LoRAs are needed."
-        ),
+        io.Model.Input("model", tooltip="The model to train a mask for. Its weights are not changed."),
         io.Conditioning.Input(
             "positive",
-            tooltip="What samples are of. Join several prompts with Conditioning (Combine): each sample takes 1 of them.",
+            tooltip="What the training samples show. To train on several prompts, join them with Conditioning (Combine); "
+            "each sample uses one of them.",
         ),
-        io.Conditioning.Input("negative", tooltip="As in the sampler; not read when cfg is 1."),
-        io.Latent.Input("latent", tooltip="1 empty latent of the size that you will sample; its content is not read."),
+        io.Conditioning.Input("negative", tooltip="The negative prompt, as in the sampler. Not used when cfg is 1."),
+        io.Latent.Input("latent", tooltip="An empty latent of the size you will sample."),
     ]
 
 
 def _run_inputs() -> list[Any]:
     known = comfy.samplers.KSampler
     return [
-        steps_input("Steps of the runs that the mask is for. It can be mapped to others; 20 is a usual run."),
-        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in the sampler: 1 is no guidance."),
+        steps_input("Number of steps to train for. The mask can be used with other numbers too."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="The guidance scale, as in the sampler."),
         io.Combo.Input(
             "sampler_name", options=[name for name in SAMPLERS if name in known.SAMPLERS], default="euler",
-            tooltip="Samplers with 1 call a step. The mask serves the others too.",
+            tooltip="Sampler to train with. The mask works with all samplers.",
         ),
-        io.Combo.Input("scheduler", options=list(known.SCHEDULERS), tooltip="As in the sampler: 1 list of noise levels."),
+        io.Combo.Input("scheduler", options=list(known.SCHEDULERS), tooltip="The scheduler, as in the sampler."),
     ]  # fmt: skip
 
 
@@ -228,11 +230,12 @@ def _train_inputs() -> list[Any]:
     return [
         io.Float.Input(
             "target", default=0.6, min=0.05, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider,
-            tooltip="Share of the model's multiply-adds that may run: 0.6 is 1.67x fewer, 0.4 is 2.5x.",
+            tooltip="How much of the model's computation may run: 0.6 is about 1.7 times less than the full model, 0.4 "
+            "is 2.5 times less.",
         ),
         io.Int.Input(
             "passes", default=20, min=1, max=10000,
-            tooltip="Rounds of learning; 20 is a good beginning. A round tries 8 changes, each for at most 1 run of the samples.",
+            tooltip="Rounds of training. Start with 20; more rounds take longer and can find better masks.",
         ),
     ]  # fmt: skip
 
@@ -241,25 +244,25 @@ def _rare_inputs() -> list[Any]:
     return [
         io.Int.Input(
             "samples", default=16, min=1, max=64, optional=True,
-            tooltip="Samples on which masks are compared, a quarter of them in 1 batch. Fewer are faster, need less memory and "
-            "learn less.",
+            tooltip="Number of samples on which masks are compared. Fewer are faster and need less memory, but the mask "
+            "fits them more closely.",
         ),
         io.Combo.Input(
             "form", options=["search", *GRADIENTS], default="search", optional=True,
-            tooltip="search tries changes, and needs no gradients. The other 3 do, and the weights twice in memory: exchange "
-            "estimates each change, windowed learns the run at once, interleaved is the paper's, step by step.",
+            tooltip="How the mask is found. search needs no gradients and the least memory; the other forms use "
+            "gradients and need the model's weights twice. interleaved is the paper's.",
         ),
         io.Combo.Input(
             "caching", options=["auto", "output", "branch"], default="auto", optional=True,
-            tooltip="What is kept: 1 block's output, or the branch that it adds to its input. auto is output on U-Nets "
-            "and branch on transformers.",
+            tooltip="What is cached: a block's output, or only what the block adds to its input. auto picks output for "
+            "U-Nets and branch for transformers.",
         ),
         io.Int.Input(
             "training_seed", default=0, min=0, max=2000, optional=True,
-            tooltip="Number of the training's noise: the same number learns the same. 0 is as good as any.",
+            tooltip="Seed of the training. The same seed gives the same mask.",
         ),
         io.String.Input(
             "filename_prefix", default="trained", optional=True,
-            tooltip="Start of the mask file's name; a number such as 00001 is added.",
+            tooltip="Start of the mask's file name; a counter is added.",
         ),
     ]  # fmt: skip

@@ -25,23 +25,31 @@ def advanced(widget: Any) -> Any:
 
 
 def window_inputs(what: str) -> list[Any]:
-    """Two numbers for a part of the sampling run; outside it nothing happens. what: a verb."""
+    """Two numbers for a part of the sampling run; outside it nothing happens. what: what happens inside."""
     return [
         io.Float.Input(
             "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip=f"{what} from here on. 0 is the first step; 0.2 runs the first fifth in full and keeps composition.",
+            tooltip=f"{what} starts at this point of the run. 0.2 leaves the first fifth unchanged, which preserves the "
+            "composition.",
         ),
         io.Float.Input(
             "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip=f"{what} up to here. 1 is the last step; 0.8 runs the last fifth in full and keeps fine detail.",
+            tooltip=f"{what} ends at this point of the run. 0.8 leaves the last fifth unchanged, which preserves fine "
+            "detail.",
         ),
     ]  # fmt: skip
 
 
-def stride_input(most: str) -> Any:
-    """Cell side. most: how many tokens can go at each side."""
+def stride_input(what: str) -> Any:
+    """Cell side. what: what becomes of tokens."""
     return io.Int.Input(
-        "stride", default=2, min=2, max=8, optional=True, tooltip=f"Cell side in tokens. At most {most}."
+        "stride",
+        default=2,
+        min=2,
+        max=8,
+        optional=True,
+        tooltip="Size of the cells in tokens. At most three quarters "
+        f"of the tokens can be {what} with 2, and more with larger cells.",
     )
 
 
@@ -49,8 +57,8 @@ def matching_input(loss: str) -> Any:
     """What is compared with what. loss: what local matching costs."""
     return io.Combo.Input(
         "matching", options=["dense", "local"], default="dense", optional=True,
-        tooltip="dense compares each token with all (the paper). local compares inside tiles of 16 x 16 tokens: 16 "
-        f"times fewer pairs at 64 x 64 tokens, and {loss}.",
+        tooltip="dense compares each token with all others, as in the paper. local compares only inside small tiles: "
+        f"much cheaper for large images, but {loss}.",
     )  # fmt: skip
 
 
@@ -58,8 +66,8 @@ def max_downsample_input() -> Any:
     """Which attentions are served."""
     return io.Combo.Input(
         "max_downsample", options=["auto", *map(str, MAX_DOWNSAMPLES)], default="auto", optional=True,
-        tooltip="Coarsest attention served, as latent side over token side. auto is 1 on SD1.x (64 x 64 tokens at "
-        "512 px) and up to 4 on SDXL. Larger saves little more and costs quality.",
+        tooltip="Coarsest attention layers that are included: 1 is full resolution, 8 the coarsest. auto suits each "
+        "model; larger values save little more and cost quality.",
     )  # fmt: skip
 
 
