@@ -1,6 +1,10 @@
-"""Skipstone on one U-Net for one pass: two root hooks around the engine's calls.
+"""Skipstone on one U-Net for one pass: hooks around the engine's calls.
 
-Leaf overrides live for one U-Net call, the two hooks until :meth:`UNetBracket.end`. Nothing else touches the model.
+Leaf overrides live for one U-Net call, the hooks until :meth:`UNetBracket.end`. Nothing else touches the model.
+
+An extension may replace the U-Net's `forward` and run the blocks several times in one call: ControlNet's reference modes
+first run them on the reference, to fill the banks that attention reads in the picture's own pass. There the engine's call
+begins with the picture's pass, and the others run in full.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.engine.call import Call
@@ -19,6 +24,11 @@ from ..core.recipe import Recipe
 from .labels import StepRows
 
 log = logging.getLogger("skipstone")
+
+_EXTRA_PASS = "an extension's extra passes through the U-Net (such as ControlNet's reference) ran unaccelerated"
+_NO_PASS = "an extension replaces the U-Net's forward, and no pass through the blocks starts from the picture's latent"
+
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class UNetBracket:
@@ -36,10 +46,14 @@ class UNetBracket:
         self._broken = False
         self._engine = Engine(unet, recipe)
         self._session = self._engine.begin()
+        self._waiting: _Arguments | None = None
+        self._first = first_block(unet)
         self._handles = [
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
             unet.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
+        if self._first is not None:
+            self._handles.append(self._first.register_forward_pre_hook(self._on_pass))
 
     def end(self) -> Report:
         """Take everything off the model, free the run's state and return its report. May be called twice."""
@@ -51,6 +65,22 @@ class UNetBracket:
     def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.foreign or self._broken:
             return
+        if self._first is not None and "forward" in unet.__dict__:
+            self._waiting = (args, kwargs)
+        else:
+            self._begin(args, kwargs)
+
+    def _on_pass(self, first: nn.Module, args: tuple[Any, ...]) -> None:
+        """A pass through the blocks begins. In a replaced forward, the engine's call begins with the picture's."""
+        if self._waiting is None:
+            return
+        if not same_picture(args[0], self._engine.family.inputs(*self._waiting).latent):
+            self._session.meter.note(_EXTRA_PASS)
+            return
+        waiting, self._waiting = self._waiting, None
+        self._begin(*waiting)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             self._session.begin_call(self._call(args, kwargs))
         except Decline as reason:
@@ -62,6 +92,9 @@ class UNetBracket:
             log.exception("Skipstone stopped serving this pass; the image comes dense")
 
     def _after(self, unet: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._session.decline_call(_NO_PASS)
         self._session.end_call(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -75,3 +108,22 @@ class UNetBracket:
         options = kwargs.get("transformer_options") or {}
         streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
         return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent)
+
+
+def first_block(unet: nn.Module) -> nn.Module | None:
+    """Where each pass through a U-Net's blocks begins; None for other networks."""
+    blocks = getattr(unet, "input_blocks", None)
+    return blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) else None
+
+
+def same_picture(hidden: Any, latent: Any) -> bool:
+    """Does a pass that begins with `hidden` [B, C, h, w] run on the call's latent?
+
+    Inpainting models have further channels behind the latent's four, which extensions replace; those do not count. Waits
+    for the device only where the tensors do not share their memory.
+    """
+    if not isinstance(hidden, Tensor) or not isinstance(latent, Tensor) or hidden.shape != latent.shape:
+        return False
+    if hidden.data_ptr() == latent.data_ptr():
+        return True
+    return torch.equal(hidden[:, :4], latent[:, :4].to(hidden.dtype))

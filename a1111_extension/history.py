@@ -15,10 +15,11 @@ KEPT_RUNS = 4
 
 @dataclass(frozen=True)
 class Run:
-    """One pass: what it was, what was done, and when it ended."""
+    """One pass: what it was, what was done, its number since the web UI started, and when it ended."""
 
     title: str
     report: Report
+    number: int
     ended: datetime = field(default_factory=datetime.now)
 
 
@@ -28,12 +29,16 @@ class History:
     def __init__(self) -> None:
         """Empty."""
         self._runs: deque[Run] = deque(maxlen=KEPT_RUNS)
+        self._count = 0
         self._lock = Lock()
 
-    def add(self, run: Run) -> None:
-        """File a run; the oldest beyond the last few is dropped."""
+    def add(self, title: str, report: Report) -> Run:
+        """File a pass as a run; the oldest beyond the last few is dropped."""
         with self._lock:
+            self._count += 1
+            run = Run(title, report, self._count)
             self._runs.appendleft(run)
+        return run
 
     def runs(self) -> list[Run]:
         """Newest first."""
@@ -44,7 +49,7 @@ class History:
 def headline(history: History) -> str:
     """One line of HTML on the newest run, for the panel."""
     runs = history.runs()
-    return f"Last run: {escape(_first_line(runs[0]))}" if runs else "No run yet."
+    return f"Run {runs[0].number}, {escape(first_line(runs[0]))}" if runs else "No run yet."
 
 
 def page(history: History) -> str:
@@ -53,24 +58,29 @@ def page(history: History) -> str:
     if not runs:
         return "<p>No run yet. Switch the panel on in txt2img or img2img and generate a picture.</p>"
     newest, earlier = runs[0], runs[1:]
-    lines = "".join(f"<li>{escape(_stamp(run))}: {escape(_first_line(run))}</li>" for run in earlier)
-    before = f"<h4>Runs before</h4><ul>{lines}</ul>" if earlier else ""
+    lines = "".join(f"<li>{escape(_stamp(run))}: {escape(_done(run))}</li>" for run in earlier)
+    before = f"<h4>Earlier runs</h4><ul>{lines}</ul>" if earlier else ""
     summary = "<br>".join(map(escape, newest.report.summary().splitlines()))
     tables = _blocks_table(newest.report) + _layers_table(newest.report)
     return f"<h4>{escape(_stamp(newest))}</h4><p>{summary}</p>{tables}{before}"
 
 
+def first_line(run: Run) -> str:
+    """One line of text: which pass it was and what was done."""
+    return f"{run.title}: {_done(run)}"
+
+
 def _stamp(run: Run) -> str:
-    return f"{run.ended:%H:%M:%S} {run.title}"
+    return f"Run {run.number}, {run.ended:%H:%M:%S}, {run.title}"
 
 
-def _first_line(run: Run) -> str:
+def _done(run: Run) -> str:
     report = run.report
-    first = report.summary().splitlines()[0]
-    if report.idle or not report.blocks:
-        return first
-    skipped = f"ran {report.blocks_run} of {report.blocks} blocks, {_macs_saved(report)} of their multiply-adds saved"
-    return f"{first}; {skipped}" if report.served else skipped
+    if report.idle:
+        return f"did nothing in {report.calls} call{'s' * (report.calls != 1)}"
+    tokens = report.summary().splitlines()[0] if report.served else ""
+    blocks = f"ran {report.blocks_run} of {report.blocks} blocks, {_macs_saved(report)} of their multiply-adds saved"
+    return "; ".join(filter(None, (tokens, blocks if report.blocks else "")))
 
 
 def _macs_saved(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of the host: its U-Net, its checkpoint, and whether something else has the U-Net's attention in hand."""
+"""What the host has: its U-Net, its checkpoint, and whether another feature already patches the U-Net's attention."""
 
 from __future__ import annotations
 
@@ -33,18 +33,16 @@ def models_folder() -> Path:
 def refusal() -> str:
     """Why nothing can be done in the pass that is about to begin; empty when it can."""
     if getattr(_module("sd_unet"), "current_unet", None) is not None:
-        return "an SD Unet (TensorRT or the like) replaces the U-Net: set Settings > SD Unet to None"
+        return "an SD Unet such as TensorRT replaces the U-Net: set Settings > SD Unet to None"
     return ""
 
 
 def attention_refusal(p: Any) -> str:
-    """Why no tokens can be left out in the pass that is about to begin; empty when they can. Blocks can be skipped."""
+    """Why tokens can be neither merged nor pruned in the pass that is about to begin; empty when they can."""
     if _own_merging(p) > 0:
-        return (
-            "the host's own token merging is on: set its ratio to 0 in Settings > Optimizations, or leave Skipstone off"
-        )
+        return "the web UI's own token merging is on: set its ratio to 0 in Settings > Optimizations"
     if _hypertile(hires=is_hires(p)):
-        return "Hypertile cuts the U-Net's attention into tiles: switch it off in Settings > Hypertile, or leave Skipstone off"
+        return "Hypertile splits the U-Net's attention into tiles: turn it off in Settings > Hypertile"
     return ""
 
 

@@ -5,27 +5,26 @@ An exception in the U-Net skips the host's `postprocess`, so every job first cle
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
 from torch import nn
 
-from ..core.engine.meter import Report
-from ..core.errors import SkipstoneError
+from ..core.engine.fitting import refusals, without
 from ..core.recipe import Recipe
 from .bracket import UNetBracket
-from .history import History, Run
+from .history import History, first_line
 from .host import checkpoint_of, is_last_step, unet_of
-from .settings import BLOCKS_RUN, MERGED, PRUNED
-
-log = logging.getLogger("skipstone")
+from .results import one_line, tell_done, tell_refused
 
 
 @dataclass
 class _Pass:
-    """What is under way: for which processing object, on which U-Net, with which checkpoint in it."""
+    """What is under way: for which processing object, on which U-Net, with which checkpoint in it.
+
+    recipe: as the user asked for it. fitting: the part of it that this U-Net can do.
+    """
 
     p: Any
     title: str
@@ -33,6 +32,7 @@ class _Pass:
     unet: nn.Module
     checkpoint: str
     bracket: UNetBracket
+    fitting: Recipe
     stale: bool = False
 
     def switched(self) -> bool:
@@ -50,14 +50,16 @@ class Lifecycle:
         self._lock = RLock()
 
     def begin(self, p: Any, recipe: Recipe, title: str) -> None:
-        """Begin a pass; the one before ends. A model that cannot be served is told of, once, and runs dense."""
+        """Begin a pass; the one before ends. What this model cannot do is told and left out; the rest runs."""
         with self._lock:
             self.end()
             unet = unet_of(p)
-            try:
-                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), UNetBracket(unet, recipe))
-            except SkipstoneError as error:
-                tell_dense(p, str(error))
+            refused = refusals(unet, recipe)
+            for reason in dict.fromkeys(refused.values()):
+                tell_refused(p, recipe, [kind for kind in refused if refused[kind] == reason], reason, title)
+            fitting = without(recipe, set(refused))
+            if not fitting.neutral:
+                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), UNetBracket(unet, fitting), fitting)
 
     def end(self) -> None:
         """End the pass under way, if any, and file its report. The U-Net is then as it was before."""
@@ -68,10 +70,9 @@ class Lifecycle:
             report = ended.bracket.end()
             if not report.calls:
                 return
-            self.history.add(Run(ended.title, report))
-            _tell_results(ended.p, ended.title, ended.recipe, report)
-            if report.idle:
-                tell_dense(ended.p, report.summary().replace("\n", "; "))
+            run = self.history.add(ended.title, report)
+            ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
+            tell_done(ended.p, ended.fitting, report, ended.title)
 
     def on_step(self, params: Any) -> None:
         """`on_cfg_denoiser`: a sampler step begins; a refiner may just have switched the model."""
@@ -92,36 +93,6 @@ class Lifecycle:
         with self._lock:
             if self._pass is not None:
                 self._pass.stale = True
-
-
-def tell_dense(p: Any, reason: str, what: str = "nothing done") -> None:
-    """Say once, under the picture and in the console, what was not done and why."""
-    text = f"Skipstone: {what}. {reason}"
-    if text not in (getattr(p, "comments", None) or {}):
-        log.warning(text)
-        p.comment(text)
-
-
-def _tell_results(p: Any, title: str, recipe: Recipe, report: Report) -> None:
-    """Put the shares of merged or pruned tokens and of blocks that ran into the infotext, as far as they were asked for."""
-    if recipe.merge and not recipe.merge.neutral:
-        _tell_share(p, MERGED, title, _left_out(report, "merged"))
-    if recipe.prune and not recipe.prune.neutral:
-        _tell_share(p, PRUNED, title, _left_out(report, "pruned"))
-    if recipe.skip and not recipe.skip.neutral:
-        _tell_share(p, BLOCKS_RUN, title, report.blocks_run / max(1, report.blocks))
-
-
-def _left_out(report: Report, verb: str) -> float:
-    layers = [layer for layer in report.layers.values() if layer.verb == verb]
-    return 1 - sum(layer.kept for layer in layers) / sum(layer.tokens for layer in layers) if layers else 0.0
-
-
-def _tell_share(p: Any, key: str, title: str, share: float) -> None:
-    """One figure per pass; a later batch replaces an earlier one's."""
-    shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
-    shares[title] = share
-    p.extra_generation_params[key] = " / ".join(f"{s:.0%}" for s in shares.values())
 
 
 def _rows(cond: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from typing import Any, get_args
 
@@ -16,39 +16,61 @@ from ..core.errors import SkipstoneError
 from ..core.recipe import BatchRule, Destination, Matching
 from ..core.recipe_prune import Recovery
 from . import masks
+from .infotext import read_infotext
 from .settings import (
     CHECKPOINTS,
-    CUSTOM,
     DATO_CHOICES,
     LEVELS,
     MERGE_IN,
-    OFF,
     PASSES,
     RULES,
     PanelSettings,
-    read_infotext,
 )
 
 DEFAULT = PanelSettings()
 
-THRESHOLD_INFO = "Tokens more alike than this are merged: 0.7 is the paper's choice, lower merges more, 1 is off"
-CHECKPOINTS_INFO = "When alike tokens are searched anew; config_3: at 13 of 51 calls"
-CUSTOM_INFO = "Calls of 51, such as 0 8 11 20, mapped to your steps"
-RULE_INFO = "What runs between full calls. deepcache: the outermost layers; interval: nothing"
-EVERY_INFO = "deepcache, interval: a full call each so many; 1 is off"
-BRANCH_INFO = "deepcache: 0 runs the last layer alone, higher runs more"
-DEPTHS_INFO = "depths: a code per call from the second on, as 12 1 1 0; 0 repeats a call, 12 runs all"
-MASK_INFO = f"mask: a file in models/{masks.FOLDER}"
-LAST_FULL_INFO = "Run all blocks in the last step, which removes left-over noise"
-BUDGET_INFO = "Most MiB of cached outputs, 0 for no limit; a block that finds no room runs"
-OFFLOAD_INFO = "Cached outputs wait in the computer's memory: no video memory, slower"
-FORECAST_INFO = "Continue the last two outputs in a straight line, in twice the memory, instead of repeating the last"
-DATO_INFO = "Depths for 51 calls, mapped to your steps: dato_coco runs 5 calls in full, b 5, c 6, d 8"
-RATIO_INFO = "Share of the tokens that attention leaves out: 0.4 is the paper's choice, 0.75 is the most, 0 is off"
-DATO_DEPTHS_INFO = "custom: a depth per call from the second on, as 12 1 1 0; empty prunes without caching"
-RATIOS_INFO = "custom: a ratio per call of a full run, as 0.4 0.3 0; empty takes Ratio"
-RECOVER_INFO = "DaTo: a pruned token takes the output of its nearest base token, or of the nearest of all that are kept"
-PASSES_INFO = "Large pictures gain most: a 1024 px pass has four times the tokens of a 512 px one"
+THRESHOLD_INFO = (
+    "Merge tokens that are more similar than this. The paper uses 0.7, lower values merge more, 1 turns merging off"
+)
+CHECKPOINTS_INFO = "Calls at which similar tokens are searched again. config_3 has 13 of them in 51 calls"
+CUSTOM_INFO = "Call numbers out of 51, such as 0 8 11 20, mapped to your steps"
+RULE_INFO = "What runs between full calls: the outermost layers (deepcache), or nothing (interval)"
+EVERY_INFO = "For deepcache and interval: one full call in this many. 1 turns the rule off"
+BRANCH_INFO = "For deepcache: 0 runs only the last layer, higher values run more layers"
+DEPTHS_INFO = (
+    "For depths: one code per call, from the second on, such as 12 1 1 0. 0 repeats the last output, 12 runs all blocks"
+)
+MASK_INFO = f"For mask: a file from models/{masks.FOLDER}"
+LAST_FULL_INFO = "Run all blocks in the last step, which removes residual noise"
+BUDGET_INFO = "Limit for cached outputs in MiB, 0 for no limit. Blocks whose outputs do not fit always run"
+OFFLOAD_INFO = "Keep cached outputs in system memory: saves video memory, costs time"
+FORECAST_INFO = "Extrapolate the last two outputs instead of repeating the last one. Needs twice the memory"
+DATO_INFO = (
+    "Published schedules for 51 calls, mapped to your steps. dato_coco and dato_b have 5 full calls, dato_c 6, dato_d 8"
+)
+RATIO_INFO = (
+    "Share of the tokens that attention leaves out. The paper uses 0.4, the maximum is 0.75, 0 turns pruning off"
+)
+DATO_DEPTHS_INFO = (
+    "For custom: one depth per call, from the second call on, such as 12 1 1 0. Leave empty to prune only"
+)
+RATIOS_INFO = "For custom: one ratio per call of a full run, such as 0.4 0.3 0. Leave empty to use Ratio"
+RECOVER_INFO = "DaTo: a pruned token takes the output of its nearest base token, or of the nearest token that was kept"
+PASSES_INFO = (
+    "Passes to accelerate. Large pictures gain most: a 1024 px pass has four times the tokens of a 512 px pass"
+)
+MATCHING_INFO = "local compares tokens within tiles of 16 x 16 only: faster, merges fewer tokens"
+PROPORTIONAL_INFO = "Not available here: this host's attention takes no key bias. Pictures are made without it"
+DESTINATION_INFO = "Token of each 2 x 2 cell that the others merge into. The released code uses random"
+BATCH_INFO = "per_sample: a picture does not depend on the others in its batch. max: as in the released code"
+LEVEL_INFO = "Coarsest level to merge or prune at. auto: the finest level that has attention, on SDXL also the next one"
+MERGE_IN_INFO = "Where tokens are merged or pruned. Both papers use self-attention only"
+START_INFO = "Accelerate from this part of the run on. 0 is the first step"
+END_INFO = "Accelerate up to this part of the run. 1 is the last step"
+RECIPE_INFO = "A Skipstone recipe. If filled in, it replaces all other settings except Hires fix"
+
+EXCLUSIVE = ("threshold", "rule", "dato", "ratio", "ratios", "dato_depths")
+"""Fields of which one choice may exclude another (:meth:`PanelSettings.after`)."""
 
 infotext_reader = lru_cache(maxsize=None)(read_infotext)
 """One function per field, the same in both tabs: it is also the name by which "Send to img2img" finds the field."""
@@ -56,9 +78,10 @@ infotext_reader = lru_cache(maxsize=None)(read_infotext)
 
 @dataclass
 class Panel:
-    """components: in the order of :class:`PanelSettings`. last_run: the line that tells what the last run merged.
+    """components: in the order of :class:`PanelSettings`. last_run: one line on the last run.
 
-    log: the host's line with the time a job took, which changes whenever one ends; it is made after the panel.
+    log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
+        changes whenever a run ends. The host makes it after the panel.
     """
 
     components: list[Any]
@@ -92,21 +115,28 @@ def build(elem_id: Callable[[str], str]) -> Panel:
         told = gr.HTML("", elem_id=elem_id("told"))
         last_run = gr.HTML("No run yet.", elem_id=elem_id("last_run"))
     components = [enabled, threshold, checkpoints, custom, passes, *advanced, *skip, *dato, recover_from]
-    _tell_at_once(dict(zip(PanelSettings.__dataclass_fields__, components, strict=True)), told)
+    _follow(dict(zip(PanelSettings.__dataclass_fields__, components, strict=True)), told)
     return Panel(components, last_run)
 
 
-def _tell_at_once(fields: dict[str, Any], told: Any) -> None:
-    """Choosing DaTo switches off what it cannot go with; values that cannot run are told before a picture is made."""
-    dato, way = fields["dato"], [fields[name] for name in ("threshold", "rule")]
-    dato.input(fn=make_way, inputs=[dato, *way], outputs=way, show_progress="hidden", queue=False)
-    for name in ("threshold", "rule", "depths", "mask", "dato", "ratio", "ratios", "dato_depths", "recipe"):
-        fields[name].change(fn=_problem, inputs=[*fields.values()], outputs=[told], show_progress="hidden", queue=False)
+def _follow(fields: dict[str, Any], told: Any) -> None:
+    """The last choice counts, what it excludes goes off; values that cannot run are told before a picture is made."""
+    quiet = {"show_progress": "hidden", "queue": False}
+    for name in EXCLUSIVE:
+        inputs = [fields[n] for n in EXCLUSIVE]
+        fields[name].input(fn=partial(after, name), inputs=inputs, outputs=inputs[:3], **quiet)
+    for name in (*EXCLUSIVE, "depths", "mask", "recipe"):
+        fields[name].change(fn=_problem, inputs=[*fields.values()], outputs=[told], **quiet)
 
 
-def make_way(dato: str, threshold: float, rule: str) -> list[Any]:
-    """Threshold and block rule beside this choice of DaTo: one thing prunes or merges tokens, one says which blocks run."""
-    return [threshold if dato == OFF else 1.0, rule if dato in (OFF, CUSTOM) else OFF]
+def after(chosen: str, *values: Any) -> list[Any]:
+    """Threshold, block rule and DaTo after a choice in the field `chosen`. values: of :data:`EXCLUSIVE`."""
+    given = dict(zip(EXCLUSIVE, values, strict=True))
+    try:
+        settled = PanelSettings.of_args([given]).after(chosen)
+    except SkipstoneError:
+        return list(values[:3])
+    return [settled.threshold, settled.rule, settled.dato]
 
 
 def _problem(*values: Any) -> str:
@@ -201,50 +231,22 @@ def _advanced(elem_id: Callable[[str], str]) -> list[Any]:
         return gr.Slider(0.0, 1.0, getattr(DEFAULT, name), step=0.01, label=label, info=info, elem_id=elem_id(name))
 
     with gr.Row():
-        matching = pick(
-            "matching",
-            "Matching",
-            get_args(Matching),
-            "local compares inside tiles of 16 x 16 tokens: cheaper, merges less",
-        )
+        matching = pick("matching", "Matching", get_args(Matching), MATCHING_INFO)
         proportional = gr.Checkbox(
             DEFAULT.proportional,
             label="Proportional attention",
-            info="Not possible in this host: its attention takes no key bias. The report says so; the image comes without it",
+            info=PROPORTIONAL_INFO,
             elem_id=elem_id("proportional"),
         )
     with gr.Row():
-        destination = pick(
-            "destination",
-            "Destination",
-            get_args(Destination),
-            "Token of each 2 x 2 cell that others merge into; random is the released code's choice",
-        )
-        batch = pick(
-            "batch",
-            "Batch",
-            get_args(BatchRule),
-            "per_sample: an image never depends on its batch-mates. max is the released code's rule",
-        )
+        destination = pick("destination", "Destination", get_args(Destination), DESTINATION_INFO)
+        batch = pick("batch", "Batch", get_args(BatchRule), BATCH_INFO)
     with gr.Row():
-        level = pick(
-            "max_downsample",
-            "Coarsest level",
-            LEVELS,
-            "auto: the finest level that has attention, on SDXL also the next",
-        )
-        merge_in = pick(
-            "merge_in", "Merge in", MERGE_IN, "Where DaTo prunes, too. Both papers act in self-attention only"
-        )
+        level = pick("max_downsample", "Coarsest level", LEVELS, LEVEL_INFO)
+        merge_in = pick("merge_in", "Merge in", MERGE_IN, MERGE_IN_INFO)
     recover_from = pick("recover_from", "Recover from", get_args(Recovery), RECOVER_INFO)
     with gr.Row():
-        start = part("start", "Start", "Part of the run that is served: 0 is the noisiest step")
-        end = part("end", "End", "1 is the last step")
-    recipe = gr.Textbox(
-        DEFAULT.recipe,
-        label="Recipe (JSON)",
-        info="A Skipstone recipe. When filled, it replaces everything above except the hires switch",
-        lines=2,
-        elem_id=elem_id("recipe"),
-    )
+        start = part("start", "Start", START_INFO)
+        end = part("end", "End", END_INFO)
+    recipe = gr.Textbox(DEFAULT.recipe, label="Recipe (JSON)", info=RECIPE_INFO, lines=2, elem_id=elem_id("recipe"))
     return [matching, proportional, destination, batch, level, merge_in, start, end, recipe, recover_from]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from modules import script_callbacks, scripts
 
+from ..core.engine.fitting import without
 from ..core.errors import SkipstoneError
-from ..core.recipe import Recipe
+from ..core.recipe import BlockSkip, Recipe
 from . import panel, tab, xyz
 from .history import History, headline
 from .host import attention_refusal, is_hires, refusal
-from .lifecycle import Lifecycle, tell_dense
+from .infotext import INFOTEXT, infotext_of
+from .lifecycle import Lifecycle
 from .masks import located
-from .settings import HIRES, INFOTEXT, PanelSettings
+from .results import refuse, tell_refused, used
+from .settings import HIRES, PanelSettings
 
 HISTORY = History()
 LIFECYCLE = Lifecycle(HISTORY)
@@ -57,9 +59,9 @@ class SkipstoneScript(scripts.Script):
             return
         settings, _ = wanted
         p.skipstone_results = {}
-        p.extra_generation_params.update(settings.infotext())
+        p.extra_generation_params.update(infotext_of(settings))
         if settings.passes == HIRES and not getattr(p, "enable_hr", False):
-            tell_dense(p, f"'{HIRES}' is chosen and this picture has no hires pass")
+            refuse(p, f"'{HIRES}' is chosen and this picture has no hires pass")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """A pass begins. Forge calls this twice before a hires pass; the second call starts it afresh."""
@@ -70,11 +72,12 @@ class SkipstoneScript(scripts.Script):
         settings, recipe = wanted
         if recipe.neutral or not settings.serves(is_hires(p)):
             return
+        title = _title(p, kwargs.get("x"))
         if reason := refusal():
-            return tell_dense(p, reason)
-        recipe = _without_tokens(recipe, p)
+            return tell_refused(p, recipe, [method.kind for method in used(recipe)], reason, title)
+        recipe = _without_tokens(recipe, p, title)
         if not recipe.neutral:
-            LIFECYCLE.begin(p, recipe, _title(p, kwargs.get("x")))
+            LIFECYCLE.begin(p, recipe, title)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         """Sampling is over, or was interrupted: free everything before the VAE runs and the infotext is written."""
@@ -104,17 +107,17 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | Non
         settings = xyz.with_axes(PanelSettings.of_args(args), p)
         return (settings, located(settings.as_recipe())) if settings.enabled else None
     except SkipstoneError as error:
-        tell_dense(p, str(error))
+        refuse(p, str(error))
         return None
 
 
-def _without_tokens(recipe: Recipe, p: Any) -> Recipe:
-    """The recipe as it is, or without merging and pruning where the host has the attention in hand (which is told once)."""
-    asked = [m for m in (recipe.merge, recipe.prune) if m is not None and not m.neutral]
-    if not asked or not (reason := attention_refusal(p)):
+def _without_tokens(recipe: Recipe, p: Any, title: str) -> Recipe:
+    """The recipe, less merging and pruning where another feature already patches the U-Net's attention."""
+    tokens = [method.kind for method in used(recipe) if method.kind != BlockSkip.kind]
+    if not tokens or not (reason := attention_refusal(p)):
         return recipe
-    tell_dense(p, reason, f"no tokens {' or '.join('pruned' if m is recipe.prune else 'merged' for m in asked)}")
-    return replace(recipe, merge=None, prune=None)
+    tell_refused(p, recipe, tokens, reason, title)
+    return without(recipe, set(tokens))
 
 
 def _title(p: Any, latent: Any) -> str:

@@ -1,22 +1,22 @@
-"""The panel's values: from the host's argument list to a recipe, to infotext and back. Knows no host.
+"""The panel's values: from the host's argument list to a recipe and back. Knows no host.
 
 The order of :class:`PanelSettings`' fields is the order of the API's `args` list, a public interface: append only.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..core.checks import choice
-from ..core.errors import RecipeError
+from ..core.errors import RecipeError, shown
 from ..core.presets_dato import DATO
 from ..core.recipe import MAX_DOWNSAMPLES, BlockSkip, Recipe, TokenMerge, preset
 from ..core.recipe_prune import TokenPrune, parse_ratios
 from ..core.recipe_skip import parse_depths
 from ..core.schedule import CHECKPOINT_PRESETS
+from .values import typed
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
@@ -39,22 +39,19 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Block rules, and the fields that each reads."""
 
+WINDOW = ("start", "end")
+"""What merging, pruning and all block rules read."""
+
 BLOCK_FIELDS = ("last_full", "memory_budget", "offload", "forecast")
 """What every block rule and DaTo's depths read."""
 
 SKIP_FIELDS = ("rule", "every", "branch", "depths", "mask", *BLOCK_FIELDS)
 DATO_FIELDS = ("dato", "ratio", "ratios", "dato_depths", "recover_from")
-TOKEN_FIELDS = ("matching", "max_downsample", "start", "end")
-"""What merging and pruning read alike, beside where they act."""
+TOKEN_FIELDS = ("matching", "max_downsample", *WINDOW)
+"""What both merging and pruning read, beside where they act."""
 
 DATO_CHOICES = (OFF, *(name for name in DATO if preset(name).prune == TokenPrune()), CUSTOM)
 """DaTo's presets that differ in their depths alone; the panel's other fields say the rest. Others are recipes."""
-
-INFOTEXT = "Skipstone "
-"""All infotext keys begin so. The rest of a key is the field's name, with blanks for underscores."""
-
-MERGED, PRUNED, BLOCKS_RUN = INFOTEXT + "merged", INFOTEXT + "pruned", INFOTEXT + "blocks run"
-"""Infotext keys of the results; they are told, not pasted back."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,15 @@ class PanelSettings:
 
     @classmethod
     def of_args(cls, args: Sequence[Any]) -> PanelSettings:
-        """From the host's argument list; what is missing or None keeps its default, what is too much is dropped."""
-        given = zip((f.name for f in fields(cls)), args, strict=False)
-        return cls(**{name: value for name, value in given if value is not None})
+        """From the host's argument list, or from one mapping of field names to values in its first place.
+
+        What is missing or None keeps its default; what is too much is dropped. Raises :class:`RecipeError` for a value of
+        the wrong type and for a name that is no field.
+        """
+        names = [f.name for f in fields(cls)]
+        by_name = args[0] if args and isinstance(args[0], Mapping) else dict(zip(names, args, strict=False))
+        known_fields(by_name)
+        return cls(**{k: typed(k, v, getattr(cls, k)) for k, v in by_name.items() if v is not None})
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, passes: str = BOTH) -> PanelSettings:
@@ -105,19 +108,20 @@ class PanelSettings:
             enabled=True,
             threshold=float(merge.threshold),
             checkpoints=str(merge.checkpoints) if listed else CUSTOM,
-            custom="" if listed else _spaced(merge.checkpoints),
+            custom="" if listed else spaced(merge.checkpoints),
             passes=passes,
             proportional=merge.proportional,
             destination=merge.destination,
             batch=merge.batch,
             **_token_fields(recipe.prune if merge.neutral and recipe.prune else merge),
             **_method_fields(recipe.prune, recipe.skip),
+            **_window(recipe),
         )
         return panel if panel._says(recipe) else replace(panel, recipe=recipe.to_json())
 
     def _says(self, recipe: Recipe) -> bool:
         try:
-            return _effects(self.as_recipe()) == _effects(recipe)
+            return effects(self.as_recipe()) == effects(recipe)
         except RecipeError:
             return False
 
@@ -137,13 +141,13 @@ class PanelSettings:
         prune = self._prune()
         if prune is not None and not prune.neutral and not merge.neutral:
             raise RecipeError(
-                f"threshold={merge.threshold:g} merges tokens and dato={self.dato!r} prunes the same ones: "
+                f"threshold={merge.threshold:g} merges tokens that dato={self.dato!r} prunes: "
                 "set Threshold to 1, or DaTo to off"
             )
         return Recipe(merge=merge, prune=prune, skip=self._skip())
 
     def _tokens(self) -> dict[str, Any]:
-        """What merging and pruning read alike."""
+        """What both merging and pruning read."""
         choice("merge in", self.merge_in, tuple(MERGE_IN))
         choice("coarsest level", str(self.max_downsample), LEVELS)
         level = str(self.max_downsample)
@@ -160,13 +164,13 @@ class PanelSettings:
 
     def _skip(self) -> BlockSkip | None:
         choice("rule", self.rule, tuple(RULES))
-        values = {name: getattr(self, name) for name in (*RULES[self.rule], *BLOCK_FIELDS)}
+        values = {name: getattr(self, name) for name in (*RULES[self.rule], *BLOCK_FIELDS, *WINDOW)}
         if depths := self._dato_depths():
             if self.rule != OFF:
                 raise RecipeError(
-                    f"rule={self.rule!r} and dato={self.dato!r} both say which blocks run: set one of them to off"
+                    f"rule={self.rule!r} and dato={self.dato!r} both decide which blocks run: set one of them to off"
                 )
-            return BlockSkip(rule="depths", **{**values, "depths": depths, "start": self.start, "end": self.end})
+            return BlockSkip(rule="depths", **{**values, "depths": depths})
         if self.rule == OFF:
             return None
         if self.rule == "depths":
@@ -180,60 +184,30 @@ class PanelSettings:
         skip = None if self.dato == OFF else preset(self.dato).skip
         return skip.depths if skip else ()
 
+    def after(self, chosen: str) -> PanelSettings:
+        """These settings once the field `chosen` was set last: it counts, and what it excludes is turned off.
+
+        DaTo prunes the tokens that a threshold below 1 merges, and its depths decide which blocks run, as a rule does.
+        """
+        prunes = self.ratio > 0 or bool(self.dato == CUSTOM and self.ratios.strip())
+        depths = self.dato != OFF and (self.dato != CUSTOM or bool(self.dato_depths.strip()))
+        if chosen in DATO_FIELDS and self.dato != OFF:
+            return replace(self, threshold=1.0 if prunes else self.threshold, rule=OFF if depths else self.rule)
+        if (chosen == "threshold" and self.threshold < 1 and prunes) or (
+            chosen == "rule" and self.rule != OFF and depths
+        ):
+            return replace(self, dato=OFF)
+        return self
+
     def serves(self, hires: bool) -> bool:
         """Does the hires switch let this pass be served?"""
         return self.passes == BOTH or (self.passes == HIRES) == hires
 
-    def infotext(self) -> dict[str, str]:
-        """What goes into the picture's infotext: threshold and checkpoints always, a block rule and DaTo with what they
-        read; the rest where it is not the default. Raises :class:`RecipeError` like :meth:`as_recipe`."""
-        recipe = self.as_recipe()
-        if str(self.recipe).strip():
-            told = {"recipe": json.dumps(recipe.to_dict()), "passes": self.passes}
-        else:
-            told = {name: _text(getattr(self, name)) for name in self._read(recipe)}
-            told["checkpoints"] = _spaced((recipe.merge or TokenMerge()).checkpoints)
-        always = ("threshold", "checkpoints", "every", "ratio")
-        return {key_of(k): v for k, v in told.items() if k in always or v != _text(getattr(PanelSettings, k))}
 
-    def _read(self, recipe: Recipe) -> Iterator[str]:
-        """The fields that make up the recipe."""
-        own = () if self.dato != CUSTOM else ("ratios", "dato_depths")
-        dato = ("dato",) if self.dato == OFF else ("dato", "ratio", "recover_from", *own)
-        blocks = BLOCK_FIELDS if recipe.skip else ()
-        read = {"rule", *RULES[self.rule], *blocks, *dato}
-        optional = {"enabled", "custom", *SKIP_FIELDS, *DATO_FIELDS}
-        return (f.name for f in fields(self) if f.name in read or f.name not in optional)
-
-
-def key_of(name: str) -> str:
-    """The infotext key of a field."""
-    return INFOTEXT + name.replace("_", " ")
-
-
-def read_infotext(name: str) -> Callable[[Mapping[str, str]], Any]:
-    """What sets a field's component from pasted infotext: a function of the parsed keys.
-
-    A picture made without Skipstone switches the panel off and leaves the rest alone; one made with it sets every field.
-    """
-
-    def read(params: Mapping[str, str]) -> Any:
-        made_here = key_of("threshold") in params or key_of("recipe") in params
-        if name == "enabled":
-            return made_here
-        return _field_from(name, params) if made_here else None
-
-    return read
-
-
-def _field_from(name: str, params: Mapping[str, str]) -> Any:
-    default = getattr(PanelSettings, name)
-    listed = params.get(key_of("checkpoints"), PanelSettings.checkpoints)
-    if name in ("checkpoints", "custom"):
-        known = listed in CHECKPOINT_PRESETS
-        return (listed if known else CUSTOM) if name == "checkpoints" else ("" if known else listed)
-    text = params.get(key_of(name), str(default))
-    return text == "True" if isinstance(default, bool) else type(default)(text)
+def known_fields(given: Mapping[Any, Any]) -> None:
+    """Refuse a name that is no field of the panel."""
+    if unknown := [name for name in given if name not in PanelSettings.__dataclass_fields__]:
+        raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
 
 
 def _token_fields(method: TokenMerge | TokenPrune) -> dict[str, Any]:
@@ -242,9 +216,13 @@ def _token_fields(method: TokenMerge | TokenPrune) -> dict[str, Any]:
         "matching": method.matching,
         "max_downsample": str(method.max_downsample),
         "merge_in": names[0] if names else PanelSettings.merge_in,
-        "start": float(method.start),
-        "end": float(method.end),
     }
+
+
+def _window(recipe: Recipe) -> dict[str, Any]:
+    """The part of the run that the first method in use is on for."""
+    used = [m for m in recipe.methods if not m.neutral] or recipe.methods
+    return {name: float(getattr(used[0], name)) for name in WINDOW} if used else {}
 
 
 def _method_fields(prune: TokenPrune | None, skip: BlockSkip | None) -> dict[str, Any]:
@@ -254,27 +232,23 @@ def _method_fields(prune: TokenPrune | None, skip: BlockSkip | None) -> dict[str
     if skip is not None and skip.rule in RULES:
         rule = OFF if by_depths else skip.rule
         values = {"rule": rule, **{name: getattr(skip, name) for name in (*RULES[rule], *BLOCK_FIELDS)}}
-        values |= {"depths": _spaced(skip.depths)} if rule == "depths" else {}
+        values |= {"depths": spaced(skip.depths)} if rule == "depths" else {}
     if prune is None:
         return values
     depths = skip.depths if skip is not None and by_depths else ()
     named = [name for name in DATO_CHOICES[1:-1] if depths and getattr(preset(name).skip, "depths", ()) == depths]
     listed = isinstance(prune.ratio, tuple)
     values |= {"dato": named[0] if named and not listed else CUSTOM, "recover_from": prune.recover_from}
-    values |= {"ratios": _spaced(prune.ratios)} if listed else {"ratio": float(prune.ratios[0])}
-    return values | ({} if named and not listed else {"dato_depths": _spaced(depths)})
+    values |= {"ratios": spaced(prune.ratios)} if listed else {"ratio": float(prune.ratios[0])}
+    return values | ({} if named and not listed else {"dato_depths": spaced(depths)})
 
 
-def _effects(recipe: Recipe) -> tuple[Any, ...]:
+def effects(recipe: Recipe) -> tuple[Any, ...]:
     """What tells two recipes apart: a merging that changes nothing is as good as none."""
     merge = recipe.merge
     return (None if merge is None or merge.neutral else merge, recipe.prune, recipe.skip)
 
 
-def _text(value: Any) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"{value:g}" if number else str(value)
-
-
-def _spaced(calls: str | tuple[float, ...]) -> str:
+def spaced(calls: str | tuple[float, ...]) -> str:
+    """A list as one types it: "0 8 11"; a preset's name as it is."""
     return calls if isinstance(calls, str) else " ".join(f"{call:g}" for call in calls)

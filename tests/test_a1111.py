@@ -9,15 +9,10 @@ import pytest
 import tiny
 import torch
 from doubles import a1111
-from doubles.a1111_jobs import LAYERS, ON, dense, fresh, runs
+from doubles.a1111_jobs import LAYERS, ON, dense, fresh, refused, runs
 
-from skipstone.a1111_extension.settings import (
-    BOTH,
-    CUSTOM,
-    FIRST,
-    HIRES,
-    MERGED,
-)
+from skipstone.a1111_extension.infotext import MERGED
+from skipstone.a1111_extension.settings import BOTH, CUSTOM, FIRST, HIRES
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -42,7 +37,8 @@ def test_reload_ui_registers_again_and_leaves_nothing_of_the_old_code_on_the_mod
 ) -> None:
     script = host.script()
     script.process_before_every_sampling(job, *ON, x=job.latent)
-    assert list(a1111.traces(job.unet)) == ["._forward_hooks", "._forward_pre_hooks"]
+    hooks = ["._forward_hooks", "._forward_pre_hooks", "input_blocks.0._forward_pre_hooks"]
+    assert list(a1111.traces(job.unet)) == hooks
     again = a1111.load_shim()
     assert list(a1111.traces(job.unet)) == []
     assert again.SkipstoneScript is not host.module.SkipstoneScript
@@ -109,7 +105,7 @@ def test_the_hires_switch_chooses_the_passes(
 def test_a_hires_switch_without_a_hires_pass_is_told(host: a1111.Host, job: a1111.Job) -> None:
     x = host.process_images(host.script(), job, *ON, "config_3", "", HIRES)
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
+    (text,) = refused(job)
     assert "no hires pass" in text
 
 

@@ -10,10 +10,11 @@ import pytest
 import tiny
 import torch
 from doubles import a1111
-from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, runs
+from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.bracket import UNetBracket
-from skipstone.a1111_extension.settings import BLOCKS_RUN, CUSTOM, MERGED, PRUNED, PanelSettings
+from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED
+from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
 from skipstone.core.blocks import recognise
 from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.plan.skips import compiled, evenly, graph_of
@@ -39,7 +40,7 @@ def test_a_preset_prunes_and_skips(host: a1111.Host, job: a1111.Job, forge: bool
     report = runs(host)[0].report
     assert report.calls == 5 and report.served == LAYERS and report.blocks_reused > 0
     assert {layer.verb for layer in report.layers.values()} == {"pruned"}
-    assert job.comments == {} and job.extra_generation_params == {
+    assert refused(job) == [] and job.extra_generation_params == {
         "Skipstone threshold": "1",
         "Skipstone checkpoints": "config_3",
         "Skipstone dato": "dato_coco",
@@ -165,8 +166,8 @@ def test_pruning_goes_with_a_block_rule(host: a1111.Host, job: a1111.Job) -> Non
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"dato": "dato_coco"}, "threshold=0.7 merges tokens and dato='dato_coco' prunes the same ones: set Threshold"),
-        ({**COCO, "rule": "deepcache"}, "rule='deepcache' and dato='dato_coco' both say which blocks run: set one"),
+        ({"dato": "dato_coco"}, "threshold=0.7 merges tokens that dato='dato_coco' prunes: set Threshold to 1"),
+        ({**COCO, "rule": "deepcache"}, "rule='deepcache' and dato='dato_coco' both decide which blocks run: set one"),
         ({**COCO, "dato": "dato_x"}, "dato='dato_x' is not one of off, dato_coco"),
         ({**COCO, "ratio": 0.8}, "ratio=0.8 is outside [0, 0.75]"),
         ({**PRUNE, "ratios": "0.4, most"}, "ratios '0.4, most' cannot be read"),
@@ -174,7 +175,7 @@ def test_pruning_goes_with_a_block_rule(host: a1111.Host, job: a1111.Job) -> Non
         ({**PRUNE, "dato_depths": "12; one"}, "depths '12; one' cannot be read"),
         ({**COCO, "recover_from": "noise"}, "recover_from='noise' is not one of base, kept"),
         ({**COCO, "recover_from": "kept", "matching": "local"}, "use it with matching='dense'"),
-        ({"rule": "interval", "memory_budget": -1}, "memory_budget=-1 is outside"),
+        ({"rule": "interval", "memory_budget": -1}, "memory_budget=-1.0 is outside"),
         (
             {"recipe": '{"skipstone": 1, "methods": [{"kind": "token_merge"}, {"kind": "token_prune"}]}'},
             "token_merge and token_prune both act on attn1",
@@ -186,8 +187,8 @@ def test_what_cannot_run_is_told_once_and_the_picture_is_dense(
 ) -> None:
     x = host.process_images(host.script(), job, *args_of(**values))
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
-    assert says in text and "\n" not in text and text.startswith("Skipstone: nothing done.")
+    (text,) = refused(job)
+    assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
     assert job.extra_generation_params == {} and runs(host) == []
 
 
@@ -197,8 +198,8 @@ def test_what_pruning_must_give_way_to_does_not_hinder_the_depths(host: a1111.Ho
     host.opts.hypertile_enable_unet = what == "Hypertile"
     job = fresh(job, token_merging=0.0 if what == "Hypertile" else 0.5)
     assert torch.equal(host.process_images(host.script(), job, *args_of(**COCO)), alone)
-    (text,) = job.comments
-    assert text.startswith("Skipstone: no tokens pruned.") and what in text
+    (text,) = refused(job)
+    assert text.startswith("Skipstone pruned no tokens: ") and what in text
     assert BLOCKS_RUN in job.extra_generation_params and PRUNED not in job.extra_generation_params
 
 
@@ -250,7 +251,7 @@ def test_a_mask_made_with_diffusers_is_followed_here(host: a1111.Host, job: a111
     (tmp_path / "skipstone_masks").mkdir()
     mask.save(tmp_path / "skipstone_masks" / "twin.safetensors")
     x = host.process_images(host.script(), job, *args_of(threshold=1.0, rule="mask", mask="twin.safetensors"))
-    assert job.comments == {} and not mask.blocks[0].startswith("input_blocks")
+    assert refused(job) == [] and not mask.blocks[0].startswith("input_blocks")
     ruled = host.process_images(host.script(), fresh(job), *args_of(threshold=1.0, rule="deepcache", every=2))
     assert torch.equal(x, ruled)
 
@@ -262,7 +263,9 @@ def test_the_report_says_pruned(host: a1111.Host, job: a1111.Job) -> None:
     history = sys.modules["_skipstone_webui.a1111_extension.history"]
     host.process_images(host.script(), job, *args_of(**COCO))
     shown = host.module._script.HISTORY
-    assert history.headline(shown).startswith("Last run: pruned ") and "; ran " in history.headline(shown)
+    assert history.headline(shown).startswith("Run 1, one pass, 128 x 128: pruned ") and "; ran " in history.headline(
+        shown
+    )
     assert "<th>tokens pruned</th>" in history.page(shown) and "merged" not in history.page(shown)
 
 
@@ -284,5 +287,5 @@ def test_a_pass_of_which_nothing_could_be_served_is_told(host: a1111.Host, job: 
     with pytest.raises(Exception):  # noqa: B017 - as above
         a1111.call_unet(job.unet, job.latent[0], 500.0, job.cond)
     script.postprocess(job, None, *args)
-    (text,) = job.comments
-    assert "served NO layer in 1 calls" in text and "no picture latent" in text
+    (text,) = refused(job)
+    assert text.startswith("Skipstone did nothing: ") and "no picture latent" in text

@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 import torch
 from doubles import a1111
-from doubles.a1111_jobs import args_of, dense, fresh
+from doubles.a1111_jobs import args_of, dense, fresh, refused
 
-from skipstone.a1111_extension.settings import BOTH, CUSTOM, MERGED, OFF, PanelSettings
+from skipstone.a1111_extension.infotext import MERGED
+from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
 from skipstone.core.presets_dato import DATO
-from skipstone.core.recipe import Recipe, TokenPrune, preset
+from skipstone.core.recipe import Recipe, preset
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
 COCO: dict[str, Any] = {"threshold": 1.0, "dato": "dato_coco"}
-REST = ("", 0.0, False, False)
-"""What stands between the block rule and DaTo in the tab: no mask file, and block options at their defaults."""
-
 
 # -- settings --
 
@@ -55,13 +53,6 @@ def field(script: Any, name: str) -> a1111.Component:
     return script.components[list(PanelSettings.__dataclass_fields__).index(name)]
 
 
-def test_choosing_dato_in_the_panel_makes_way_for_it(host: a1111.Host) -> None:
-    dato = field(host.script(), "dato")
-    assert dato.fire("input", "dato_b", 0.7, "deepcache") == [1.0, OFF]
-    assert dato.fire("input", CUSTOM, 0.7, "deepcache") == [1.0, "deepcache"]
-    assert dato.fire("input", OFF, 0.7, "deepcache") == [0.7, "deepcache"]
-
-
 def test_the_panel_says_at_once_what_cannot_run(host: a1111.Host) -> None:
     script = host.script()
     for name in ("threshold", "rule", "dato", "recipe", "ratio", "ratios", "dato_depths", "depths", "mask"):
@@ -72,38 +63,17 @@ def test_the_panel_says_at_once_what_cannot_run(host: a1111.Host) -> None:
         assert "&lt;b&gt;" in told.fire("change", *args_of(rule="depths", depths="<b>"))
 
 
-@pytest.fixture
-def tab(host: a1111.Host) -> dict[str, a1111.Component]:
+def test_the_tabs_controls_leave_what_they_do_not_show_as_it_is(host: a1111.Host) -> None:
     for img2img in (False, True):
         host.script(img2img)
     host.fire("on_ui_tabs")
-    return host.made
-
-
-def test_choosing_dato_in_the_tab_writes_it_and_makes_way(tab: dict[str, a1111.Component]) -> None:
-    rule = ("deepcache", 3, 0, "", *REST[:1], False, *REST[1:])
-    text, told, threshold, ruled = tab["skipstone_tab_dato"].fire(
-        "input", preset("ca_tome").to_json(), 0.7, "config_3", "", *rule, "dato_b", 0.3, "", ""
-    )
-    recipe = Recipe.from_json(text)
-    assert (told, threshold, ruled) == ("", 1.0, OFF)
-    assert recipe.prune == TokenPrune(ratio=0.3) and recipe.skip == preset("dato_b").skip
-    assert recipe.merge is None and recipe.name == ""
-    told, *values = tab["skipstone_send_txt2img"].fire("click", text)
-    values[4] = BOTH
-    sent = PanelSettings.of_args(values)
-    assert (sent.dato, sent.ratio, sent.recipe) == ("dato_b", 0.3, "")
-    _, told = tab["skipstone_tab_threshold"].fire("input", text, 0.5, "config_3", "")
-    assert "token_merge and token_prune both act on attn1" in told
-
-
-def test_the_tabs_other_controls_leave_dato_as_it_is(tab: dict[str, a1111.Component]) -> None:
     released = preset("dato_reference")
     released = replace(released, skip=replace(released.skip, split=True, end=0.5))  # type: ignore[type-var]
-    values = ("off", 3, 0, "", *REST[:1], False, 64.0, *REST[2:], "dato_coco", 0.2, "", "")
-    text, told = tab["skipstone_tab_memory_budget"].fire("input", released.to_json(), *values)
-    recipe = Recipe.from_json(text)
-    assert told == "" and recipe.prune == replace(released.prune, ratio=0.2)  # type: ignore[type-var]
+    host.made["skipstone_tab_recipe"].set(released.to_json())
+    host.made["skipstone_tab_memory_budget"].set(64)
+    host.made["skipstone_tab_ratio"].set(0.2)
+    recipe = Recipe.from_json(host.made["skipstone_tab_recipe"].value)
+    assert recipe.prune == replace(released.prune, ratio=0.2)  # type: ignore[type-var]
     assert recipe.skip == replace(released.skip, memory_budget=64.0)  # type: ignore[type-var]
 
 
@@ -120,7 +90,7 @@ def test_an_axis_over_presets(host: a1111.Host, job: a1111.Job, panel: tuple[Any
         cell = fresh(job)
         axes(host)["DaTo"].apply(cell, value, [])
         assert torch.equal(host.process_images(host.script(), cell, *panel), picture)
-        assert cell.comments == {}
+        assert refused(cell) == []
 
 
 def test_an_axis_over_ratios(host: a1111.Host, job: a1111.Job) -> None:

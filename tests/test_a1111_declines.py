@@ -8,13 +8,10 @@ import pytest
 import tiny
 import torch
 from doubles import a1111
-from doubles.a1111_jobs import ON, args_of, dense, fresh, job_of, runs
+from doubles.a1111_jobs import ON, args_of, dense, fresh, job_of, refused, runs
 
-from skipstone.a1111_extension.settings import (
-    BOTH,
-    CUSTOM,
-    MERGED,
-)
+from skipstone.a1111_extension.infotext import MERGED, REFUSED
+from skipstone.a1111_extension.settings import BOTH, CUSTOM
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -39,8 +36,8 @@ def test_bad_values_are_told_once_and_the_picture_is_dense(
 ) -> None:
     x = host.process_images(host.script(), job, *args)
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
-    assert says in text and "\n" not in text and text.startswith("Skipstone: nothing done.")
+    (text,) = refused(job)
+    assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
     assert job.extra_generation_params == {} and runs(host) == []
 
 
@@ -60,7 +57,7 @@ def test_hypertile_for_the_second_pass_declines_that_pass_only(host: a1111.Host,
     job = fresh(job, enable_hr=True)
     host.process_images(host.script(), job, *ON)
     assert [run.title for run in runs(host)] == ["first pass, 128 x 128"]
-    (text,) = job.comments
+    (text,) = refused(job)
     assert "Hypertile" in text
 
 
@@ -83,7 +80,7 @@ def test_a_model_that_is_no_unet_is_declined(host: a1111.Host) -> None:
 def assert_declined(host: a1111.Host, job: a1111.Job, says: str) -> None:
     x = host.process_images(host.script(), job, *ON)
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
+    (text,) = refused(job)
     assert says in text and runs(host) == []
 
 
@@ -91,9 +88,10 @@ def test_no_layer_served_is_said_loudly(host: a1111.Host) -> None:
     job = job_of(tiny.ldm_unet(attention=(2,)))
     x = host.process_images(host.script(), job, *args_of(threshold=0.0, max_downsample="1"))
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
-    assert "served NO layer" in text and "coarser than 1/1" in text
-    assert job.extra_generation_params[MERGED] == "0%"
+    (text,) = refused(job)
+    assert text.startswith("Skipstone did nothing: ") and "coarser than 1/1" in text
+    told = job.extra_generation_params
+    assert MERGED not in told and f"Skipstone {told[REFUSED]}" == text
 
 
 def test_proportional_attention_is_declined_with_a_reason(host: a1111.Host, job: a1111.Job) -> None:

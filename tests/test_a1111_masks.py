@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from doubles import a1111
-from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, runs
+from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
-from skipstone.a1111_extension.settings import BLOCKS_RUN, MERGED, PanelSettings
+from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED
+from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.core.blocks import recognise
 from skipstone.core.plan.mask import Mask
 from skipstone.core.plan.skips import SkipPlan
@@ -152,15 +153,15 @@ def test_what_merging_must_give_way_to_does_not_hinder_skipping(host: a1111.Host
     job = fresh(job, token_merging=0.0 if what == "Hypertile" else 0.5)
     x = host.process_images(host.script(), job, *args_of(**{**RULE, "threshold": 0.0}))
     assert torch.equal(x, alone)
-    (text,) = job.comments
-    assert text.startswith("Skipstone: no tokens merged.") and what in text
+    (text,) = refused(job)
+    assert text.startswith("Skipstone merged no tokens: ") and what in text
     assert BLOCKS_RUN in job.extra_generation_params and MERGED not in job.extra_generation_params
 
 
 def test_skipping_alone_is_not_told_of_other_mergers(host: a1111.Host, job: a1111.Job) -> None:
     job = fresh(job, token_merging=0.5)
     host.process_images(host.script(), job, *args_of(**RULE))
-    assert job.comments == {} and runs(host)[0].report.blocks_reused > 0
+    assert refused(job) == [] and runs(host)[0].report.blocks_reused > 0
 
 
 # -- mask files --
@@ -210,8 +211,8 @@ def test_bad_values_are_told_once_and_the_picture_is_dense(
     (file.parent.parent / file.name).write_bytes(file.read_bytes())
     x = host.process_images(host.script(), job, *args_of(**values))
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
-    assert says in text and "\n" not in text and text.startswith("Skipstone: nothing done.")
+    (text,) = refused(job)
+    assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
     assert job.extra_generation_params == {} and runs(host) == []
 
 
@@ -233,10 +234,16 @@ def test_a_mask_that_does_not_fit_is_told_and_the_picture_is_dense(
         replace(mask, run=mask.run[:, 1:], blocks=mask.blocks[1:]).save(file)
     else:
         file.write_bytes(file.read_bytes()[:50])
-    x = host.process_images(host.script(), job, *args_of(rule="mask", mask=file.name))
+    x = host.process_images(host.script(), job, *args_of(**NO_MERGE, rule="mask", mask=file.name))
     assert torch.equal(x, dense(host, job))
-    (text,) = job.comments
+    (text,) = refused(job)
     assert says in text and "\n" not in text and runs(host) == []
+    merged = host.process_images(host.script(), fresh(job), *args_of(threshold=0.0))
+    job = fresh(job)
+    both = host.process_images(host.script(), job, *args_of(threshold=0.0, rule="mask", mask=file.name))
+    assert torch.equal(both, merged) and MERGED in job.extra_generation_params
+    (text,) = refused(job)
+    assert text.startswith("Skipstone skipped no blocks: ") and says in text
 
 
 # -- report, tab and axis --
@@ -248,34 +255,17 @@ def test_the_report_tells_blocks_and_multiply_adds(host: a1111.Host, job: a1111.
     report = runs(host)[0].report
     saved = f"{1 - report.block_macs_run / report.block_macs_all:.0%}"
     line = f"ran {report.blocks_run} of {report.blocks} blocks, {saved} of their multiply-adds saved"
-    assert history.headline(host.module._script.HISTORY) == f"Last run: {line}"
+    assert history.headline(host.module._script.HISTORY) == f"Run 1, one pass, 128 x 128: {line}"
     page = history.page(host.module._script.HISTORY)
     assert f"<td>{report.blocks_run}</td><td>{report.blocks_reused}</td><td>{saved}</td>" in page
     assert page.count("<table") == 1, "no layer was merged, so that there is no table of layers"
     host.process_images(host.script(), fresh(job), *args_of(**{**RULE, "threshold": 0.0}))
     first = history.headline(host.module._script.HISTORY)
-    assert first.startswith("Last run: merged ") and "; ran " in first
+    assert first.startswith("Run 2, one pass, 128 x 128: merged ") and "; ran " in first
     assert history.page(host.module._script.HISTORY).count("<table") == 2
 
 
-def test_the_tab_writes_a_rule_into_the_recipe_and_sends_it(host: a1111.Host) -> None:
-    for img2img in (False, True):
-        host.script(img2img)
-    host.fire("on_ui_tabs")
-    recipe = host.made["skipstone_tab_recipe"].value
-    rest = (0, False, False, "off", 0.4, "", "")
-    text, told = host.made["skipstone_tab_rule"].fire("input", recipe, "deepcache", 4, 1, "", "", True, *rest)
-    assert told == "" and Recipe.from_json(text).merge == TokenMerge()
-    text, _ = host.made["skipstone_tab_threshold"].fire("input", text, 0.5, "every", "")
-    values = host.made["skipstone_send_txt2img"].fire("click", text)[1:]
-    panel = replace(PanelSettings(*values), passes=PanelSettings.passes)
-    assert (panel.rule, panel.every, panel.branch, panel.last_full, panel.recipe) == ("deepcache", 4, 1, True, "")
-    assert panel.as_recipe().methods == Recipe.from_json(text).methods
-    _, told = host.made["skipstone_tab_depths"].fire("input", text, "depths", 3, 0, "<b>", "", False, *rest)
-    assert "&lt;b&gt;" in told
-
-
-@pytest.mark.parametrize("skip", [BlockSkip(mode="quad"), BlockSkip(rule="fora"), BlockSkip(end=0.5)])
+@pytest.mark.parametrize("skip", [BlockSkip(mode="quad"), BlockSkip(rule="fora"), BlockSkip(split=True)])
 def test_a_rule_that_the_panel_cannot_show_is_sent_by_its_recipe_box(skip: BlockSkip) -> None:
     panel = PanelSettings.of_recipe(Recipe(skip=skip))
     assert panel.recipe and panel.as_recipe().skip == skip

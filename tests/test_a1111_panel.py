@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.a1111_extension.host import is_last_step
+from skipstone.a1111_extension.infotext import infotext_of, read_infotext
 from skipstone.a1111_extension.labels import StepRows
 from skipstone.a1111_extension.settings import (
     CHECKPOINTS,
@@ -21,7 +22,6 @@ from skipstone.a1111_extension.settings import (
     PASSES,
     RULES,
     PanelSettings,
-    read_infotext,
 )
 from skipstone.core.errors import SkipstoneError
 from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, preset
@@ -140,7 +140,7 @@ PANELS = st.builds(
 
 @given(PANELS)
 def test_infotext_pastes_back_the_same_settings(panel: PanelSettings) -> None:
-    params = a1111.parse_infotext(a1111.write_infotext({"Steps": 20, **panel.infotext(), "Version": "1.10.1"}))
+    params = a1111.parse_infotext(a1111.write_infotext({"Steps": 20, **infotext_of(panel), "Version": "1.10.1"}))
     pasted = PanelSettings(**{f.name: read_infotext(f.name)(params) for f in fields(PanelSettings)})
     assert pasted.enabled is True
     assert pasted.as_recipe().methods == panel.as_recipe().methods
@@ -148,13 +148,13 @@ def test_infotext_pastes_back_the_same_settings(panel: PanelSettings) -> None:
 
 
 def test_infotext_holds_only_what_is_not_default() -> None:
-    assert PanelSettings(True, start=0, end=1).infotext() == {
+    assert infotext_of(PanelSettings(True, start=0, end=1)) == {
         "Skipstone threshold": "0.7",
         "Skipstone checkpoints": "config_3",
     }
-    told = PanelSettings(True, rule="deepcache", depths="1 0", mask="unread").infotext()
+    told = infotext_of(PanelSettings(True, rule="deepcache", depths="1 0", mask="unread"))
     assert list(told.items())[2:] == [("Skipstone rule", "deepcache"), ("Skipstone every", "3")]
-    assert "Skipstone every" not in PanelSettings(True, every=5, branch=1, last_full=True).infotext()
+    assert "Skipstone every" not in infotext_of(PanelSettings(True, every=5, branch=1, last_full=True))
 
 
 def test_a_dense_picture_pasted_switches_the_panel_off_and_leaves_the_rest(host: a1111.Host) -> None:

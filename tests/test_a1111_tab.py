@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from dataclasses import replace
+from random import Random
+from typing import Any
 
 import pytest
 import torch
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, dense, fresh, runs
 
-from skipstone.a1111_extension.settings import (
-    BOTH,
-    CUSTOM,
-    OFF,
-    SKIP_FIELDS,
-    PanelSettings,
+from skipstone.a1111_extension.settings import CUSTOM, OFF, SKIP_FIELDS, PanelSettings, effects
+from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, preset
+
+SHOWN = (
+    "threshold",
+    "checkpoints",
+    "custom",
+    *SKIP_FIELDS,
+    "dato",
+    "ratio",
+    "ratios",
+    "dato_depths",
 )
-from skipstone.core.recipe import Recipe, TokenMerge, preset
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -44,7 +53,7 @@ def test_the_tab_shows_the_last_run_and_both_panels_follow(
     shown = tab["Blocks"].fire("load")
     assert shown == tab["skipstone_refresh"].fire("click")
     assert "in 3 layers, 5 calls" in shown and shown.count("<tr>") == 1 + LAYERS
-    assert script.log.fire("change").startswith("Last run: merged ")
+    assert script.log.fire("change").startswith("Run 1, one pass, 128 x 128: merged ")
 
 
 def test_the_report_keeps_a_few_runs_and_escapes_their_text(host: a1111.Host, job: a1111.Job) -> None:
@@ -57,45 +66,184 @@ def test_the_report_keeps_a_few_runs_and_escapes_their_text(host: a1111.Host, jo
     assert page.count("<li>") == 3 and "&lt;script&gt;" in page and "<script>" not in page
 
 
+def shown(tab: dict[str, a1111.Component]) -> PanelSettings:
+    """The panel that shows what the tab's controls show."""
+    return PanelSettings(enabled=True, **{name: tab[f"skipstone_tab_{name}"].value for name in SHOWN})
+
+
+def sent(host: a1111.Host, tab: dict[str, a1111.Component], tabname: str = "txt2img") -> PanelSettings | None:
+    """Press "Send"; the panel's values then, or None where nothing was sent."""
+    panel = host.module._script.PANELS[tabname]
+    for component in panel.components:
+        component.value = None
+    tab[f"skipstone_send_{tabname}"].act("click")
+    values = [component.value for component in panel.components]
+    if not tab["skipstone_tab_told"].value.startswith("Sent: "):
+        assert set(values) == {None}, "a message of refusal, and something was sent"
+        return None
+    assert tab["skipstone_tab_told"].value == f"Sent: Skipstone is on in {tabname}."
+    assert values[4] is None, "the panel's hires switch stays as it is"
+    return PanelSettings.of_args(values)
+
+
 def test_the_tab_sends_what_its_controls_say(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
-    recipe = tab["skipstone_tab_recipe"].value
-    text, told = tab["skipstone_tab_threshold"].fire("input", recipe, 0.55, CUSTOM, "0 8 11")
-    assert told == ""
-    told, *values = tab["skipstone_send_txt2img"].fire("click", text)
-    assert told == "Sent: Skipstone is on in txt2img."
-    assert values[4] == {"__type__": "update"}, "the panel's hires switch stays as it is"
-    values[4] = BOTH
-    panel = PanelSettings.of_args(values)
-    assert panel.enabled and panel.recipe == ""
-    assert panel.as_recipe().merge == TokenMerge(threshold=0.55, checkpoints=(0, 8, 11))
+    for name, value in (("threshold", 0.55), ("checkpoints", CUSTOM), ("custom", "0 8 11")):
+        tab[f"skipstone_tab_{name}"].set(value)
+    panel = sent(host, tab)
+    assert panel is not None and panel.enabled and panel.recipe == ""
+    assert panel.as_recipe() == Recipe(merge=TokenMerge(threshold=0.55, checkpoints=(0, 8, 11)))
 
 
-@pytest.mark.parametrize("name", ["ca_tome", "balanced", "reference", "ca_tome:config_1"])
-def test_any_recipe_can_be_sent_to_the_panel(host: a1111.Host, tab: dict[str, a1111.Component], name: str) -> None:
-    _, *values = tab["skipstone_send_img2img"].fire("click", preset(name).to_json())
-    values[4] = BOTH
-    assert PanelSettings.of_args(values).as_recipe().merge == preset(name).merge
+def test_a_rule_is_sent_beside_merging(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
+    for name, value in (("rule", "deepcache"), ("every", 4), ("branch", 1), ("last_full", True), ("threshold", 0.5)):
+        tab[f"skipstone_tab_{name}"].set(value)
+    panel = sent(host, tab)
+    assert panel is not None and panel.recipe == "" and panel.as_recipe().merge == TokenMerge(threshold=0.5)
+    assert panel.as_recipe().skip == BlockSkip(every=4, branch=1, last_full=True)
 
 
-def test_presets_fill_the_tabs_controls(tab: dict[str, a1111.Component]) -> None:
+@pytest.mark.parametrize(
+    ("choices", "left"),
+    [
+        ([("dato", "dato_b"), ("threshold", 0.6)], {"threshold": 0.6, "dato": OFF, "rule": OFF}),
+        ([("threshold", 0.6), ("dato", "dato_b")], {"threshold": 1.0, "dato": "dato_b", "rule": OFF}),
+        ([("rule", "interval"), ("dato", "dato_b")], {"threshold": 1.0, "dato": "dato_b", "rule": OFF}),
+        ([("dato", "dato_b"), ("rule", "interval")], {"threshold": 1.0, "dato": OFF, "rule": "interval"}),
+        ([("rule", "interval"), ("dato", CUSTOM)], {"threshold": 1.0, "dato": CUSTOM, "rule": "interval"}),
+        (
+            [("dato", CUSTOM), ("rule", "interval"), ("dato_depths", "1 0")],
+            {"threshold": 1.0, "dato": CUSTOM, "rule": OFF},
+        ),
+        ([("dato", "dato_b"), ("ratio", 0.0), ("threshold", 0.6)], {"threshold": 0.6, "dato": "dato_b", "rule": OFF}),
+        (
+            [("dato", "dato_b"), ("ratio", 0.0), ("threshold", 0.6), ("ratio", 0.3)],
+            {"threshold": 1.0, "dato": "dato_b", "rule": OFF},
+        ),
+    ],
+    ids=str,
+)
+def test_the_choice_made_last_counts_and_is_what_is_sent(
+    host: a1111.Host, tab: dict[str, a1111.Component], choices: list[tuple[str, Any]], left: dict[str, Any]
+) -> None:
+    panel = {
+        c.elem_id.removeprefix("script_txt2img_skipstone_"): c for c in host.module._script.PANELS["txt2img"].components
+    }
+    for name, value in choices:
+        tab[f"skipstone_tab_{name}"].set(value)
+        panel[name].set(value)
+    assert {name: panel[name].value for name in left} == left, "the panel itself has another rule"
+    found = sent(host, tab)
+    assert found is not None and {name: getattr(found, name) for name in left} == left
+    assert {name: getattr(shown(tab), name) for name in left} == left
+
+
+VALUES: dict[str, list[Any]] = {
+    "threshold": [0.3, 0.7, 1.0, "x"],
+    "checkpoints": ["config_1", CUSTOM],
+    "custom": ["0 8", "eight", ""],
+    "rule": [OFF, "deepcache", "depths", "mask"],
+    "every": [1, 3, 2.5],
+    "depths": ["1 0", "", "<b>"],
+    "mask": ["", "a.safetensors"],
+    "forecast": [True, False],
+    "dato": [OFF, "dato_c", CUSTOM],
+    "ratio": [0.0, 0.4],
+    "ratios": ["", "0.4 0"],
+    "dato_depths": ["", "12 1"],
+}
+
+
+def test_whatever_is_clicked_what_is_shown_is_sent_or_nothing_is(
+    host: a1111.Host, tab: dict[str, a1111.Component]
+) -> None:
+    choices, outcomes = Random(0), Counter[bool]()
+    for _ in range(300):
+        name = choices.choice(list(VALUES))
+        tab[f"skipstone_tab_{name}"].set(choices.choice(VALUES[name]))
+        panel = sent(host, tab)
+        outcomes[panel is not None] += 1
+        if panel is not None:
+            assert effects(panel.as_recipe()) == effects(Recipe.from_json(tab["skipstone_tab_recipe"].value))
+            assert effects(panel.as_recipe()) == effects(shown(tab).as_recipe())
+    assert min(outcomes[True], outcomes[False]) > 30
+
+
+@pytest.mark.parametrize(
+    "name", ["ca_tome", "balanced", "reference", "ca_tome:config_1", "dato_reference", "dato_gentle"]
+)
+def test_a_recipe_pasted_sets_the_controls_and_is_sent_whole(
+    host: a1111.Host, tab: dict[str, a1111.Component], name: str
+) -> None:
+    tab["skipstone_tab_dato"].set("dato_b")
+    tab["skipstone_tab_recipe"].set(preset(name).to_json())
+    panel = sent(host, tab, "img2img")
+    assert panel is not None and effects(panel.as_recipe()) == effects(preset(name))
+    assert shown(tab).threshold == (1.0 if "dato" in name else 0.7)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(skip=BlockSkip(rule="fora", every=4)), Recipe(skip=BlockSkip(mode="quad", end=0.5))]
+)
+def test_what_the_tab_cannot_show_stays_when_another_control_is_set(
+    host: a1111.Host, tab: dict[str, a1111.Component], recipe: Recipe
+) -> None:
+    tab["skipstone_tab_recipe"].set(recipe.to_json())
+    tab["skipstone_tab_threshold"].set(0.5)
+    panel = sent(host, tab)
+    assert panel is not None and panel.as_recipe() == replace(recipe, merge=TokenMerge(threshold=0.5))
+    tab["skipstone_tab_rule"].set("interval")
+    panel = sent(host, tab)
+    assert (panel is not None and panel.rule == "interval") or panel.as_recipe().skip.rule == "interval"  # type: ignore[union-attr]
+
+
+def test_presets_fill_the_tabs_controls(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
     for choice in tab["skipstone_tab_preset"].choices:
-        text, threshold, checkpoints, custom, *rest = tab["skipstone_tab_preset"].fire("input", choice)
-        recipe = Recipe.from_json(text)
-        skip, dato = rest[: len(SKIP_FIELDS)], rest[len(SKIP_FIELDS) :]
+        tab["skipstone_tab_preset"].set(choice)
+        recipe, panel = Recipe.from_json(tab["skipstone_tab_recipe"].value), shown(tab)
         left = {name: getattr(PanelSettings, name) for name in SKIP_FIELDS}
-        assert dict(zip(SKIP_FIELDS, skip, strict=True)) == left | {"forecast": choice.startswith("dato_gentle")}
+        assert {name: getattr(panel, name) for name in SKIP_FIELDS} == left | {
+            "forecast": choice.startswith("dato_gentle")
+        }
         if choice.startswith("dato"):
-            assert threshold == 1.0 and dato[0] != OFF and recipe == preset(choice.split(":")[0])
+            assert panel.threshold == 1.0 and panel.dato != OFF and recipe == preset(choice.split(":")[0])
         else:
-            assert recipe.merge is not None and recipe.skip is None and dato[0] == OFF
-            assert (threshold, checkpoints, custom) == (recipe.merge.threshold, recipe.merge.checkpoints, "")
+            assert recipe.merge is not None and recipe.skip is None and panel.dato == OFF
+            assert (panel.threshold, panel.checkpoints) == (recipe.merge.threshold, recipe.merge.checkpoints)
+        assert sent(host, tab) is not None
 
 
-def test_a_broken_recipe_is_told_and_changes_nothing(tab: dict[str, a1111.Component]) -> None:
-    told, *values = tab["skipstone_send_txt2img"].fire("click", "{")
-    assert "recipe is not JSON" in told and values == [{"__type__": "update"}] * 28
-    value, told = tab["skipstone_tab_custom"].fire("input", preset("ca_tome").to_json(), 0.7, CUSTOM, "<b>")
-    assert value == {"__type__": "update"} and "&lt;b&gt;" in told
+def test_a_broken_recipe_is_told_and_changes_nothing(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
+    before = shown(tab)
+    tab["skipstone_tab_recipe"].set('{"skipstone": 1, "methods": [], "<b>": 1}')
+    assert "&lt;b&gt;" in tab["skipstone_tab_told"].value and shown(tab) == before
+    assert sent(host, tab) is None and "&lt;b&gt;" in tab["skipstone_tab_told"].value
+
+
+def test_a_value_that_cannot_run_is_told_and_not_sent(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
+    tab["skipstone_tab_checkpoints"].set(CUSTOM)
+    tab["skipstone_tab_custom"].set("<b>")
+    assert "&lt;b&gt;" in tab["skipstone_tab_told"].value
+    assert sent(host, tab) is None and "&lt;b&gt;" in tab["skipstone_tab_told"].value
+    tab["skipstone_tab_custom"].set("0 9")
+    panel = sent(host, tab)
+    assert panel is not None and panel.as_recipe() == Recipe(merge=TokenMerge(checkpoints=(0, 9)))
+
+
+# -- the pages follow the jobs --
+
+
+def test_each_run_changes_the_text_that_the_pages_wait_for(host: a1111.Host, job: a1111.Job) -> None:
+    """The host's line below the picture has the comments of the job and the time it took, to a tenth of a second. Panel
+    and tab refresh when it changes, so two jobs of the same settings must differ in their comments."""
+    jobs = [fresh(job) for _ in range(3)]
+    for one in jobs:
+        host.process_images(host.script(), one, *ON)
+    lines = [text for one in jobs for text in one.comments]
+    assert len(set(lines)) == len(lines) == 3
+    assert all(line.startswith(f"Skipstone, run {n}, one pass, 128 x 128: merged ") for n, line in enumerate(lines, 1))
+    idle = fresh(job)
+    host.process_images(host.script(), idle, *args_of(threshold=0.0, start=0.99, end=0.999))
+    assert "Skipstone, run 4, one pass, 128 x 128: did nothing in 5 calls" in " ".join(idle.comments)
 
 
 # -- axes --

@@ -210,9 +210,10 @@ class Host:
 
 
 def call_unet(unet: nn.Module, x: Tensor, t: float, context: Tensor, **options: Any) -> Tensor:
-    """One U-Net call with the host's arguments."""
+    """One U-Net call with the host's arguments; Forge's Flux has another name for the time."""
+    time = "timestep" if hasattr(unet, "double_blocks") else "timesteps"
     with torch.no_grad():
-        return unet(x, timesteps=torch.full((len(x),), t), context=context, **options)
+        return unet(x, **{time: torch.full((len(x),), t)}, context=context, **options)
 
 
 def html(elem_id: str) -> Component:

@@ -39,6 +39,11 @@ def runs(host: a1111.Host) -> list[Any]:
     return host.module._script.HISTORY.runs()
 
 
+def refused(job: a1111.Job) -> list[str]:
+    """The comments under the picture that refuse something. Each run leaves another one, with its number and figures."""
+    return [text for text in job.comments if not text.startswith("Skipstone, run ")]
+
+
 def dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
     """The picture as it is without Skipstone: no hook of the script is called."""
     script = SimpleNamespace()

@@ -64,6 +64,20 @@ class Component:
             assert len(event["outputs"]) == (len(result) if several else 1)
         return result
 
+    def set(self, value: Any, event: str = "input") -> None:
+        """What a user does at the page: the value changes, and the event's functions get and set the components' values."""
+        self.value = value
+        self.act(event)
+
+    def act(self, name: str) -> None:
+        """An event, with the present values of its inputs; its outputs take theirs."""
+        for event in self.events[name]:
+            result = event["fn"](*(component.value for component in event["inputs"]))
+            results = result if isinstance(result, (list, tuple)) else [result]
+            for component, value in zip(event["outputs"], results, strict=True):
+                if not (isinstance(value, dict) and value.get("__type__") == "update"):
+                    component.value = value
+
     def __enter__(self) -> Component:
         return self
 

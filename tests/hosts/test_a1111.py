@@ -140,7 +140,7 @@ def test_dato_with_conds_in_calls_of_their_own(webui: WebUI) -> None:
 
 def test_merging_what_dato_prunes_is_told(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     assert webui.generate(REQUESTS["DDIM"], *args_of(dato="dato_coco")).pngs == never_installed["DDIM"]
-    assert "Skipstone: nothing done. threshold=0.7 merges tokens and dato='dato_coco' prunes the same" in webui.log()
+    assert "Skipstone did nothing: threshold=0.7 merges tokens and dato='dato_coco' prunes the same" in webui.log()
 
 
 def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
@@ -157,7 +157,7 @@ def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[st
     replace(mask, family="DiT").save(file)
     wrong = webui.generate(REQUESTS["DDIM"], *args_of(**settings))
     assert pixels(wrong.pngs) == pixels(never_installed["DDIM"])
-    assert "Skipstone: nothing done. the mask is for a DiT, this model is a ldm U-Net" in webui.log()
+    assert "Skipstone did nothing: the mask is for a DiT, this model is a ldm U-Net" in webui.log()
 
 
 def half_mask(webui: WebUI) -> Mask:
@@ -220,7 +220,7 @@ def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]], arg
 
 def test_a_bad_value_is_told_and_the_picture_dense(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     assert webui.generate(REQUESTS["DDIM"], True, 7).pngs == never_installed["DDIM"]
-    assert "Skipstone: nothing done. threshold=7 is outside [-1, 1]" in webui.log()
+    assert "Skipstone did nothing: threshold=7 is outside [-1, 1]" in webui.log()
 
 
 def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:

@@ -1,0 +1,94 @@
+"""What a picture says of what was done: comments under it, and keys of its infotext."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from ..core.engine.meter import Report
+from ..core.recipe import Method, Recipe, TokenMerge, TokenPrune
+from ..core.recipe_skip import BlockSkip
+from .infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED, key_of
+
+log = logging.getLogger("skipstone")
+
+KEYS = {TokenMerge.kind: MERGED, TokenPrune.kind: PRUNED, BlockSkip.kind: BLOCKS_RUN}
+UNDONE = {
+    TokenMerge.kind: "merged no tokens",
+    TokenPrune.kind: "pruned no tokens",
+    BlockSkip.kind: "skipped no blocks",
+}
+_MOST = 300
+
+
+def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") -> None:
+    """Say under the picture, in its infotext and on the console what was not done, and why; once per picture.
+
+    title: that of the pass it holds for, where a picture has several.
+    """
+    where = f" in the {title.split(',')[0]}" if "," in title and getattr(p, "enable_hr", False) else ""
+    text = one_line(f"Skipstone {undone}{where}: {reason}")
+    if text in (getattr(p, "comments", None) or {}):
+        return
+    log.warning(text)
+    p.comment(text)
+    if any(key_of(name) in p.extra_generation_params for name in ("threshold", "recipe")):
+        earlier = p.extra_generation_params.get(REFUSED, "")
+        p.extra_generation_params[REFUSED] = one_line(earlier, text.removeprefix("Skipstone "))
+
+
+def used(recipe: Recipe) -> list[Method]:
+    """The methods of a recipe that change anything."""
+    return [method for method in recipe.methods if not method.neutral]
+
+
+def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, title: str) -> None:
+    """These methods of the recipe cannot run in this pass: its figures are 0, or all of the blocks."""
+    methods, kinds = used(recipe), list(kinds)
+    refused = [m for m in methods if m.kind in kinds]
+    for method in refused:
+        _tell_share(p, KEYS[method.kind], title, None)
+    if len(refused) == len(methods):
+        return refuse(p, reason, title=title)
+    for method in refused:
+        refuse(p, reason, UNDONE[method.kind], title)
+
+
+def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
+    """Figures into the infotext for each method that was on in this pass, and why a method did nothing."""
+    for method in used(recipe):
+        share = _share(method, report)
+        if share is None:
+            tell_refused(p, recipe, [method.kind], _reasons(method, report), title)
+        else:
+            _tell_share(p, KEYS[method.kind], title, share)
+
+
+def _share(method: Method, report: Report) -> float | None:
+    """Of the tokens that were merged or pruned, or of the blocks that ran; None where the method did nothing at all."""
+    if method.kind == BlockSkip.kind:
+        return report.blocks_run / report.blocks if report.blocks_reused + report.blocks_dead else None
+    verb = "merged" if method.kind == TokenMerge.kind else "pruned"
+    layers = [layer for layer in report.layers.values() if layer.verb == verb]
+    return 1 - sum(layer.kept for layer in layers) / sum(layer.tokens for layer in layers) if layers else None
+
+
+def _reasons(method: Method, report: Report) -> str:
+    declined = [] if method.kind == BlockSkip.kind and report.served else list(report.declined)
+    return "; ".join([*declined, *report.notes]) or f"it had no use in the {report.calls} calls of this pass"
+
+
+def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
+    """One figure per pass; a later batch replaces an earlier one's. Without any the key is left out."""
+    shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
+    shares[title] = share
+    if any(s is not None for s in shares.values()):
+        untouched = 1.0 if key == BLOCKS_RUN else 0.0
+        p.extra_generation_params[key] = " / ".join(f"{untouched if s is None else s:.0%}" for s in shares.values())
+
+
+def one_line(*parts: str) -> str:
+    """These texts in one line of at most 300 characters."""
+    line = " ".join("; ".join(filter(None, parts)).split())
+    return line if len(line) <= _MOST else line[: _MOST - 1] + "…"
