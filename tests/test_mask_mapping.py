@@ -164,6 +164,16 @@ def test_single_transformer_blocks_can_be_masked(name: str) -> None:
     assert report.blocks_run == int(derive(run, split).sum())  # type: ignore[arg-type]
 
 
+def test_a_sampler_runs_with_any_single_block_that_it_reads_and_rests_with_all(unet: tiny.Case) -> None:
+    graph, _ = graph_and_family(unet, split=True)
+    samplers = [i for i, block in enumerate(graph.blocks) if block.derived]
+    assert samplers and all(len(graph.reads[i]) > 1 for i in samplers)
+    for i in samplers:
+        rows = [[j == read for j in graph.masked] for read in graph.reads[i]]
+        nothing = [False] * len(graph.masked)
+        assert derive(np.array([*rows, nothing]), graph)[:, i].tolist() == [True] * len(rows) + [False]
+
+
 def test_splitting_is_refused_where_there_is_nothing_to_split() -> None:
     with pytest.raises(MaskError, match="split=False"):
         graph_and_family(tiny.dit(), split=True)
