@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .hooks import Hooks
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -22,7 +24,7 @@ class CostProbe:
         """Nothing is attached yet."""
         self._layers = self._attention = 0
         self._module = module
-        self._handles: list[Any] = []
+        self._hooks = Hooks()
         self._before: list[int] = []
         self._queries: dict[nn.Module, Tensor] = {}
 
@@ -32,24 +34,35 @@ class CostProbe:
         return self._layers + self._attention
 
     def __enter__(self) -> CostProbe:
-        for m in self._module.modules():
-            if isinstance(m, _CONVOLUTIONS):
-                self._handles.append(m.register_forward_hook(self._convolution))
-            elif multiplies(m):
-                self._handles.append(m.register_forward_pre_hook(self._enter))
-                self._handles.append(m.register_forward_hook(self._linear))
-            query, key, fused = (getattr(m, name, None) for name in ("to_q", "to_k", "qkv"))
-            if isinstance(query, nn.Module) and isinstance(key, nn.Module):
-                self._handles.append(query.register_forward_hook(self._query))
-                self._handles.append(key.register_forward_hook(self._key_of(query)))
-            elif isinstance(fused, nn.Module) and multiplies(fused):
-                self._handles.append(fused.register_forward_hook(self._fused))
+        """Attach the hooks: all, or after an error none."""
+        try:
+            self._attach()
+        except (Exception, KeyboardInterrupt):
+            self.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._queries = [], {}
+        self.close()
+
+    def close(self) -> None:
+        """Take all hooks off. May be called at any time, also once more after Ctrl-C fell into it."""
+        self._hooks.remove()
+        self._queries = {}
+
+    def _attach(self) -> None:
+        for m in self._module.modules():
+            if isinstance(m, _CONVOLUTIONS):
+                self._hooks.add(m._forward_hooks, self._convolution)
+            elif multiplies(m):
+                self._hooks.add(m._forward_pre_hooks, self._enter)
+                self._hooks.add(m._forward_hooks, self._linear)
+            query, key, fused = (getattr(m, name, None) for name in ("to_q", "to_k", "qkv"))
+            if isinstance(query, nn.Module) and isinstance(key, nn.Module):
+                self._hooks.add(query._forward_hooks, self._query)
+                self._hooks.add(key._forward_hooks, self._key_of(query))
+            elif isinstance(fused, nn.Module) and multiplies(fused):
+                self._hooks.add(fused._forward_hooks, self._fused)
 
     def _convolution(self, module: Any, args: Any, output: Tensor) -> None:
         self._layers += output.numel() * (args[0].shape[1] // module.groups) * prod(module.kernel_size)

@@ -6,9 +6,9 @@ from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..blocks.graph import Block, BlockGraph
+from .hooks import Hooks
 from .values import Values
 
 _REMEDY = "another feature repeats or replaces blocks, or this is another network; token merging may still serve it"
@@ -22,14 +22,14 @@ class Proof:
         self.failure = ""
         self._graph = graph
         self._entered: list[int] = []
-        self._counters: list[RemovableHandle] = []
+        self._counters = Hooks()
 
     def open(self) -> None:
         """A forward of the first call begins: every entry into a block counts, also those that run as without us."""
-        self._stop()
+        self.stop()
         self._entered = []
         for number, block in enumerate(self._graph.blocks):
-            self._counters.append(block.module.register_forward_pre_hook(self._counter(number)))
+            self._counters.add(block.module._forward_pre_hooks, self._counter(number))
 
     def takes(self, block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Before a block runs: are the inputs that its outputs continue among its arguments?"""
@@ -53,18 +53,17 @@ class Proof:
         """A forward is over: stop watching, and return what it failed by; empty where it did not, or was not watched."""
         if not self._watching:
             return ""
-        self._stop()
+        self.stop()
         self._judge()
         return self.failure
 
-    def _stop(self) -> None:
-        for counter in self._counters:
-            counter.remove()
-        self._counters = []
+    def stop(self) -> None:
+        """Stop watching, whatever was seen: the forward was interrupted."""
+        self._counters.remove()
 
     @property
     def _watching(self) -> bool:
-        return bool(self._counters)
+        return len(self._counters) > 0
 
     def _counter(self, number: int) -> Any:
         thread = get_ident()
