@@ -77,7 +77,7 @@ def test_the_imposed_threshold_merges_exactly_that_many(inputs, matching, share:
     merged = round(inputs.count * share)
     score, _ = best_pairs(inputs.tokens, top_left(Grid(16, 16, 1), (2, 2), inputs.x.device), matching)
     threshold = threshold_for(inputs, merged, matching)
-    assert counts_above(score, threshold, bucket=1, shared=True) == (merged, merged)
+    assert counts_above(score, threshold, bucket=1, shared=True, inclusive=True) == (merged, merged)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])

@@ -86,7 +86,7 @@ def test_ca_tome_merges_the_same_sets_when_the_batchs_largest_count_rules(
 ) -> None:
     x, count = tokens(side), side[0] * side[1]
     merge, unmerge = ca_functions(x, side, stride, threshold)
-    _, token_map = ours(x, side, stride, lambda score: counts_above(score, threshold, 1, shared=True))
+    _, token_map = ours(x, side, stride, lambda score: counts_above(score, threshold, 1, True, inclusive=True))
     torch.testing.assert_close(our_averaging(token_map), averaging(merge, unmerge, 2, count), atol=1e-6, rtol=0)
 
 

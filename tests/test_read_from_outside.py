@@ -12,10 +12,11 @@ from support.pipelines import self_attention_guidance
 from torch import Tensor, nn
 
 from skipstone.core.blocks import recognise
-from skipstone.core.blocks.readers import Watch, may_store
+from skipstone.core.blocks.readers import Watch, kept_map
 from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.meter import Report
 from skipstone.core.plan.skips import SkipPlan
+from skipstone.core.recipe import TokenMerge
 from skipstone.core.recipe_skip import BlockSkip
 
 STEPS = [900.0, 700.0, 500.0, 300.0, 100.0]
@@ -111,6 +112,18 @@ def test_sags_maps_are_those_of_the_present_call() -> None:
     assert any(MIDDLE in note for note in report.notes) and report.blocks_reused > 0
 
 
+def test_merging_leaves_an_attention_alone_whose_maps_may_be_read() -> None:
+    """A map of fewer tokens is no map of the picture."""
+    case = tiny.diffusers_unet()
+    middle(case).processor = store = Storing()  # type: ignore[assignment]
+    with accelerate(case.model, TokenMerge(threshold=-1, bucket=1, max_downsample=8)) as handle:
+        case(case.latent(), 900.0, case.cond())
+        report = handle.report()
+    assert store.maps is not None and store.maps.shape[-1] == 64
+    (reason,) = (r for r, names in report.declined.items() if any(MIDDLE in n for n in names))
+    assert "Storing" in reason
+
+
 class Plain:
     """A processor that keeps settings only."""
 
@@ -186,5 +199,5 @@ def test_diffusers_group_offloading_is_served() -> None:
 
 
 def test_the_librarys_processors_keep_nothing(unet: tiny.Case) -> None:
-    assert not any(may_store(m) for m in unet.model.modules())
+    assert not any(kept_map(getattr(m, "processor", None)) for m in unet.model.modules())
     assert np.isfinite(run(unet)[0].numpy()).all()

@@ -53,17 +53,20 @@ def test_each_sample_merges_its_own_pairs_above_the_threshold(
     x, part = tokens(side, batch=3, seed=seed), partition_of(side, stride)
     score, best = best_pairs(x, part, "dense")
     pairs = pairs_of(x, part, threshold)
-    assert pairs.merged == tuple((score >= threshold).sum(1).tolist())
+    assert pairs.merged == tuple((score > threshold).sum(1).tolist())
     for b in range(3):
-        wanted = {s: part.dst[best[b, i]] for i, s in enumerate(part.src.tolist()) if score[b, i] >= threshold}
+        wanted = {s: part.dst[best[b, i]] for i, s in enumerate(part.src.tolist()) if score[b, i] > threshold}
         got = {i: p for i, p in enumerate(pairs.partner[b].tolist()) if i != p}
         assert got == wanted
 
 
-def test_a_pair_exactly_at_the_threshold_merges() -> None:
+def test_a_pair_exactly_at_the_threshold_stays_and_in_the_released_code_merges() -> None:
+    """The paper merges pairs "greater than" the threshold."""
     score = torch.tensor([[0.5, 0.25, 0.75], [0.25, 0.25, 0.5]])
-    assert counts_above(score, 0.5, 1, shared=False) == (2, 1)
-    assert counts_above(score, 0.25, 1, shared=False) == (3, 3)
+    assert counts_above(score, 0.5, 1, shared=False) == (1, 0)
+    assert counts_above(score, 0.25, 1, shared=False) == (2, 1)
+    assert counts_above(score, 0.5, 1, shared=False, inclusive=True) == (2, 1)
+    assert counts_above(score, 0.25, 1, shared=False, inclusive=True) == (3, 3)
 
 
 @given(seed=st.integers(0, 50), low=st.floats(-1, 1), high=st.floats(-1, 1))

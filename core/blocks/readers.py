@@ -63,10 +63,13 @@ def own_processors(module: nn.Module) -> Iterator[Any]:
             yield processor
 
 
-def may_store(attention: nn.Module) -> bool:
-    """Does its processor have room for values that somebody reads later: an attribute that is None, empty, or a tensor?"""
-    kept = [value for processor in own_processors(attention) for value in _members(processor)]
-    return any(v is None or isinstance(v, Tensor) or (isinstance(v, (list, dict)) and not v) for v in kept)
+def kept_map(processor: Any) -> str:
+    """Why an attention must see all tokens: its processor has room for a map that is read later (an attribute that is None,
+    empty, or a tensor); empty where it has none."""
+    if not callable(processor) or type(processor).__module__.startswith(_LIBRARY):
+        return ""
+    room = (v is None or isinstance(v, Tensor) or (isinstance(v, (list, dict)) and not v) for v in _members(processor))
+    return f"attention processor {_named(processor)} may keep attention maps for others" if any(room) else ""
 
 
 def _patches(values: tuple[Any, ...]) -> Iterator[Any]:

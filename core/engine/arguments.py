@@ -31,6 +31,8 @@ def split(token_map: TokenMap, call: Arguments, self_attention: bool) -> list[Ar
     self_attention: other tensors must be contexts of the same tokens and are reduced too; raises :class:`Decline`
     otherwise. For other modules they are conditionings, of which each group takes its samples' rows.
     """
+    if call.kwargs.get("ip_adapter_masks") is not None:
+        raise Decline("its IP-Adapter masks are pictures of all tokens")
     count = len(token_map.groups)
     columns = [_split_value(token_map, call.args[0], reduce=True)]
     columns += [_split_value(token_map, v, self_attention) for v in call.args[1:]]

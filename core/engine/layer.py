@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..blocks import KeyBias, Site
+from ..blocks.readers import kept_map
+from ..blocks.rows import crossing, crossing_kernel
 from ..errors import Decline
 from ..plan.tokens import TokenSettings
 from ..tokens.grid import Grid, grid_of
@@ -48,8 +50,15 @@ class Run(Protocol):
     def check_level(self, grid: Grid) -> None:
         """Raise Decline for a grid coarser than the recipe serves."""
 
-    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
-        """The rule of the mechanism: pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]."""
+    @property
+    def shared(self) -> bool:
+        """Must all samples of a batch have one count, whatever their attention is?"""
+
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+        """The rule of the mechanism: pairs for layer `number`, whose raw hidden state is `raw` [B, N, C].
+
+        crossing: what may look at other rows of the batch, which then need one count; empty where nothing does.
+        """
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
         """Told whenever pairs were searched."""
@@ -72,6 +81,9 @@ class TokenLayer:
         self._number = number
         self._run = run
         self._key_bias = key_bias
+        self._targets = [(role, m) for role, m in site.modules.items() if role in run.settings.targets]
+        self._running: list[tuple[Any, ...]] = []
+        self._crossing = self._kept_map = self._kernel = ""
         self._stored: dict[Hashable, _Stored] = {}
         self._maps: dict[tuple[Hashable, ...], TokenMap] = {}
         self._maps_epoch = -1
@@ -84,10 +96,18 @@ class TokenLayer:
         self._search_macs = 0
         self._counted = False
 
+    def look(self) -> None:
+        """Before a forward, while the attentions' own forwards are in place: who runs them, if that changed."""
+        running = [(m, m.forward, getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
+        if running != self._running:
+            self._running = running
+            self._kept_map = next(filter(None, (kept_map(processor) for *_, processor in running)), "")
+            self._crossing = next(filter(None, (crossing(m, forward) for m, forward, _ in running)), "")
+
     def overrides(self) -> list[Override]:
         """The overrides that serve this layer."""
-        targets = [(m, role) for role, m in self.site.modules.items() if role in self._run.settings.targets]
-        return [Override(self.site.norm, self._around_norm), *(Override(m, self._around(role)) for m, role in targets)]
+        targets = [Override(m, self._around(role)) for role, m in self._targets]
+        return [Override(self.site.norm, self._around_norm), *targets]
 
     @property
     def nbytes(self) -> int:
@@ -102,6 +122,9 @@ class TokenLayer:
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             call = Arguments(args, kwargs)
             try:
+                if self._kept_map:
+                    raise Decline(self._kept_map)
+                self._kernel = crossing_kernel(kwargs)
                 token_map = self._token_map(args[0] if args else None)
                 parts = [] if token_map.identity else split(token_map, call, self_attention=role == "attn1")
             except Decline as reason:
@@ -140,12 +163,23 @@ class TokenLayer:
         epoch, layout = self._run.epoch, self._run.call.keys(raw.shape[1], raw.dtype, raw.device)
         if self._maps_epoch != epoch:
             self._maps, self._maps_epoch = {}, epoch
-        if layout not in self._maps:
-            stored = [self._stored.get(key) for key in layout]
-            current = [s.pairs for s in stored if s is not None and s.epoch == epoch]
-            pairs = Pairs.cat(current) if len(current) == len(layout) else self._search(raw, layout)
-            self._maps[layout] = TokenMap(pairs)
+        if layout not in self._maps or (self._one_group and len(self._maps[layout].groups) > 1):
+            self._maps[layout] = TokenMap(self._stored_pairs(layout) or self._search(raw, layout))
         return self._maps[layout]
+
+    @property
+    def _one_group(self) -> bool:
+        """Must the rows of the batch run together?"""
+        return bool(self._crossing or self._kernel) or self._run.shared
+
+    def _stored_pairs(self, layout: tuple[Any, ...]) -> Pairs | None:
+        """The streams' pairs of this epoch; None where one lacks them, or their counts differ in rows that run together."""
+        stored = [self._stored.get(key) for key in layout]
+        current = [s.pairs for s in stored if s is not None and s.epoch == self._run.epoch]
+        if len(current) < len(layout):
+            return None
+        pairs = Pairs.cat(current)
+        return None if self._one_group and len(set(pairs.merged)) > 1 else pairs
 
     def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
         """Find pairs by the run's rule, and keep them per stream."""
@@ -155,7 +189,8 @@ class TokenLayer:
         grid = grid_of(call.latent, raw.shape[1])
         self._run.check_level(grid)
         with torch.no_grad():
-            found = self._run.find(self._number, raw.detach(), grid)
+            crosses = self._crossing or self._kernel if len(raw) > 1 else ""
+            found = self._run.find(self._number, raw.detach(), grid, crosses)
         self._search_macs = found.macs
         self._keep(layout, found.pairs)
         return found.pairs

@@ -21,12 +21,21 @@ class MergePart(TokenPart[TokenMerge]):
 
     verb = "merged"
 
-    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
+    @property
+    def shared(self) -> bool:
+        """Does the largest count of a batch serve all its samples?"""
+        return self.settings.batch == "max"
+
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
         """Partition, match, select (section III-A). Waits for the device once."""
+        if crossing and not self.shared:
+            self.meter.note(
+                f"{crossing} may look at other rows: the samples of a batch merge as many tokens (batch='max')"
+            )
         settings, partition = self.settings, self._partition(number, grid, raw.device)
         score, best = best_pairs(raw, partition, settings.matching)
         bucket = bucket_size(grid.tokens, settings.bucket)
-        counts = counts_above(score, settings.threshold, bucket, shared=settings.batch == "max")
+        counts = counts_above(score, settings.threshold, bucket, self.shared or bool(crossing), inclusive=self.shared)
         return Found(select_pairs(score, best, partition, counts), matching_macs(partition, raw, settings.matching))
 
     def _partition(self, number: int, grid: Grid, device: torch.device) -> Partition:

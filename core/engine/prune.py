@@ -70,7 +70,7 @@ class PrunePart(TokenPart[TokenPrune]):
         """Memory held, in bytes."""
         return super().nbytes + self._dynamics.nbytes
 
-    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
         """Choose bases, compare with them, prune the most similar."""
         settings, (batch, tokens, _) = self.settings, raw.shape
         count = prune_count(tokens, self._plan.share(settings.ratios, self.index, self.call.timestep))

