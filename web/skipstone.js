@@ -1,25 +1,84 @@
-// A Skipstone node grows to the height that its report needs. Without this file ComfyUI shows the report's first two lines.
+// Skipstone's reports on its nodes. A node grows to the height that its report needs; without this file ComfyUI shows the
+// report's first two lines. ComfyUI shows a text only on nodes that are in view, so a report from inside a subgraph is also
+// shown on the subgraph's node, and again when the subgraph is opened.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const LINE_HEIGHT = 17;
 const MARGIN = 24;
+const MIN_WIDTH = 280;
 const REPORT_WIDGET = "$$node-text-preview";
+const reports = new WeakMap(); // node -> { id, text }; an id is a path such as "12:34", node 34 in subgraph node 12
+
+function findNode(id) {
+  let graph = app.graph?.rootGraph ?? app.graph;
+  let node;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+function isOurs(node) {
+  return (node?.comfyClass ?? node?.type)?.startsWith?.("Skipstone");
+}
+
+function reportsIn(graph) {
+  return (graph?.nodes ?? []).flatMap((node) => (node.subgraph ? reportsIn(node.subgraph) : reports.get(node) ?? []));
+}
+
+function inView(node) {
+  return node && node.graph === app.canvas?.graph;
+}
+
+// ComfyUI looks for an id without a path among the nodes in view.
+function show(node, text) {
+  const detail = { nodeId: String(node.id), text, shownOn: node };
+  api.dispatchEvent(new CustomEvent("progress_text", { detail }));
+}
 
 function fitReport(node, text) {
   const widget = node.widgets?.find((w) => w.name === REPORT_WIDGET);
   if (!widget?.y) return;
-  const height = widget.y + text.split("\n").length * LINE_HEIGHT + MARGIN;
-  if (height > node.size[1]) node.setSize([node.size[0], height]);
+  const width = Math.max(node.size[0], MIN_WIDTH);
+  const height = Math.max(node.size[1], widget.y + text.split("\n").length * LINE_HEIGHT + MARGIN);
+  if (width > node.size[0] || height > node.size[1]) node.setSize([width, height]);
   node.setDirtyCanvas(true, true);
+}
+
+function showOutside(id) {
+  const parts = String(id).split(":");
+  for (let length = 1; length < parts.length; length++) {
+    const node = findNode(parts.slice(0, length).join(":"));
+    if (!inView(node)) continue;
+    show(node, [...new Set(reportsIn(node.subgraph).map((report) => report.text))].join("\n"));
+  }
+}
+
+function onText({ detail }) {
+  const { nodeId, text, shownOn } = detail;
+  const node = shownOn ?? findNode(nodeId);
+  if (!shownOn && !isOurs(node)) return;
+  setTimeout(() => fitReport(node, text), 100);
+  if (shownOn || !String(nodeId).includes(":")) return;
+  reports.set(node, { id: String(nodeId), text });
+  if (inView(node)) show(node, text);
+  showOutside(nodeId);
+}
+
+function onGraphOpened() {
+  for (const node of app.canvas?.graph?.nodes ?? []) {
+    if (reports.has(node)) show(node, reports.get(node).text);
+    const [inner] = node.subgraph ? reportsIn(node.subgraph) : [];
+    if (inner) showOutside(inner.id);
+  }
 }
 
 app.registerExtension({
   name: "Skipstone.Report",
   setup() {
-    api.addEventListener("progress_text", ({ detail }) => {
-      const node = app.graph.getNodeById(Number(detail.nodeId)) ?? app.graph.getNodeById(detail.nodeId);
-      if (node?.comfyClass?.startsWith("Skipstone")) setTimeout(() => fitReport(node, detail.text), 100);
-    });
+    api.addEventListener("progress_text", onText);
+    app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => setTimeout(onGraphOpened, 100));
   },
 });
