@@ -92,6 +92,94 @@ def test_unknown_roots_are_refused_with_the_remedy(model: nn.Module) -> None:
     assert "\n" not in str(error.value)
 
 
+class PackedBlock(nn.Module):
+    """A block by the name of DiT's, of packed tokens with rotary positions (MiniMax H3 in ComfyUI)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.mlp = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Any, t_emb: Any, mod_segments: Any, rope_freqs: Any, transformer_options: Any = None) -> Any:
+        """Tokens [S, C] of all rows."""
+        return x
+
+
+class TextBlock(PackedBlock):
+    """As in speech models: an optional rotary embedding."""
+
+    def forward(self, x: Any, t: Any, mask: Any = None, rope: Any = None) -> Any:  # type: ignore[override]
+        """Tokens [B, N, C]."""
+        return x
+
+
+class OtherParts(nn.Module):
+    """A block without a norm and a feed-forward by the known names."""
+
+    def forward(self, x: Any, c: Any) -> Any:
+        """Tokens [B, N, C]."""
+        return x
+
+
+@pytest.mark.parametrize("block", [PackedBlock, TextBlock, OtherParts])
+def test_a_network_whose_blocks_are_only_named_like_dits_is_refused(block: type[nn.Module]) -> None:
+    model = tiny.PaperDiT()
+    assert recognise(model).name == "DiT"
+    model.blocks[1] = type("DiTBlock", (block,), {})()
+    with pytest.raises(ModelError, match="no supported family"):
+        recognise(model)
+
+
+class Flux(nn.Module):
+    """Flux in its authors' own code, which wants packed pictures and their places."""
+
+    double_blocks = single_blocks = nn.ModuleList()
+
+    def forward(self, img: Any, img_ids: Any, txt: Any, txt_ids: Any, timesteps: Any, y: Any) -> Any:
+        """[B, N, C] -> [B, N, C]."""
+
+
+class MMDiT(nn.Module):
+    """AuraFlow in ComfyUI: the class of SD3, other blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.double_layers = nn.ModuleList()
+
+    def forward(self, x: Any, timestep: Any, context: Any) -> Any:
+        """[B, C, H, W] -> [B, C, H, W]."""
+
+
+class UNetModel(NoBlocks):
+    """An encoder that takes no timestep."""
+
+    input_blocks = output_blocks = nn.ModuleList()
+
+    def forward(self, x: Any) -> Any:
+        """[B, C, H, W] -> [B, C, H, W]."""
+
+
+@pytest.mark.parametrize("kind", [Flux, MMDiT, UNetModel])
+def test_a_network_of_a_known_class_name_that_takes_other_arguments_is_refused(kind: type[nn.Module]) -> None:
+    with pytest.raises(ModelError, match=r"diffusers U-Net.*give the U-Net or transformer itself"):
+        recognise(kind())
+
+
+def test_a_hosts_wrapper_that_takes_anything_is_recognised(case: tiny.Case) -> None:
+    """ControlNet and A1111 put their own forward on the root; the first call proves the rest."""
+    plain = case.model.forward
+    case.model.forward = lambda *args, **kwargs: plain(*args, **kwargs)  # type: ignore[method-assign]
+    assert recognise(case.model).name == EXPECTED[case.name][0]
+
+
+@pytest.mark.parametrize("stage", ["SkipDownBlock2D", "KCrossAttnDownBlock2D"])
+def test_stages_that_hand_on_more_than_their_hidden_state_have_no_graph(stage: str) -> None:
+    case = tiny.diffusers_unet()
+    down = case.model.down_blocks[0]  # type: ignore[index]
+    down.__class__ = type(stage, (type(down),), {})
+    with pytest.raises(ModelError, match=f"{stage} has other skips"):
+        recognise(case.model).graph(case.model)
+
+
 def test_a_network_inside_a_wrapper_is_not_the_root() -> None:
     with pytest.raises(ModelError):
         recognise(nn.Sequential(tiny.ldm_unet().model))

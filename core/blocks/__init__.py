@@ -28,8 +28,9 @@ __all__ = ["FAMILIES", "Family", "Inputs", "KeyBias", "Site", "class_name", "rec
 
 def recognise(root: nn.Module) -> Family:
     """The family of a network. Raises :class:`ModelError` for one that no family matches."""
+    network = unwrapped(root)
     for family in FAMILIES:
-        if family.matches(unwrapped(root)):
+        if family.matches(network) and family.reads(network):
             return family
     known = ", ".join(f.name for f in FAMILIES)
     raise ModelError(f"{class_name(root)} is of no supported family ({known}): give the U-Net or transformer itself")

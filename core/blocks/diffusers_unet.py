@@ -6,11 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import Decline
+from ..errors import Decline, ModelError
 from .family import Family, Site, block_sites, class_name
 from .graph import MIDDLE, Block, BlockGraph, Caching, GraphBuilder
 
 _BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+
+
+_ODD = ("Skip", "AttnSkip", "KDown", "KUp", "KCross")
+"""Stages that hand on more than their hidden state, or in another way."""
 
 
 def mask_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def diffusers_sites(root: nn.Module) -> list[Site]:
 
 def unet_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
     """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
+    if odd := next((s for s in (*root.down_blocks, *root.up_blocks) if class_name(s).startswith(_ODD)), None):  # type: ignore[misc]
+        raise ModelError(f"a {class_name(root)} with {class_name(odd)} has other skips: use it without block skipping")
     builder = GraphBuilder(caching, split)
     skips: list[frozenset[int]] = [builder.state]
     for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]

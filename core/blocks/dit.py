@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
+
 from torch import nn
 
 from .diffusers_unet import diffusers_sites, mask_bias
-from .family import Family, Site, block_sites, class_name
+from .family import Family, Site, block_sites, class_name, unwrapped
 from .graph import Block, BlockGraph, Caching, GraphBuilder
 
 _BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
@@ -45,7 +47,16 @@ DIFFUSERS_DIT = Family(
 
 def _has_dit_blocks(root: nn.Module) -> bool:
     blocks = getattr(root, "blocks", None)
-    return isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and class_name(blocks[0]) in _BLOCKS
+    return isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and all(map(_is_dit_block, blocks))
+
+
+def _is_dit_block(block: nn.Module) -> bool:
+    """Takes tokens and one condition (PixArt: the text too), no rotary positions and no packed segments."""
+    parts = all(isinstance(getattr(block, name, None), nn.Module) for name in ("norm1", "attn", "mlp"))
+    parameters = list(signature(type(unwrapped(block)).forward).parameters.values())[1:]
+    needed = [p for p in parameters if p.default is Parameter.empty and p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    rotary = any(word in p.name for p in parameters for word in ("rope", "rotary", "freqs"))
+    return class_name(block) in _BLOCKS and parts and len(needed) in (2, 3) and not rotary
 
 
 def _sites(root: nn.Module) -> list[Site]:

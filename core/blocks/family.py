@@ -1,13 +1,14 @@
 """What a model is made of, as far as the engine needs to know: its family and its transformer blocks.
 
-Families are recognised by class names and structure, never by importing a host: the same U-Net lives under `ldm`, `sgm`,
-`comfy` and `backend`.
+Families are recognised by class names, structure and what the forward takes, never by importing a host: the same U-Net lives
+under `ldm`, `sgm`, `comfy` and `backend`. A run's first call proves the structure (:mod:`skipstone.core.engine.proof`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,6 +64,13 @@ class Family:
     key_bias: KeyBias | None = None
     calls_forward: bool = False
     notes: str = field(default="")
+
+    def reads(self, root: nn.Module) -> bool:
+        """Has the network's forward a latent and a timestep by this family's names? True where it takes anything (*args)."""
+        parameters = signature(root.forward).parameters.values()
+        names = {p.name for p in parameters}
+        anything = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+        return anything or all(names & set(known) for known in self.names[:2])
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
         """Read one call's arguments."""

@@ -45,7 +45,7 @@ def _family(name: str, roots: tuple[str, ...], has: str, graph: object, names: t
     )
 
 
-_HOST_NAMES = (("x",), ("timestep", "timesteps"), ("context", "y"))
+_HOST_NAMES = (("x",), ("timestep", "timesteps", "t"), ("context", "y"))
 _DIFFUSERS_NAMES = (("hidden_states",), ("timestep",), ("encoder_hidden_states",))
 
 SD3 = _family(
