@@ -5,11 +5,14 @@ With branch caching a block is kept as the difference it makes; with output cach
 
 from __future__ import annotations
 
+from inspect import signature
+
 from torch import nn
 
-from .family import Family, Site, class_name
+from .family import Family, Site, class_name, unwrapped
 from .graph import Block, BlockGraph, Caching, GraphBuilder
 
+Carries = tuple[tuple[str, int], ...]
 _JOINT = (("context", 0), ("x", 1))
 _DIFFUSERS = (("encoder_hidden_states", 1), ("hidden_states", 0))
 _DOUBLE = (("img", 0), ("txt", 1))
@@ -21,17 +24,24 @@ def _none(root: nn.Module) -> list[Site]:
     return []
 
 
-def _graph(*stacks: tuple[str, tuple[tuple[str, int], ...]]) -> object:
+def _graph(*stacks: tuple[str, Carries]) -> object:
     def graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
         builder = GraphBuilder(caching)
         depth = 0
         for path, carries in stacks:
             for number, block in enumerate(getattr(root, path)):
-                builder.add(Block(f"{path}.{number}", "block", block, depth, carries=carries))
+                builder.add(Block(f"{path}.{number}", "block", block, depth, carries=_taken(block, carries)))
                 depth += 1
         return builder.build()
 
     return graph
+
+
+def _taken(block: nn.Module, carries: Carries) -> Carries:
+    """Of the inputs that a kind of block continues, those that this one takes: Chroma's single blocks take text and picture in
+    one, and a block that takes anything (*args) takes all."""
+    names = signature(type(unwrapped(block)).forward).parameters
+    return tuple(c for c in carries if c[0] in names) or carries
 
 
 def _family(name: str, roots: tuple[str, ...], has: str, graph: object, names: tuple[tuple[str, ...], ...]) -> Family:

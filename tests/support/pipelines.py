@@ -31,12 +31,15 @@ _SIZE = {"height": 64, "width": 64}
 class Running:
     """A pipeline and the arguments of its runs.
 
-    forwards: of the network in each step. merges: has it self-attention that token merging may serve?
+    calls: evaluations of the denoiser in a run. forwards: of the network in each. always: blocks that run at every call, as the
+    pipeline reads them. merges: has it self-attention that token merging may serve?
     """
 
     pipe: Any
     arguments: dict[str, Any] = field(default_factory=dict)
+    calls: int = STEPS
     forwards: int = 1
+    always: int = 0
     merges: bool = True
 
     @property
@@ -69,7 +72,7 @@ def text_to_image() -> Running:
 
 def image_to_image() -> Running:
     """Stable Diffusion from a picture's latent; two thirds of the steps run."""
-    return Running(_sd("StableDiffusionImg2ImgPipeline"), {**_EMBEDS, "image": _LATENT, "strength": 0.7})
+    return Running(_sd("StableDiffusionImg2ImgPipeline"), {**_EMBEDS, "image": _LATENT, "strength": 0.7}, calls=3)
 
 
 def inpainting() -> Running:
@@ -101,7 +104,7 @@ def perturbed_attention() -> Running:
 
 def self_attention_guidance() -> Running:
     """Stable Diffusion with SAG: it reads the middle block's attention maps, and runs the U-Net again in each step."""
-    return Running(_sd("StableDiffusionSAGPipeline"), {**_EMBEDS, "height": 128, "width": 128}, forwards=2)
+    return Running(_sd("StableDiffusionSAGPipeline"), {**_EMBEDS, "height": 128, "width": 128}, forwards=2, always=1)
 
 
 def sdxl() -> Running:
