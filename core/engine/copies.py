@@ -26,8 +26,9 @@ def copied_without(owner: Any, *cleaners: Cleaner) -> Callable[[], None]:
     reference = weakref.ref(owner)
 
     def reduce(protocol: Any) -> Any:
-        made = type(owner := reference()).__reduce_ex__(owner, protocol)
-        if not isinstance(made, tuple) or not isinstance(made[2], dict):
+        kind: Any = type(reference())
+        made = kind.__reduce_ex__(reference(), protocol)
+        if not isinstance(made, tuple) or len(made) < 3 or not isinstance(made[2], dict):
             return made
         state = {name: value for name, value in made[2].items() if value is not reduce}
         for clean in cleaners:
