@@ -53,20 +53,20 @@ COMMANDS: dict[str, Command] = {
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".calibrate.pairs", "CalibratePairs", "calibrate_pairs"
     ),
-    "search plot": Command("show a search's figures again", ".calibrate.search.command", "PlotSearch", "plot_search"),
+    "search plot": Command(
+        "show the figures of a finished search", ".calibrate.search.command", "PlotSearch", "plot_search"
+    ),
     "search": Command(
         "search schedules for your model, write recipes", ".calibrate.search.command", "Search", "run_search", True
     ),
-    "train-mask": Command(
-        "learn on your model which blocks run when", ".calibrate.masks.command", "TrainMask", "train_mask"
-    ),
+    "train-mask": Command("train a block mask on your model", ".calibrate.masks.command", "TrainMask", "train_mask"),
     "blocks": Command("print the blocks of a model", ".mask_files", "Blocks", "show_blocks"),
     "mask make": Command("write a mask by a rule", ".mask_files", "MakeMask", "make_mask"),
     "mask show": Command("print or draw a mask file", ".mask_files", "ShowMask", "show_mask"),
-    "mask check": Command("say whether a mask fits a model", ".mask_files", "CheckMask", "check_mask"),
+    "mask check": Command("check whether a mask fits a model", ".mask_files", "CheckMask", "check_mask"),
     "mask convert": Command("map a mask to another number of calls", ".mask_files", "ConvertMask", "convert_mask"),
     "recipe show": Command("print a recipe file or preset", ".recipe_files", "ShowRecipe", "show_recipe"),
-    "recipe check": Command("say whether a recipe file can run", ".recipe_files", "CheckRecipe", "check_recipe"),
+    "recipe check": Command("check whether a recipe file can run", ".recipe_files", "CheckRecipe", "check_recipe"),
 }
 
 
@@ -119,14 +119,14 @@ def _overview(words: list[str]) -> int:
     if not asked:
         print(f"skipstone: no command {' '.join(words[:2])!r}", file=stream)
     width = max(map(len, COMMANDS))
-    print("usage: skipstone COMMAND [options]; COMMAND --help tells its options\n", file=stream)
+    print("usage: skipstone COMMAND [options]; COMMAND --help lists its options\n", file=stream)
     for name, command in COMMANDS.items():
         print(f"  {name:{width}}  {command.help}", file=stream)
     return 0 if asked else 2
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    return f"{error.name} is not installed: pip install 'skipstone[demo]' brings all that the commands use"
+    return f"{error.name} is not installed: pip install 'skipstone[demo]' installs everything that the commands use"
 
 
 def _system(error: OSError) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class SkipstoneError(ValueError):
-    """Base of all errors raised on purpose. Hosts catch it, tell the user once, and run dense."""
+    """Base of all errors raised on purpose. Hosts catch it, show it once, and run unaccelerated."""
 
 
 class RecipeError(SkipstoneError):
@@ -28,7 +28,7 @@ class FileError(SkipstoneError):
 
 
 class Decline(Exception):
-    """Raised inside a call by one layer that cannot be served; that layer runs dense and the reason is reported."""
+    """Raised inside a call by one layer that cannot be served; that layer runs unaccelerated and the reason is reported."""
 
 
 _MOST_SHOWN = 40

@@ -26,7 +26,7 @@ File = Annotated[Path, tyro.conf.Positional]
 
 @dataclass(frozen=True)
 class Blocks:
-    """Print the blocks of a model that a mask can speak of, in the order they run."""
+    """Print the blocks of a model that a mask can skip, in the order they run."""
 
     model: Model
     """`demo`, a diffusers folder, or a single .safetensors file."""
@@ -43,7 +43,7 @@ class MakeMask:
     rule: Rule = "deepcache"
     """deepcache, interval, fora, or depths."""
     every: int = 3
-    """A full call each so many calls."""
+    """Calls from one full call to the next."""
     branch: int = 0
     """DeepCache's skip branch."""
     depths: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class MakeMask:
 
 @dataclass(frozen=True)
 class ShowMask:
-    """Print what a mask file holds; with --png draw it."""
+    """Print the contents of a mask file; with --png draw it."""
 
     file: File
     """Mask file."""
@@ -68,7 +68,7 @@ class ShowMask:
 
 @dataclass(frozen=True)
 class CheckMask:
-    """Say whether a mask file fits a model."""
+    """Check whether a mask file fits a model."""
 
     file: File
     """Mask file."""
@@ -85,7 +85,7 @@ class ConvertMask:
     file: File
     """Mask file."""
     calls: int
-    """Calls of the run that it is for."""
+    """Number of calls of the run."""
     out: Path
     """File to write."""
 

@@ -1,7 +1,6 @@
 """What the user asks for: frozen dataclasses, presets, and their JSON form.
 
-A :class:`Recipe` holds one setting object per mechanism. Everything is checked when it is built, so that a recipe which
-exists is a recipe that can run.
+A :class:`Recipe` holds one settings object per mechanism. Everything is checked on construction: a recipe that exists can run.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ _MOST_BYTES = 1 << 20
 class TokenMerge:
     """Cached adaptive token merging (CA-ToMe, arXiv 2501.00946, section III).
 
-    threshold: cosine similarity in [-1, 1] from which a source token is merged into its best destination; 1 is off.
-    checkpoints: calls at which the pairs are searched anew: a preset name, `"every"`, or a list of call indices of the
+    threshold: cosine similarity in [-1, 1] above which a source token is merged into its best destination; 1 is off.
+    checkpoints: calls at which the pairs are searched again: a preset name, `"every"`, or a list of call indices of the
         paper's 51 calls. In between, the pairs are reused.
     stride: cell size (rows, columns); each full cell has one destination token.
     max_downsample: coarsest level served, as latent side over token-grid side. `"auto"` is the finest level that has
@@ -48,8 +47,8 @@ class TokenMerge:
     batch: `"per_sample"` merges each sample by its own count; `"max"` (the released code) by the largest of the batch.
     targets: modules that run on merged tokens.
     matching: `"dense"` compares every source with every destination; `"local"` only inside tiles of 8 x 8 cells.
-    proportional: add log(group size) to the key logits, so that a merged token weighs as many as it stands for.
-    start, end: part of the sampling run that is served, 0 the noisiest call and 1 the last.
+    proportional: add log(group size) to the key logits, so that a merged token counts as many times as the tokens it stands for.
+    start, end: part of the sampling run that is accelerated, 0 the noisiest call and 1 the last.
     bucket: merged counts are rounded down to a multiple of this; `"auto"` is N/16 rounded to 32.
     absolute: take `checkpoints` as indices of the actual calls, without mapping to the run's length.
     index_base: 1 counts calls from one, as the released code does.

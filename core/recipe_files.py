@@ -23,7 +23,7 @@ class ShowRecipe:
 
 @dataclass(frozen=True)
 class CheckRecipe:
-    """Say whether a recipe file can run."""
+    """Check whether a recipe file can run."""
 
     file: File
     """Recipe file (.json) or preset name."""

@@ -28,23 +28,23 @@ def parse_ratios(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class TokenPrune:
-    """Dynamics-aware token pruning (DaTo, arXiv 2501.00375): attention runs on tokens that change, the others copy.
+    """Dynamics-aware token pruning (DaTo, arXiv 2501.00375): attention runs on tokens that change, others copy a result.
 
     ratio: share of the tokens that is pruned, up to 1 - 1 / (cells of `stride`); a list gives one for each call of a
         full run, mapped to other step counts by timestep.
     stride: cell size (rows, columns); each full cell has one base token, which is never pruned.
-    max_downsample: coarsest level served, as :class:`TokenMerge` has it.
+    max_downsample: coarsest level served, as in :class:`TokenMerge`.
     matching: `"dense"` compares every token with every base; `"local"` only inside tiles of 8 x 8 cells.
     base: `"dynamics"` takes each cell's most dynamic token, `"random"` any.
     gamma, alpha: weight of the dynamics and of seeded normal noise in that choice.
     normalise: bring the dynamics of each sample to a deviation of 1 first, so that gamma / alpha means the same anywhere.
-    flip_prob: how often the sign of gamma turns; the released code has 0.5.
+    flip_prob: probability that the sign of gamma flips; 0.5 in the released code.
     recover_from: a pruned token takes the output of its nearest `"base"`, or of the nearest token `"kept"`.
     align_cfg: a sample's cond and uncond share their bases: True by the mean of their dynamics, `"first"` by those of the
         one that comes first in the batch, as the released code does (uncond, in the order of LDM and diffusers).
     targets: modules that run on fewer tokens.
-    checkpoints: calls at which tokens are chosen anew, as :class:`TokenMerge` has them; in between they stay.
-    start, end: part of the sampling run that is served.
+    checkpoints: calls at which tokens are chosen again, as in :class:`TokenMerge`; in between they stay.
+    start, end: part of the sampling run that is accelerated.
     seed: seed of the noise.
     """
 

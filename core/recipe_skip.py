@@ -30,22 +30,22 @@ def parse_depths(given: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class BlockSkip:
-    """Blocks hand out their cached output at calls where a mask says so (methods page, "Block masks").
+    """Blocks return their cached output at calls where a mask says so (methods page, "Block masks").
 
     rule: `"deepcache"` runs the outermost layers between full calls (arXiv 2312.00858); `"interval"` and `"fora"`
-        (arXiv 2407.01425) nothing; `"depths"` follows `depths`, one DaTo code per call; `"mask"` a mask file.
-    every: a full call each so many calls. branch: DeepCache's skip branch. mode: DeepCache's spacing of full calls.
+        (arXiv 2407.01425) run nothing between them; `"depths"` follows `depths`, one DaTo code per call; `"mask"` a mask file.
+    every: calls from one full call to the next. branch: DeepCache's skip branch. mode: DeepCache's spacing of full calls.
     depths: 0 repeats a call, d runs the d outermost levels, 10 and above all. Mapped to other step counts by timestep.
     mask: a :class:`Mask` or the path of its file; giving one chooses rule `"mask"`.
     caching: what is cached: `"output"` of a block or the `"branch"` it adds; `"auto"` is the family's default.
-    last_full: run everything at the last call, which removes left-over noise.
+    last_full: run all blocks at the last call (removes residual noise).
     start, end: outside this part of the run every block runs.
-    split: take a U-Net's transformers apart into their single blocks (SDXL has 70); they are then masked one by one.
-    forecast: continue the last two cached values in a straight line over the timesteps, instead of repeating the last.
-    rectify: how runs that nobody reads are found: `"liveness"` on the model's true graph changes no bit; `"paper"` (Eq. 12
-        of arXiv 2603.19939) is refused where it would; `"off"` runs all that the mask says.
-    offload: cached values wait in the CPU's memory.
-    memory_budget: most MiB of cached values, 0 for no limit; where a plan needs more, blocks run that could be reused.
+    split: mask each transformer block of a U-Net by itself (SDXL has 70).
+    forecast: extrapolate the last two cached values linearly over the timesteps, instead of repeating the last.
+    rectify: how blocks whose output is not consumed are found: `"liveness"`, on the dataflow graph, is bit-exact; `"paper"` (Eq. 12
+        of arXiv 2603.19939) is refused where it is not; `"off"` runs everything in the mask.
+    offload: keep cached values in CPU memory.
+    memory_budget: MiB of cached values, 0 for no limit; if a plan needs more, some blocks run instead of being reused.
     """
 
     rule: Rule = "deepcache"
