@@ -219,7 +219,8 @@ def preset(name: str) -> Recipe:
         return Recipe.of(DATO[name], name=name)
     base, _, checkpoints = name.partition(":")
     if base not in _MERGE_PRESETS:
-        raise RecipeError(f"no preset named {shown(name)}: choose one of {', '.join(preset_names())}")
+        known = ", ".join((*_MERGE_PRESETS, *DATO))
+        raise RecipeError(f"no preset named {shown(name)}: choose {known}, or ca_tome:config_1 and the like")
     merge = _MERGE_PRESETS[base]
     return Recipe(merge=dataclasses.replace(merge, checkpoints=checkpoints) if checkpoints else merge, name=name)
 
