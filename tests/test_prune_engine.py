@@ -101,8 +101,13 @@ def test_any_batching_prunes_the_same_tokens(unet: tiny.Case, layout: str, tell_
     assert torch.allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("aligned", [True, False, "first"])
+@pytest.mark.parametrize(
+    ("aligned", "layout"),
+    [
+        *((True, layout) for layout in LAYOUTS),
+        *((how, layout) for how in (False, "first") for layout in ("batched", "split")),
+    ],
+)
 def test_cond_and_uncond_have_the_same_bases_exactly_when_aligned(unet: tiny.Case, layout: str, aligned: Align) -> None:
     host = Host(unet, Recipe(prune=TokenPrune(ratio=0.75, align_cfg=aligned)))
     host.run(LAYOUTS[layout])
