@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skipstone.a1111_extension.bracket import UNetBracket
 from skipstone.core.blocks import recognise
+from skipstone.core.blocks.rows import crossing
 from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, TokenPrune
 
@@ -196,6 +197,11 @@ def test_the_web_uis_bracket_serves_it_alike(case: tiny.Case) -> None:
     report = bracket.end()
     assert not torch.equal(on, off) and torch.equal(case.sample(STEPS), off)
     assert report.served > 0 and report.calls == len(STEPS)
+
+
+def test_its_attention_is_known_to_treat_rows_alone(case: tiny.Case) -> None:
+    attentions = [m for n, m in case.model.named_modules() if n.endswith(("attn1", "attn2"))]
+    assert attentions and {crossing(m, m.forward) for m in attentions} == {""}
 
 
 def test_threshold_one_is_exact(case: tiny.Case) -> None:
