@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from skipstone.core.blocks.rows import crossing, crossing_kernel
 from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.attach import Override, beneath
 from skipstone.core.engine.merge import PairsFound
 from skipstone.core.engine.meter import Report
 from skipstone.core.recipe import TokenMerge, TokenPrune
@@ -179,6 +180,16 @@ def test_a_forward_put_on_the_class_counts_by_where_it_comes_from(monkeypatch: p
         optimised.__module__ = home
         monkeypatch.setattr(type(module), "forward", optimised)
         assert (crossing(module, module.forward) == "") == known, home
+
+
+def test_overrides_of_another_run_are_looked_through() -> None:
+    """Runs side by side must not change each other's counts."""
+    module = attention(tiny.diffusers_unet())
+    plain, overrides = module.forward, [Override(module, lambda inner, *args: inner(*args)) for _ in range(2)]
+    for override in overrides:
+        override.install()
+    assert beneath(module) == plain and crossing(module, beneath(module)) == ""
+    assert "replaced forward" in crossing(module, module.forward)
 
 
 def test_offloading_wrappers_are_looked_through() -> None:

@@ -20,7 +20,7 @@ from ..plan.tokens import TokenSettings
 from ..tokens.grid import Grid, grid_of
 from ..tokens.maps import Pairs, TokenMap
 from .arguments import Arguments, split
-from .attach import Around, Override
+from .attach import Around, Override, beneath
 from .call import Call
 from .costs import module_macs
 from .meter import Entry, Meter
@@ -98,7 +98,7 @@ class TokenLayer:
 
     def look(self) -> None:
         """Before a forward, while the attentions' own forwards are in place: who runs them, if that changed."""
-        running = [(m, m.forward, getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
+        running = [(m, beneath(m), getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
         if running != self._running:
             self._running = running
             self._kept_map = next(filter(None, (kept_map(processor) for *_, processor in running)), "")
