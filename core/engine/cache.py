@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .cached_value import CachedValue
 from .call import Call
-from .values import Values, continued
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A stream's value, the call and timestep at which it was made, and the one before it where forecasts need it."""
-
-    values: Values
-    index: int
-    timestep: float
-    before: _Held | None = None
-
-    @property
-    def nbytes(self) -> int:
-        own = sum(t.nbytes for t in self.values if t is not None)
-        return own + (self.before.nbytes if self.before else 0)
+from .values import Values
 
 
 class BlockCache:
@@ -35,7 +20,8 @@ class BlockCache:
     def __init__(self, offload: bool = False, forecast: bool = False) -> None:
         """Empty."""
         self._offload, self._forecast = offload, forecast
-        self._held: dict[Hashable, _Held] = {}
+        self._held: dict[Hashable, CachedValue] = {}
+        self._made: dict[Hashable, int] = {}
         self._like: Values | None = None
         self.nbytes = 0
 
@@ -44,9 +30,10 @@ class BlockCache:
         at = 0
         for key, stream in zip(call.keys(), call.streams, strict=True):
             rows = slice(at, at + stream.rows)
-            before = self._earlier(key, call.timestep)
             stored = tuple(None if v is None else self._stored(v[rows]) for v in values)
-            self._held[key] = held = _Held(stored, index, call.timestep, before)
+            last = self._pop(key) or CachedValue((), call.timestep)
+            self._held[key] = held = last.followed_by(stored, call.timestep, self._forecast)
+            self._made[key] = index
             self.nbytes += held.nbytes
             at += stream.rows
 
@@ -57,11 +44,11 @@ class BlockCache:
 
     def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
         """Is there a value for all of these streams, made at call `since` or later?"""
-        return all(key in self._held and self._held[key].index >= since for key in keys)
+        return all(key in self._held and self._made[key] >= since for key in keys)
 
     def take(self, keys: tuple[Hashable, ...], timestep: float) -> Values:
         """The cached values for these streams, as tensors of their own; continued to `timestep` where that is asked for."""
-        columns = zip(*(self._at(self._held[key], timestep) for key in keys), strict=True)
+        columns = zip(*(self._held[key].mapped(self._loaded).at(timestep) for key in keys), strict=True)
         return tuple(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
     def blank(self, rows: int) -> Values | None:
@@ -79,31 +66,16 @@ class BlockCache:
         """Memory that one row's value takes; 0 before the block has run."""
         return sum(v.shape[1:].numel() * v.element_size() for v in self._like or () if v is not None)
 
-    def _pop(self, key: Hashable) -> _Held | None:
+    def _pop(self, key: Hashable) -> CachedValue | None:
         held = self._held.pop(key, None)
         self.nbytes -= held.nbytes if held else 0
         return held
-
-    def _earlier(self, key: Hashable, timestep: float) -> _Held | None:
-        """The value that a new one follows; None where no line can be drawn through both."""
-        last = self._pop(key)
-        if not self._forecast or last is None or last.timestep <= timestep:
-            return None
-        return _Held(last.values, last.index, last.timestep)
 
     def _stored(self, value: Tensor) -> Tensor:
         if not self._offload or value.device.type == "cpu":
             return value.clone()
         waiting = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.device.type == "cuda")
         return waiting.copy_(value, non_blocking=True)
-
-    def _at(self, held: _Held, timestep: float) -> Values:
-        """A stream's value on the device, at a timestep."""
-        last = self._loaded(held.values)
-        if held.before is None:
-            return last
-        ahead = (held.timestep - timestep) / (held.before.timestep - held.timestep)
-        return continued(last, self._loaded(held.before.values), ahead)
 
     def _loaded(self, values: Values) -> Values:
         like = self._like or values

@@ -25,10 +25,15 @@ def fidelity(pictures: Tensor, reference: Tensor) -> Fidelity:
     return Fidelity(float(psnr), float(ssim))  # type: ignore[arg-type]
 
 
+def relative_errors(values: Tensor, reference: Tensor) -> Tensor:
+    """Norm of the difference over the norm of the reference, for each sample of both [B, ...]: [B], float64 on the CPU."""
+    difference, norm = (x.detach().cpu().double().flatten(1).norm(dim=1) for x in (values - reference, reference))
+    return difference / norm.clamp(min=1e-12)
+
+
 def relative_error(values: Tensor, reference: Tensor) -> float:
-    """Norm of the difference over the norm of the reference, mean over the samples of both [B, ...]."""
-    difference, norm = (x.double().flatten(1).norm(dim=1) for x in (values - reference, reference))
-    return float((difference / norm.clamp(min=1e-12)).mean())
+    """The mean of :func:`relative_errors`: the figure by which masks are selected and reported."""
+    return float(relative_errors(values, reference).mean())
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:

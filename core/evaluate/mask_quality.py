@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..calibrate.masks.gated import Caches, Row
-from ..calibrate.masks.losses import feature_loss, log_loss
+from ..calibrate.masks.losses import feature_loss
 from ..calibrate.masks.subject import Subject, running
-from .fidelity import frechet_distance, relative_error
+from .fidelity import frechet_distance, relative_errors
+
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Judge:
         show = self.pictures or (lambda x: x.float())
         mine, theirs = show(latents), show(self.dense)
         far = float("nan") if self.features is None else frechet_distance(self.features(mine), self.features(theirs))
-        typical = float(log_loss(latents, self.dense).div(2).exp())
-        return Closeness(relative_error(latents, self.dense), typical, _psnr(mine, theirs), far, share)
+        errors = relative_errors(latents, self.dense)
+        typical = float(errors.clamp_min(_LEAST).log().mean().exp())
+        return Closeness(float(errors.mean()), typical, _psnr(mine, theirs), far, share)
 
 
 def icon_judge(dense: Tensor) -> Judge:

@@ -46,7 +46,7 @@ class PipelineDenoiser:
         self._t = list(scheduler.timesteps)
         self.timesteps = tuple(float(t) for t in self._t)
         self._scales = _input_scales(scheduler, self._t)
-        self._draws = "generator" in inspect.signature(scheduler.step).parameters
+        self._takes = set(inspect.signature(scheduler.step).parameters)
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
         """Unit noise from each seed's own generator, scaled for the sampler, and a conditioning drawn by it."""
@@ -67,7 +67,8 @@ class PipelineDenoiser:
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
         """Guidance, then the scheduler's step."""
-        more = {"generator": at.history.generators} if self._draws else {}
+        given = {"generator": at.history.generators, "eta": 0.0}  # eta: as diffusers' pipelines give it
+        more = {name: value for name, value in given.items() if name in self._takes}
         step = at.history.scheduler.step(self.guided(output), self._t[call], at.x, return_dict=False, **more)
         return Trajectory(step[0].to(at.x.dtype), at.cond, at.history)
 

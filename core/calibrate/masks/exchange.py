@@ -1,7 +1,7 @@
 """Training by exchange: runs of little worth are given up for runs that are worth more, at a fixed budget.
 
 The mask stays binary. A pass estimates on new noise what each flip would change (:mod:`.flips`), and changes the most
-promising pairs, at most one per block, where the final error on fixed noises falls: several at once, then fewer.
+promising pairs, at most one per block, where a :class:`Comparison` says so: several at once, then fewer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .comparison import Comparison
 from .flips import flip_values
 from .learner import Learner
-from .refine import Rehearsal, budget
+from .refine import budget
 from .subject import Subject
 
 _MEMORY = 0.5
@@ -21,27 +22,27 @@ Entry = tuple[int, int]
 
 
 def exchange_pass(
-    subject: Subject, learner: Learner, run: np.ndarray, seeds: Sequence[int], rehearsal: Rehearsal
+    subject: Subject, learner: Learner, run: np.ndarray, seeds: Sequence[int], comparison: Comparison
 ) -> tuple[np.ndarray, float]:
-    """One estimate, and exchanges by it. Returns the mask bool [T, L] and its error on the rehearsal's noises."""
+    """One estimate, and exchanges by it. Returns the mask bool [T, L] and its error on the held-out noises."""
     recompute = learner.settings.checkpointing != "none"
     fresh = flip_values(subject, run, seeds, learner.shards, recompute=recompute)
     learner.adam.mean = fresh if learner.done == 0 else torch.lerp(fresh, learner.adam.mean, _MEMORY)
     pairs = gainful_pairs(run, learner.adam.mean.numpy(), subject.costs.masked)
     fits = budget(subject.costs, run, learner.settings.ceiling)
-    error = rehearsal.error(run, keep=True)
+    comparison.keep(run)
     count, tries = max(1, len(pairs) // 2), learner.settings.tries
     while pairs and tries:
         candidate = exchanged(run, pairs[:count])
         tries -= 1
-        now = rehearsal.raced(candidate) if fits(candidate) else np.inf
-        better = now < error
+        better = fits(candidate) and comparison.better(candidate)
         if better:
-            run, error = candidate, rehearsal.error(candidate, keep=True)
+            run = candidate
+            comparison.keep(run)
         if better or count == 1:
             pairs = pairs[count:]
         count = count if better else max(1, count // 2)
-    return run, error
+    return run, comparison.error
 
 
 def gainful_pairs(run: np.ndarray, values: np.ndarray, cost: np.ndarray) -> list[tuple[Entry, Entry]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...blocks.graph import BlockGraph
 from ...engine.attach import Around, Override, Overrides
-from ...engine.values import Values, added, as_output, as_values, carried, cloned, continued, subtracted
+from ...engine.cached_value import CachedValue
+from ...engine.values import Values, added, as_output, as_values, carried, cloned, subtracted
 
-
-@dataclass(frozen=True)
-class Held:
-    """A block's cached value, the timestep at which it was made, and the one before it where forecasts are asked for."""
-
-    values: Values
-    timestep: float
-    before: Held | None = None
-
-    def at(self, timestep: float) -> Values:
-        """The value, or the straight line through the last two at this timestep."""
-        if self.before is None:
-            return self.values
-        ahead = (self.timestep - timestep) / (self.before.timestep - self.timestep)
-        return continued(self.values, self.before.values, ahead)
-
-
-Caches = tuple[Held, ...]
+Caches = tuple[CachedValue, ...]
 """What is cached of each masked block, in the graph's order; of a call in several forwards, one forward after the other."""
 
 
@@ -78,7 +62,7 @@ class GatedNetwork:
         self._checkpointing, self.forecast = checkpointing, forecast
         self._row, self._caches = Row(None), None  # type: tuple[Row, Caches | None]
         self._timestep = 0.0
-        self._made: dict[int, Held] = {}
+        self._made: dict[int, CachedValue] = {}
         self._entered = [0] * len(self._blocks)
         self._ends: list[Tensor] = []
         gates = [Override(b.module, self._around(i), repeats=True) for i, b in enumerate(self._blocks)]
@@ -127,7 +111,7 @@ class GatedNetwork:
 
     def _kept(self) -> Caches:
         places = len(self._blocks) * max(1, *self._entered)
-        return tuple(self._made.get(place, Held((), self._timestep)) for place in range(places))
+        return tuple(self._made.get(place, CachedValue((), self._timestep)) for place in range(places))
 
     def _fresh(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
         if self._checkpointing and torch.is_grad_enabled():
@@ -153,14 +137,14 @@ class GatedNetwork:
         runs: bool | None,
         fresh: Callable[[], Values],
         inputs: Values | None,
-        held: Held,
+        held: CachedValue,
         gate: Tensor,
     ) -> Values:
         cached = held.at(self._timestep)
         if runs is not None and not runs:
             with torch.no_grad():
                 gain = _paired(torch.sub, _less(fresh(), inputs), cached)
-            self._made[place] = Held(_paired(_Through.apply, held.values, gain, gate), held.timestep, held.before)
+            self._made[place] = replace(held, values=_paired(_Through.apply, held.values, gain, gate))
             return _plus(inputs, _paired(_Through.apply, cached, gain, gate))
         outputs = fresh()
         new = _less(outputs, inputs)
@@ -173,9 +157,9 @@ class GatedNetwork:
         self._keep(place, held, _paired(_Through.apply, new, gain, gate))
         return _paired(_Through.apply, outputs, gain, gate)
 
-    def _keep(self, place: int, held: Held | None, values: Values) -> None:
-        before = Held(held.values, held.timestep) if held is not None and self.forecast else None
-        self._made[place] = Held(cloned(values), self._timestep, before)
+    def _keep(self, place: int, held: CachedValue | None, values: Values) -> None:
+        last = held or CachedValue((), self._timestep)
+        self._made[place] = last.followed_by(cloned(values), self._timestep, self.forecast)
 
 
 def _joined(ends: list[Tensor]) -> Tensor:
@@ -214,12 +198,9 @@ class _Through(torch.autograd.Function):
 
 def detached(caches: Caches) -> Caches:
     """The same values without gradients."""
-    return tuple(_without_gradients(held) for held in caches)
-
-
-def _without_gradients(held: Held) -> Held:
-    values = tuple(None if v is None else v.detach() for v in held.values)
-    return Held(values, held.timestep, None if held.before is None else _without_gradients(held.before))
+    return tuple(
+        held.mapped(lambda values: tuple(None if v is None else v.detach() for v in values)) for held in caches
+    )
 
 
 @contextmanager

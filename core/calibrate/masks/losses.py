@@ -5,25 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LEAST = 1e-12
-
 
 def feature_loss(masked: Tensor, dense: Tensor) -> Tensor:
     """Eq. 5: squared distance over the squared size of the dense feature, both [B, ...]; per sample, then the mean."""
-    return sample_losses(masked, dense).mean()
-
-
-def sample_losses(masked: Tensor, dense: Tensor) -> Tensor:
-    """The same of each sample, [B]."""
     dims = tuple(range(1, dense.ndim))
     distance = (masked - dense).float().square().sum(dims)
-    return distance / dense.float().square().sum(dims).clamp_min(1e-12)
-
-
-def log_loss(masked: Tensor, dense: Tensor) -> Tensor:
-    """Mean logarithm of the samples' losses. Now and then a sample turns into another picture, with a loss hundreds of times
-    the others': their mean would judge masks by that one alone."""
-    return sample_losses(masked, dense).clamp_min(_LEAST).log().mean()
+    return (distance / dense.float().square().sum(dims).clamp_min(1e-12)).mean()
 
 
 def sparsity(p: Tensor, cost: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ...blocks.graph import BlockGraph
 from ...denoiser import Denoiser
 from ...plan.mask import Mask
 from .checkpoint import load_checkpoint, save_checkpoint
+from .comparison import Comparison
 from .costs import to_budget
 from .exchange import exchange_pass
 from .gated import frozen
@@ -23,7 +25,7 @@ from .learner import Learner
 from .losses import loss_weights
 from .per_call import interleaved_pass, sequential_pass
 from .profile import profile
-from .refine import Rehearsal, refine
+from .refine import refine
 from .settings import TrainSettings
 from .shards import Shards
 from .starts import filled, interval_mask, rule_masks, spread_masks
@@ -82,7 +84,8 @@ class Training:
     learner: Learner
     variation: Tensor
     history: list[Progress] = field(default_factory=list)
-    rehearsal: Rehearsal | None = None
+    start: np.ndarray | None = None
+    held_out: tuple[float, float] | None = None
     found: np.ndarray | None = None
     errors: list[float] = field(default_factory=list)
     stopped: bool = False
@@ -115,27 +118,37 @@ class Training:
     def _binary_pass(self, number: int) -> float:
         settings, learner = self.settings, self.learner
         if settings.form == "exchange":
-            run, error = exchange_pass(self.subject, learner, self.run(), self.seeds(number), self.rehearsed())
+            run, error = exchange_pass(self.subject, learner, self.run(), self.seeds(number), self.comparison)
         else:
             rng = np.random.default_rng([settings.seed, number])
             scores, run = learner.scores(), self.run()
             turn = number * settings.tries
-            given = (settings.ceiling, settings.tries, self.rehearsed(), rng)
+            given = (settings.ceiling, settings.tries, self.comparison, rng)
             run, errors = refine(self.subject, run, scores, *given, turn=turn)
             error = errors[-1]
         learner.gates.assign(certain(run, settings.sureness))
         learner.done += 1
         return error
 
-    def rehearsed(self) -> Rehearsal:
+    @cached_property
+    def comparison(self) -> Comparison:
         """The samples on which masks are compared; never among those of the passes."""
-        if self.rehearsal is None:
-            self.rehearsal = Rehearsal(self.subject, self.shards.part(self.rehearsal_seeds()), self.shards)
-        return self.rehearsal
+        finding, held_out = (self.shards.part(self.compared_seeds(part)) for part in (0, 1))
+        return Comparison(self.subject, finding, held_out, self.shards)
 
-    def rehearsal_seeds(self) -> list[int]:
-        """All processes' samples for comparing masks."""
-        return [(self.settings.seed + 1) * _SEEDS - 1 - n for n in range(self.settings.refine_batch)]
+    def compared_seeds(self, part: int) -> list[int]:
+        """All processes' samples for finding moves (part 0), and those on which a move must hold (part 1)."""
+        count, last = self.settings.refine_batch, (self.settings.seed + 1) * _SEEDS - 1
+        return [last - n for n in range(part * count, (part + 1) * count)]
+
+    def never_above_the_start(self) -> np.ndarray:
+        """The mask that was learned, or the one that training began at where its error on the held-out noises is lower."""
+        run, start = self.run(), self.start
+        if start is None or np.array_equal(run, start):
+            return run
+        before, after = self.comparison.held_out(start), self.comparison.held_out(run)
+        self.held_out = (before, min(before, after))
+        return run if after <= before else start
 
     def note(self, loss: float) -> Progress:
         """Write down a pass."""
@@ -186,8 +199,10 @@ def train_subject(
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, training)
     try:
-        if settings.start == "rule" and not training.learner.done:
-            choose_start(training)
+        if not training.learner.done:
+            if settings.start == "rule":
+                choose_start(training)
+            training.start = training.run()
         _passes(training, on_progress, checkpoint)
         _search(training, on_progress)
     except (KeyboardInterrupt, StopTraining):
@@ -215,15 +230,15 @@ def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
 
 def choose_start(training: Training) -> None:
     """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
-    subject, ceiling, rehearsal = training.subject, training.settings.ceiling, training.rehearsed()
+    subject, ceiling, comparison = training.subject, training.settings.ceiling, training.comparison
     best = interval_mask(subject, ceiling)
-    error = rehearsal.error(best, keep=True)
-    seeds = training.rehearsal_seeds()[: training.settings.profile_batch]
+    comparison.keep(best)
+    seeds = training.compared_seeds(0)[: training.settings.profile_batch]
     for run in [*rule_masks(subject, ceiling, seeds).values(), *spread_masks(subject, ceiling)]:
         candidate = filled(run, subject, ceiling)
-        now = rehearsal.raced(candidate)
-        if now < error:
-            best, error = candidate, rehearsal.error(candidate, keep=True)
+        if comparison.better(candidate):
+            best = candidate
+            comparison.keep(best)
     training.learner.gates.assign(certain(best, training.settings.sureness))
 
 
@@ -242,7 +257,7 @@ def _passes(training: Training, on_progress: Callable[[Progress], Any], checkpoi
 
 def _search(training: Training, on_progress: Callable[[Progress], Any]) -> None:
     """The short search after binarisation; the best mask so far is the training's, also when it is stopped."""
-    settings, training.found = training.settings, training.run()
+    settings, training.found = training.settings, training.never_above_the_start()
     if not settings.refine:
         return
 
@@ -253,7 +268,7 @@ def _search(training: Training, on_progress: Callable[[Progress], Any]) -> None:
 
     rng = np.random.default_rng(settings.seed)
     scores = training.learner.scores()
-    refine(training.subject, training.found, scores, settings.ceiling, settings.refine, training.rehearsed(), rng, tell)
+    refine(training.subject, training.found, scores, settings.ceiling, settings.refine, training.comparison, rng, tell)
 
 
 def _trained(training: Training, model: str) -> Trained:
@@ -267,6 +282,7 @@ def _trained(training: Training, model: str) -> Trained:
         "passes": learner.done,
         "losses": [round(p.loss, 8) for p in training.history],
         "search_errors": [round(e, 8) for e in training.errors],
+        "held_out": training.held_out,
         "share": costs.share(run),
         "speedup": 1 / costs.share(run),
     }

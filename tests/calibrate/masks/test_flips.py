@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toys import WIDTH, Residual, toy
+from toys import Residual, toy
 
 from skipstone.core.calibrate.masks.exchange import exchanged, gainful_pairs
 from skipstone.core.calibrate.masks.flips import flip_values
-from skipstone.core.calibrate.masks.losses import feature_loss, sample_losses
-from skipstone.core.calibrate.masks.refine import Heat, Rehearsal, held_bytes, propose
+from skipstone.core.calibrate.masks.losses import feature_loss
+from skipstone.core.calibrate.masks.refine import propose
 from skipstone.core.calibrate.masks.shards import Shards
 
 
@@ -89,62 +89,3 @@ def test_every_two_calls_near_each_other_change_places_in_turn() -> None:
     assert pairs == {(a, b) for a in range(1, 7) for b in range(a + 1, min(a + 4, 7))}
     alike = np.zeros((4, 2), dtype=bool)
     assert np.array_equal(propose(alike, alike, rng, 0), alike)
-
-
-def test_an_error_branched_off_a_kept_run_is_that_of_a_run_from_the_start() -> None:
-    subject = toy(Residual(4), calls=8, forecast=True)
-    rng = np.random.default_rng(1)
-    seeds = [3, 4]
-    kept, fresh = Rehearsal(subject, seeds, Shards()), Rehearsal(subject, seeds, Shards())
-    run = rng.random(subject.shape) < 0.5
-    run[0] = True
-    kept.error(run, keep=True)
-    dense = subject.rollout(seeds)
-    for number in range(12):
-        run = propose(run, rng.random(run.shape), rng, number)
-        expected = np.exp(float(sample_losses(subject.rollout(seeds, run), dense).log().mean()))
-        assert kept.error(run, keep=number % 3 == 0) == pytest.approx(expected, rel=1e-12)
-        assert fresh.error(run) == pytest.approx(expected, rel=1e-12)
-
-
-def test_branching_off_saves_the_calls_that_are_alike() -> None:
-    subject = toy(Residual(4), calls=8)
-    rehearsal = Rehearsal(subject, [1], Shards())
-    run = np.ones(subject.shape, dtype=bool)
-    rehearsal.error(run, keep=True)
-    before, other = subject.denoiser.calls_made, run.copy()
-    other[6, 2] = False
-    rehearsal.error(other)
-    assert subject.denoiser.calls_made - before == 2
-    assert subject.denoiser.begin([1]).x.shape == (1, WIDTH)
-
-
-def test_a_candidate_that_is_behind_on_the_first_quarter_costs_no_more() -> None:
-    subject = toy(Residual(4), calls=8)
-    rehearsal = Rehearsal(subject, list(range(8)), Shards())
-    good = np.ones(subject.shape, dtype=bool)
-    good[3, 1] = False
-    bad = good.copy()
-    bad[1:] = False
-    plain = rehearsal.error(bad, keep=True)
-    assert rehearsal.raced(good) == pytest.approx(rehearsal.error(good)) and rehearsal.error(good) < plain
-    rehearsal.error(good, keep=True)
-    before = len(subject.denoiser.begun)
-    assert rehearsal.raced(bad) == np.inf
-    assert [len(batch) for batch in subject.denoiser.begun[before:]] == []
-    assert rehearsal.error(bad) == pytest.approx(plain, rel=1e-6)
-
-
-def test_places_take_no_more_than_their_room_and_errors_stay_the_same() -> None:
-    subject = toy(Residual(4), calls=16)
-    rng, seeds = np.random.default_rng(2), [1, 2]
-    run = rng.random(subject.shape) < 0.5
-    run[0] = True
-    ample, tight = Heat(subject, seeds), Heat(subject, seeds, room=1500)
-    for heat in (ample, tight):
-        heat.error(run, keep=True)
-    sizes = [held_bytes([caches for _, caches in heat._places.values()]) for heat in (ample, tight)]
-    assert sizes[0] > 1500 >= sizes[1] > 0 and len(ample._places) == 16 and len(tight._places) < 16
-    for turn in range(8):
-        moved = propose(run, rng.random(run.shape), rng, turn)
-        assert float(tight.error(moved)) == pytest.approx(float(ample.error(moved)), rel=1e-12)

@@ -98,10 +98,11 @@ def test_training_begins_at_the_rule_that_is_nearest_to_dense() -> None:
     training = begin(subject, settings(target=7 / 12))
     interval = training.run()
     choose_start(training)
-    chosen, rehearsal = training.run(), training.rehearsed()
+    chosen, comparison = training.run(), training.comparison
     made = rule_masks(subject, training.settings.ceiling, [1, 2])
     assert set(made) == {"interval", "interval, last full", "feature variation"}
-    assert rehearsal.error(chosen) == min(map(rehearsal.error, made.values())) < 0.9 * rehearsal.error(interval)
+    error = comparison.held_out
+    assert error(chosen) == min(map(error, made.values())) < 0.9 * error(interval)
 
 
 @pytest.mark.parametrize("kind", [Chain, Skips])
@@ -147,7 +148,7 @@ def test_the_search_lowers_the_error_and_keeps_the_budget() -> None:
     subject = toy(Residual(8), calls=16)
     trained = train_subject(subject, settings(passes=0, refine=120, target=0.5))
     errors = trained.mask.provenance["search_errors"]
-    assert len(errors) == 120 and errors[-1] < 0.7 * errors[0]
+    assert len(errors) == 120 and errors[-1] < 0.9 * errors[0]
     assert errors == sorted(errors, reverse=True)
     assert trained.mask.provenance["share"] <= 0.51
 

@@ -1,0 +1,153 @@
+"""Masks compared by the figure that is reported: the mean relative L2 error of the final latents.
+
+A move is found on some noises and must hold on others, so that no mask is fitted to the noises it was found on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...denoiser import Trajectory
+from ...evaluate.fidelity import relative_errors
+from .gated import Caches, Row
+from .shards import Shards
+from .subject import Subject, running
+
+Place = tuple[Trajectory, Caches | None]
+"""Where a run stands before a call."""
+
+ROOM = 1 << 30
+"""Bytes that the places of all samples may take; fewer places are held on larger models."""
+_PARTS, _PARTED_FROM = 4, 8
+"""Parts in which samples are drawn, and their least number for that."""
+
+
+class Comparison:
+    """A kept mask and its errors, against which candidates are judged.
+
+    The result is the same for every number of processes that divides a quarter of the samples.
+    """
+
+    def __init__(self, subject: Subject, finding: Sequence[int], held_out: Sequence[int], shards: Shards) -> None:
+        """Nothing is drawn before it is needed.
+
+        Args:
+            finding: this process's seeds on which moves are found.
+            held_out: this process's seeds on which a move must hold; none of the others.
+        """
+        self._subject, self._shards = subject, shards
+        self._seeds = (list(finding), list(held_out))
+        self._run: np.ndarray | None = None
+        self._errors: tuple[list[Tensor], Tensor] = ([], torch.zeros(0))
+
+    @cached_property
+    def _finding(self) -> list[Noises]:
+        return self._parts(self._seeds[0])
+
+    @cached_property
+    def _held_out(self) -> list[Noises]:
+        return self._parts(self._seeds[1])
+
+    def _parts(self, seeds: list[int]) -> list[Noises]:
+        whole = len(seeds) * self._shards.count < _PARTED_FROM or len(seeds) % _PARTS
+        parts = [seeds] if whole else [part.tolist() for part in np.array_split(np.array(seeds), _PARTS)]
+        return [Noises(self._subject, part, ROOM // (2 * len(parts))) for part in parts]
+
+    def keep(self, run: np.ndarray) -> None:
+        """Judge later candidates against this mask bool [T, L]."""
+        if self._run is not None and np.array_equal(run, self._run):
+            return
+        finding = [noises.errors(run, keep=True) for noises in self._finding]
+        self._errors = (finding, torch.cat([noises.errors(run, keep=True) for noises in self._held_out]))
+        self._run = run
+
+    @property
+    def error(self) -> float:
+        """The kept mask's error on the held-out noises."""
+        return self._mean(self._errors[1])
+
+    def held_out(self, run: np.ndarray) -> float:
+        """The error of a mask bool [T, L] on the held-out noises."""
+        return self._mean(torch.cat([noises.errors(run) for noises in self._held_out]))
+
+    def better(self, run: np.ndarray) -> bool:
+        """Whether a mask bool [T, L] has a lower error than the kept one, also on the held-out noises.
+
+        There the gain must be larger than its standard error. Now and then a noise turns into another picture, with an
+        error that outweighs all others': where such a one turns back and the others do not gain, the mask is refused.
+        A mask that is behind on the first quarter is not drawn further.
+        """
+        finding, held_out = self._errors
+        first, *others = self._finding
+        gains = [finding[0] - first.errors(run)]
+        if not self._mean(gains[0]) > 0:
+            return False
+        gains += [kept - noises.errors(run) for kept, noises in zip(finding[1:], others, strict=True)]
+        if not self._mean(torch.cat(gains)) > 0:
+            return False
+        return self._surely(held_out - torch.cat([noises.errors(run) for noises in self._held_out]))
+
+    def _surely(self, gains: Tensor) -> bool:
+        """Whether the mean over all processes' samples is larger than its standard error."""
+        mean, square = self._shards.mean(torch.stack([gains.mean(), gains.square().mean()])).tolist()
+        count = len(gains) * self._shards.count
+        return mean > (max(0.0, square - mean**2) / max(1, count - 1)) ** 0.5
+
+    def _mean(self, errors: Tensor) -> float:
+        return float(self._shards.mean(errors.mean()))
+
+
+class Noises:
+    """Some samples and their dense results. The kept mask's run is held at some of its calls: others branch off there."""
+
+    def __init__(self, subject: Subject, seeds: Sequence[int], room: int = ROOM) -> None:
+        """Draws the samples dense. room: bytes that held places may take."""
+        self._subject, self._seeds, self._room = subject, seeds, room
+        self._goal = subject.rollout(seeds)
+        self._run: np.ndarray | None = None
+        self._places: dict[int, Place] = {}
+
+    @torch.no_grad()
+    def errors(self, run: np.ndarray, keep: bool = False) -> Tensor:
+        """Relative L2 error [n] of each sample under a mask bool [T, L]. keep: later masks may branch off here."""
+        common = self._common(run)
+        places = {call: place for call, place in self._places.items() if call <= common}
+        first = max(places, default=0)
+        at, caches = places.get(first) or (self._subject.denoiser.begin(self._seeds), None)
+        rows = running(run, self._subject.graph)
+        at = self._subject.denoiser.fork(at)
+        for call in range(first, self._subject.calls):
+            if keep:
+                places[call] = (self._subject.denoiser.fork(at), caches)
+                places = thinned(places, self._room)
+            outcome = self._subject.masked(at, call, Row(rows[call]), caches)
+            at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
+        if keep:
+            self._run, self._places = run, places
+        return relative_errors(at.x, self._goal)
+
+    def _common(self, run: np.ndarray) -> int:
+        """The first call whose evaluated blocks differ from those of the run that is kept."""
+        if self._run is None:
+            return 0
+        graph = self._subject.graph
+        differing = (running(run, graph) != running(self._run, graph)).any(axis=1)
+        return int(differing.argmax()) if differing.any() else len(run) - 1
+
+
+def thinned(places: dict[int, Place], room: int) -> dict[int, Place]:
+    """Places at fewer calls, evenly spread, until their caches take no more than `room` bytes."""
+    while len(places) > 1 and held_bytes([caches for _, caches in places.values()]) > room:
+        places = {call: places[call] for call in sorted(places)[::2]}
+    return places
+
+
+def held_bytes(caches: Sequence[Caches | None]) -> int:
+    """Memory of the values that are held, each counted once."""
+    tensors = (t for one in caches if one is not None for held in one for t in held.tensors())
+    return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
