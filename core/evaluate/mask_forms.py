@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..calibrate.masks.costs import Costs
-from ..calibrate.masks.settings import TrainSettings
+from ..calibrate.masks.settings import PAPER, VERIFIED, TrainSettings
 from ..calibrate.masks.trainer import train
 from ..denoiser import Denoiser
 from ..errors import MaskError, RecipeError
 from ..plan.mask import Mask
 
-_PAPER: dict[str, Any] = {
-    "form": "interleaved",
-    "start": "uniform",
-    "control": "dual",
-    "forecast": False,
-    "cost_weighted": False,
-}
+_PAPER: dict[str, Any] = {"form": "interleaved", **PAPER}
 _WINDOW: dict[str, Any] = {"form": "windowed", "window": 4}
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -29,7 +23,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "start": {"passes": 0},
     "search-repeat": {"forecast": False},
     "exchange": {"form": "exchange"},
-    "paper": _PAPER,
+    "paper": {"form": "paper"},
     "paper-forecast": {**_PAPER, "forecast": True},
     "paper-gumbel": {**_PAPER, "sampling": "gumbel"},
     "paper-mean": {**_PAPER, "sampling": "mean"},
@@ -43,8 +37,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "joint": {**_WINDOW, "window": 0},
 }
 """Settings that differ from the default's, by name; `start` is where the search begins: the best of the rules' masks."""
-_VERIFIED = ("search", "exchange")
-"""Forms whose passes verify moves: they keep the default's passes and batch."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Gym:
         """Of a form. Raises :class:`RecipeError` for an unknown one."""
         check_forms((form,))
         more = FORMS[form]
-        if more.get("form", "search") not in _VERIFIED:
+        if more.get("form", "search") not in VERIFIED:  # those keep the default's passes and batch
             more = {"passes": self._passes(more), "batch": self.batch, **more}
         return TrainSettings(**{"target": target, "seed": seed, **more})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +13,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from ...errors import RecipeError
+from ...errors import FileError, RecipeError, reason_of, shown_path
+from ...files import make_folder
 from ...pipelines.conditions import conditions_of
 from ...pipelines.denoisers import PipelineDenoiser, denoiser_of
 from ...pipelines.loading import load_pipeline
@@ -49,24 +52,24 @@ class TrainMask:
     config: Path | None = None
     """For a single checkpoint: local diffusers folder of the same kind of model."""
     resume: bool = False
-    """Go on with the training that was stopped, from OUT/mask_training.safetensors."""
+    """Continue the training that was stopped, from OUT/mask_training.safetensors."""
     out: Path = Path("out")
     """Folder for mask.safetensors, mask_training.safetensors, mask_curve.png, mask_heatmap.png, mask_histogram.png."""
 
 
 def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained:
-    """Train, write, tell. Raises :class:`SkipstoneError` for bad input."""
+    """Train, write the mask and its pictures, print what was written. Raises :class:`SkipstoneError` for bad input."""
     with joined(options.device) as (shards, device):
         denoiser = _denoiser(options, device)
         checkpoint = options.out / "mask_training.safetensors"
         if options.resume:
             _check_shared(checkpoint, shards)
-        elif shards.first:
-            checkpoint.unlink(missing_ok=True)
-        with _shown(options.training, shards.first) as show:
-            trained = train(denoiser, options.training, show, checkpoint, options.model)
         if shards.first:
-            _write(options.out, trained, denoiser, say)
+            _check_writable(options.out)
+        with _shown(options.training, shards.first) as show:
+            trained = train(denoiser, options.training, show, checkpoint, options.model, options.resume)
+        if shards.first:
+            _write(options.out, trained, say)
     return trained
 
 
@@ -74,6 +77,15 @@ def _check_shared(checkpoint: Path, shards: Shards) -> None:
     """All processes go on from the same file. Raises :class:`RecipeError` where some do not see it."""
     if 0 < float(shards.mean(torch.tensor(float(checkpoint.exists())))) < 1:
         raise RecipeError(f"not all machines see {str(checkpoint)!r}: give an --out that they share")
+
+
+def _check_writable(folder: Path) -> None:
+    """Before hours of training, not after them. Raises :class:`FileError`."""
+    make_folder(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FileError(f"cannot write into {shown_path(folder)} ({reason_of(error)}): give another --out") from None
 
 
 def _denoiser(options: TrainMask, device: str) -> PipelineDenoiser:
@@ -103,13 +115,29 @@ def _shown(settings: TrainSettings, here: bool) -> Iterator[Callable[[Progress],
         yield show
 
 
-def _write(folder: Path, trained: Trained, denoiser: PipelineDenoiser, say: Callable[[str], Any]) -> None:
+def _write(folder: Path, trained: Trained, say: Callable[[str], Any]) -> None:
     from .report import write_report
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mask.safetensors"
-    trained.mask.save(path)
-    drawn = write_report(folder, trained)
     share = trained.mask.provenance["share"]
     say(f"{'stopped early; ' if trained.stopped else ''}{share:.1%} of the multiply-adds, {1 / share:.2f}x")
-    say(f"wrote {path}, {', '.join(p.name for p in drawn)}")
+    if trained.kept_start:
+        say("training found nothing better than the mask it started at, and keeps that one")
+    say(f"wrote {_saved(trained, folder, say)}")
+    try:
+        say(f"wrote {', '.join(p.name for p in write_report(folder, trained))}")
+    except FileError as error:
+        say(str(error))
+
+
+def _saved(trained: Trained, folder: Path, say: Callable[[str], Any]) -> Path:
+    """Where the mask was written: a trained mask is not lost to a full disk. Raises :class:`FileError` where none has room."""
+    fallbacks = (Path.cwd(), Path(tempfile.gettempdir()))
+    for place in (folder, *fallbacks):
+        name = "mask.safetensors" if place is folder else f"skipstone_mask_{secrets.token_hex(4)}.safetensors"
+        try:
+            trained.mask.save(place / name)
+        except FileError as error:
+            say(str(error))
+        else:
+            return place / name
+    raise FileError("the trained mask could not be written anywhere: make room and continue with --resume")

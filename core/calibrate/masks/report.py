@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...blocks.graph import BlockGraph
 from ...evaluate.heatmap import heatmap
+from ...files import make_folder, whole_file
 from ...plan.liveness import liveness
 from ...plan.mask import Mask
 from .trainer import Progress, Trained
 
 
 def write_report(folder: Path, trained: Trained) -> list[Path]:
-    """mask_curve.png, mask_heatmap.png and mask_histogram.png; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """mask_curve.png, mask_heatmap.png and mask_histogram.png; returns their paths. Raises :class:`FileError`."""
+    make_folder(folder)
     curve, picture, histogram = (folder / f"mask_{name}.png" for name in ("curve", "heatmap", "histogram"))
     draw_curve(curve, trained.history)
     draw_mask(picture, trained.mask, trained.graph)
@@ -32,19 +34,21 @@ def draw_curve(path: Path, history: Sequence[Progress]) -> None:
     loss, share = figure.subplots(2, 1, sharex=True)
     done = [p.done for p in history]
     loss.plot(done, [p.loss for p in history], color="tab:blue")
-    loss.set(ylabel="feature loss", yscale="log" if any(p.loss > 0 for p in history) else "linear")
+    loss.set(ylabel="loss", yscale="log" if any(p.loss > 0 for p in history) else "linear")
     share.plot(done, [p.share for p in history], color="tab:orange", label="share of multiply-adds")
     share.plot(done, [p.settled for p in history], color="tab:green", label="share of settled probabilities")
     share.set(xlabel="pass", ylim=(0, 1.02))
     share.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(path, figure)
 
 
 def draw_mask(path: Path, mask: Mask, graph: BlockGraph) -> None:
     """Calls by blocks: what runs, is reused, is not needed."""
     states = liveness(mask.run, graph)[:, list(graph.masked)]
     share = mask.provenance.get("share", mask.share)
-    heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls, {share:.0%} of the multiply-adds").save(path)
+    picture = heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls, {share:.0%} of the multiply-adds")
+    with whole_file(path) as part:
+        picture.save(part)
 
 
 def draw_histogram(path: Path, mask: Mask) -> None:
@@ -56,4 +60,9 @@ def draw_histogram(path: Path, mask: Mask) -> None:
     axes = figure.subplots()
     axes.hist(np.asarray(values[1:], dtype=np.float64).ravel(), bins=20, range=(0, 1), color="tab:blue")
     axes.set(xlabel="probability that a block runs", ylabel="calls x blocks", xlim=(0, 1))
-    figure.savefig(path, dpi=120)
+    _save(path, figure)
+
+
+def _save(path: Path, figure: Any) -> None:
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=120)

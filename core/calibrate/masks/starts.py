@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import RecipeError, SkipstoneError
 from ...plan import rules
 from .costs import Costs, to_budget
 from .gated import Caches
+from .settings import TrainSettings
 from .subject import Subject
 
 _HALVINGS = 24
@@ -158,3 +160,16 @@ def filled(run: np.ndarray, subject: Subject, target: float) -> np.ndarray:
     """A mask with as many runs more as the budget holds: those of an interval mask first."""
     scores = run + 0.5 * interval_scores(subject.shape, subject.costs, target) / 1.5
     return to_budget(scores, target, subject.costs)
+
+
+def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
+    """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
+    rule = interval_mask(subject, settings.ceiling)
+    if settings.start == "uniform":
+        return torch.full(subject.shape, settings.initial)
+    return certain(rule, settings.sureness)
+
+
+def certain(run: np.ndarray, sureness: float) -> Tensor:
+    """Probabilities [T, L] that stand for a mask."""
+    return torch.from_numpy(np.where(run, sureness, 1 - sureness)).float()

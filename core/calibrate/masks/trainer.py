@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...blocks.graph import BlockGraph
 from ...denoiser import Denoiser
+from ...errors import FileError
 from ...plan.mask import Mask
 from .checkpoint import load_checkpoint, save_checkpoint
 from .comparison import Comparison
@@ -25,12 +27,15 @@ from .learner import Learner
 from .losses import loss_weights
 from .per_call import interleaved_pass, sequential_pass
 from .profile import profile
+from .progress import Progress, StopTraining
 from .refine import refine
-from .settings import TrainSettings
+from .settings import VERIFIED, TrainSettings
 from .shards import Shards
-from .starts import filled, interval_mask, rule_masks, spread_masks
+from .starts import certain, filled, interval_mask, rule_masks, spread_masks, start_of
 from .subject import Subject, prepare
 from .windowed import windowed_pass
+
+log = logging.getLogger("skipstone")
 
 _EASE = 1e-9
 _SEEDS = 1 << 20
@@ -39,32 +44,12 @@ EVALUATION_SEEDS = 1 << 31
 """Samples from here on are never trained on."""
 
 
-class StopTraining(Exception):
-    """Raise it in a progress callback, or in a denoiser's `predict`, to end training; what was learned is kept."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """After a pass: the feature loss, the share of multiply-adds that the probabilities stand for, how many are settled."""
-
-    stage: Literal["train", "refine"]
-    done: int
-    total: int
-    loss: float
-    share: float
-    settled: float
-
-    @property
-    def speedup(self) -> float:
-        """Expected ratio of multiply-adds."""
-        return 1 / self.share
-
-
 @dataclass
 class Trained:
     """mask: ready to use. graph: of the network. history: one entry per pass. variation, weights [T]: v(s), w(s), Eq. 9, 10.
 
-    stopped: training was ended early.
+    stopped: training was ended early. kept_start: the learned mask was worse than the one that training started at, which
+    is the result.
     """
 
     mask: Mask
@@ -73,6 +58,7 @@ class Trained:
     variation: Tensor
     weights: Tensor
     stopped: bool = False
+    kept_start: bool = False
 
 
 @dataclass
@@ -85,10 +71,11 @@ class Training:
     variation: Tensor
     history: list[Progress] = field(default_factory=list)
     start: np.ndarray | None = None
-    held_out: tuple[float, float] | None = None
+    kept_start: bool = False
     found: np.ndarray | None = None
     errors: list[float] = field(default_factory=list)
     stopped: bool = False
+    unsaved: bool = False
 
     @property
     def shards(self) -> Shards:
@@ -103,15 +90,15 @@ class Training:
     def run_pass(self) -> float:
         """One pass by the chosen form; returns its loss."""
         number = self.learner.done
-        if self.settings.form in ("search", "exchange"):
+        if self.settings.form in VERIFIED:
             return self._binary_pass(number)
         if self.settings.form == "sequential":
             pool = [self.seeds(number * self.settings.updates + k) for k in range(2)]
             loss = sequential_pass(self.subject, self.learner, pool)
-        elif self.settings.form == "interleaved":
-            loss = interleaved_pass(self.subject, self.learner, self.seeds(number))
-        else:
+        elif self.settings.form == "windowed":
             loss = windowed_pass(self.subject, self.learner, self.seeds(number))
+        else:
+            loss = interleaved_pass(self.subject, self.learner, self.seeds(number))
         self.learner.end_pass()
         return float(self.shards.mean(torch.tensor(loss)))
 
@@ -146,9 +133,8 @@ class Training:
         run, start = self.run(), self.start
         if start is None or np.array_equal(run, start):
             return run
-        before, after = self.comparison.held_out(start), self.comparison.held_out(run)
-        self.held_out = (before, min(before, after))
-        return run if after <= before else start
+        self.kept_start = not self.comparison.held_out(run) <= self.comparison.held_out(start)
+        return start if self.kept_start else run
 
     def note(self, loss: float) -> Progress:
         """Write down a pass."""
@@ -158,11 +144,20 @@ class Training:
         self.history.append(now)
         return now
 
+    def save(self, checkpoint: Path) -> None:
+        """Write the checkpoint. A disk that is full must not end a training: it is logged once."""
+        try:
+            save_checkpoint(checkpoint, self)
+        except FileError as error:
+            if not self.unsaved:
+                log.warning("%s; training goes on without a checkpoint", error)
+            self.unsaved = True
+
     def run(self) -> np.ndarray:
         """The mask bool [T, L] that the probabilities stand for, within the budget."""
         scores, costs, ceiling = self.learner.scores(), self.subject.costs, self.settings.ceiling
         sure = scores > 0.5
-        if self.settings.form in ("search", "exchange") and sure[0].all() and costs.share(sure) <= ceiling + _EASE:
+        if self.settings.form in VERIFIED and sure[0].all() and costs.share(sure) <= ceiling + _EASE:
             return sure
         return to_budget(scores, ceiling, costs)
 
@@ -173,18 +168,31 @@ def train(
     on_progress: Callable[[Progress], Any] = lambda progress: None,
     checkpoint: str | Path | None = None,
     model: str = "",
+    resume: bool = True,
 ) -> Trained:
     """Learn which blocks run at which call, so that the sampler's result stays as near to the dense one as the budget lets it.
 
-    checkpoint: file written after each pass, and gone on from where it exists. on_progress: called after each pass.
-    model: name for the mask's provenance. Ctrl-C or :class:`StopTraining` end training early and keep what was learned.
-    Raises :class:`SkipstoneError` for a model or settings that cannot be trained.
+    Ctrl-C or :class:`StopTraining` end training early and keep what was learned. A training that runs to its end is never
+    worse than its start on the held-out noises: where it would be, the result is the mask it started at.
+
+    Args:
+        on_progress: called after each pass.
+        checkpoint: file written after each pass. Where it cannot be written, training goes on without it.
+        model: name for the mask's provenance.
+        resume: continue from the checkpoint where it exists; else it is replaced after the first pass.
+
+    Raises :class:`SkipstoneError` for a model or settings that cannot be trained, or a checkpoint that does not fit.
     """
     settings = settings or TrainSettings()
+    if unread := settings.unread():
+        log.warning(
+            "training ignores %s: form=%r with control=%r does not use them", unread, settings.form, settings.control
+        )
     with frozen(denoiser.network):
         blockwise = settings.checkpointing == "block"
         subject = prepare(denoiser, settings.caching, settings.split, settings.loss_at, blockwise, settings.forecast)
-        return train_subject(subject, settings, on_progress, None if checkpoint is None else Path(checkpoint), model)
+        path = None if checkpoint is None else Path(checkpoint)
+        return train_subject(subject, settings, on_progress, path, model, resume)
 
 
 def train_subject(
@@ -193,10 +201,11 @@ def train_subject(
     on_progress: Callable[[Progress], Any] = lambda progress: None,
     checkpoint: Path | None = None,
     model: str = "",
+    resume: bool = True,
 ) -> Trained:
     """:func:`train` on a network that was looked over, and whose weights are frozen, by the caller."""
     training = begin(subject, settings)
-    if checkpoint is not None and checkpoint.exists():
+    if resume and checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, training)
     try:
         if not training.learner.done:
@@ -220,14 +229,6 @@ def begin(subject: Subject, settings: TrainSettings) -> Training:
     return Training(subject, settings, Learner(gates, settings, subject.costs, weights, shards), variation)
 
 
-def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
-    """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
-    rule = interval_mask(subject, settings.ceiling)
-    if settings.start == "uniform":
-        return torch.full(subject.shape, settings.initial)
-    return certain(rule, settings.sureness)
-
-
 def choose_start(training: Training) -> None:
     """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
     subject, ceiling, comparison = training.subject, training.settings.ceiling, training.comparison
@@ -242,16 +243,11 @@ def choose_start(training: Training) -> None:
     training.learner.gates.assign(certain(best, training.settings.sureness))
 
 
-def certain(run: np.ndarray, sureness: float) -> Tensor:
-    """Probabilities [T, L] that stand for a mask."""
-    return torch.from_numpy(np.where(run, sureness, 1 - sureness)).float()
-
-
 def _passes(training: Training, on_progress: Callable[[Progress], Any], checkpoint: Path | None) -> None:
     while training.learner.done < training.settings.passes:
         progress = training.note(training.run_pass())
         if checkpoint is not None and training.shards.first:
-            save_checkpoint(checkpoint, training)
+            training.save(checkpoint)
         on_progress(progress)
 
 
@@ -282,10 +278,11 @@ def _trained(training: Training, model: str) -> Trained:
         "passes": learner.done,
         "losses": [round(p.loss, 8) for p in training.history],
         "search_errors": [round(e, 8) for e in training.errors],
-        "held_out": training.held_out,
+        "kept_start": training.kept_start,
         "share": costs.share(run),
         "speedup": 1 / costs.share(run),
     }
     mask = training.subject.mask(run, probabilities=learner.gates.values.numpy(), provenance=provenance)
     graph = training.subject.graph
-    return Trained(mask, graph, training.history, training.variation, learner.weights, training.stopped)
+    ended = (training.stopped, training.kept_start)
+    return Trained(mask, graph, training.history, training.variation, learner.weights, *ended)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from skipstone.core import cli
 from skipstone.core.calibrate.masks import command
 from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.errors import FileError
 from skipstone.core.plan.mask import Mask
 from skipstone.core.recipe_skip import BlockSkip
 
@@ -81,3 +82,54 @@ def test_mistakes_are_told_in_one_line(
 def test_a_file_without_embeddings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train-mask", "sd", *QUICK, "--out", str(tmp_path), "--embeddings", "no.safetensors"]) == 2
     assert "no embeddings in 'no.safetensors'" in capsys.readouterr().err
+
+
+def test_a_mask_that_cannot_be_written_where_it_should_is_written_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk at the end of a training."""
+    out, elsewhere, save = tmp_path / "out", tmp_path / "elsewhere", Mask.save
+    elsewhere.mkdir()
+
+    def full(mask: Mask, path: Path) -> None:
+        if path.parent in (out, Path.cwd()):
+            raise FileError(f"cannot write {str(path)!r} (No space left on device)")
+        save(mask, path)
+
+    monkeypatch.setattr(Mask, "save", full)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(elsewhere))
+    assert cli.main(["train-mask", "dit", *QUICK, "--out", str(out)]) == 0
+    (path,) = elsewhere.iterdir()
+    assert Mask.load(path).run.shape == (6, 4)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No space left on device" in said and path.name in said.replace(" ", "")
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mask_curve.png").mkdir()
+    assert cli.main(["train-mask", "dit", *QUICK, "--out", str(tmp_path)]) == 0
+    assert Mask.load(tmp_path / "mask.safetensors").run.shape == (6, 4)
+    assert "cannot write" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "train", lambda *_: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train-mask", "dit", *QUICK, "--out", str(tmp_path / "file" / "out")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "cannot write" in line and len(line) < 300 and "\n" not in line
+
+
+def test_the_papers_form_is_one_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train-mask", "dit", *QUICK, "--form", "paper", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    mask = Mask.load(tmp_path / "mask.safetensors")
+    made = mask.provenance["settings"]
+    assert (made["form"], made["start"], made["control"], made["cost_weighted"]) == ("paper", "uniform", "dual", False)
+    assert not mask.forecast
+    assert cli.main([*words, "--sampling", "gumbel"]) == 2
+    assert "form='paper' has sampling='bernoulli'" in " ".join(capsys.readouterr().err.split())

@@ -167,6 +167,29 @@ def test_the_dual_weight_rises_while_the_share_is_too_high_and_falls_when_too_lo
     assert high.lambda1 > TrainSettings().lambda1 > low.lambda1
 
 
+def test_the_dual_weight_goes_on_rising_while_the_share_stays_too_high() -> None:
+    """The damping term is zero then: what is left is the ascent itself, half the excess a pass."""
+    made = learner("dual", 0.9, 0.5, 0)
+    made.end_pass()
+    weight, excess = made.lambda1, made.excess
+    made.end_pass()
+    assert made.excess == excess == pytest.approx(0.41)
+    assert made.lambda1 / weight == pytest.approx(np.exp(0.5 * excess))
+
+
+def test_the_bimodal_term_pushes_probabilities_apart() -> None:
+    """Equal but for lambda2, so that the sparsity term cannot stand in for it."""
+    without, with_it = (learner("fixed", 0.5, 0.5, lambda1=0.2, lambda2_ratio=ratio) for ratio in (0.0, 1.0))
+    for made in (without, with_it):
+        made.done = 9
+        made.gates.rows[2].data.copy_(torch.tensor([0.1, 0.4, 0.6, 0.9]))
+    difference = with_it.regulariser(2) - without.regulariser(2)
+    assert difference.item() == pytest.approx(1.5 * 0.2 * (0.09 + 0.24 + 0.24 + 0.09) / 4)
+    difference.backward()
+    slopes = with_it.gates.rows[2].grad + without.gates.rows[2].grad
+    assert slopes.sign().tolist() == [1.0, 1.0, -1.0, -1.0]
+
+
 def test_the_bimodal_weight_is_ramped_over_the_first_third() -> None:
     made = learner("fixed", 0.9, 0.5, lambda1=0.3, lambda2_ratio=0.5)
     seen = []

@@ -24,7 +24,7 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("HeunDiscrete", KARRAS), ("KDPM2Discrete", {}), ("KDPM2AncestralDiscrete", {}), ("DPMSolverMultistep", {}),
     ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}), ("DPMSolverSinglestep", {}), ("DPMSolverSDE", {}),
     ("UniPCMultistep", {}), ("DEISMultistep", {}), ("SASolver", {}), ("IPNDM", {}), ("EDMEuler", {}), ("LCM", {}),
-    ("TCD", {}), ("DPMSolverMultistepInverse", {}),
+    ("TCD", {}),
 ]  # fmt: skip
 NEEDS = {"LMSDiscrete": "scipy", "DPMSolverSDE": "torchsde"}
 SHAPE, SEED = (4, 16, 16), 11

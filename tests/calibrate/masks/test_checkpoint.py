@@ -1,0 +1,194 @@
+"""Training checkpoints: what is broken is refused in one short line, and nothing of it is taken over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from toys import toy
+
+from skipstone.core.calibrate.masks.checkpoint import load_checkpoint, save_checkpoint
+from skipstone.core.calibrate.masks.settings import TrainSettings
+from skipstone.core.calibrate.masks.trainer import Training, begin, train_subject
+from skipstone.core.errors import FileError, SkipstoneError
+
+SETTINGS = TrainSettings(form="interleaved", passes=2, batch=2, refine_batch=2, profile_batch=2)
+Head, Tensors = dict[str, Any], dict[str, Tensor]
+
+
+def fresh() -> Training:
+    """Before the first pass."""
+    return begin(toy(), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of a training of two passes."""
+    path = tmp_path_factory.mktemp("checkpoint") / "training.safetensors"
+    train_subject(toy(), SETTINGS, checkpoint=path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def file(tmp_path: Path, written: bytes) -> Path:
+    """A copy of it."""
+    path = tmp_path / "training.safetensors"
+    path.write_bytes(written)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[Head, Tensors], Any]) -> None:
+    """The same file with a changed head or changed tensors; `change` may return another text for the head."""
+    with safe_open(str(path), framework="pt") as opened:
+        head = json.loads(opened.metadata()["training"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    text = change(head, tensors)
+    save_file(tensors, str(path), {"training": text if isinstance(text, str) else json.dumps(head)})
+
+
+def changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Head, Tensors], None]:
+    return lambda head, tensors: tensors.update({name: change(tensors[name])})
+
+
+def set_to(value: float) -> Callable[[Tensor], Tensor]:
+    """One entry of a tensor."""
+
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+def head(**changes: Any) -> Callable[[Head, Tensors], None]:
+    return lambda head, tensors: head.update(changes)
+
+
+def pass_with(**changes: Any) -> Callable[[Head, Tensors], None]:
+    return lambda head, tensors: head["history"][0].update(changes)
+
+
+BROKEN = {
+    "probabilities-nan": changed("probabilities", set_to(float("nan"))),
+    "probabilities-above-one": changed("probabilities", set_to(1.5)),
+    "probabilities-half": changed("probabilities", lambda t: t.half()),
+    "probabilities-flat": changed("probabilities", lambda t: t.flatten()),
+    "adam-mean-shape": changed("adam_mean", lambda t: t[:-1].contiguous()),
+    "adam-mean-infinite": changed("adam_mean", set_to(float("inf"))),
+    "adam-square-negative": changed("adam_square", set_to(-1.0)),
+    "adam-square-scalar": changed("adam_square", lambda t: t.sum()),
+    "adam-steps-shape": changed("adam_steps", lambda t: t[None]),
+    "adam-steps-nan": changed("adam_steps", set_to(float("nan"))),
+    "generator-short": changed("generator", lambda t: t[:16].contiguous()),
+    "generator-floats": changed("generator", lambda t: t.float()),
+    "generator-noise": changed("generator", lambda t: torch.full_like(t, 255)),
+    "start-of-twos": changed("start", set_to(2)),
+    "start-without-first-call": changed("start", torch.zeros_like),
+    "no-probabilities": lambda head, tensors: tensors.pop("probabilities"),
+    "no-generator": lambda head, tensors: bool(tensors.pop("generator") is None),
+    "done-text": head(done="2"),
+    "done-none": head(done=None),
+    "done-negative": head(done=-1),
+    "done-beyond-history": head(done=10**9),
+    "lambda-text": head(lambda1="1"),
+    "lambda-nan": head(lambda1=float("nan")),
+    "excess-infinite": head(excess=float("inf")),
+    "begun-at-list": head(begun_at=[]),
+    "history-text": head(history="none"),
+    "history-of-numbers": head(history=[1, 2]),
+    "history-unknown-key": pass_with(colour=1),
+    "history-text-loss": pass_with(loss="low"),
+    "history-other-stage": pass_with(stage="refine"),
+    "settings-list": head(settings=[]),
+    "settings-none": head(settings=None),
+    "version": head(skipstone_training=99),
+    "head-list": lambda head, tensors: "[]",
+    "head-no-json": lambda head, tensors: "{",
+    "head-deep": lambda head, tensors: "[" * 100_000,
+    "head-long-number": lambda head, tensors: json.dumps(head)[:-1] + ', "x": ' + "9" * 5000 + "}",
+}
+
+
+def refused(path: Path) -> str:
+    """The one line by which a checkpoint is refused; the training stays as it was."""
+    training = fresh()
+    before = (training.learner.gates.values, training.learner.gates.generator.get_state(), training.learner.lambda1)
+    with pytest.raises(SkipstoneError) as caught:
+        load_checkpoint(path, training)
+    assert torch.equal(training.learner.gates.values, before[0]) and training.learner.lambda1 == before[2]
+    assert torch.equal(training.learner.gates.generator.get_state(), before[1])
+    assert training.learner.done == 0 and training.history == [] and training.start is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_broken_checkpoint_is_refused_in_one_short_line(file: Path, change: Callable[[Head, Tensors], Any]) -> None:
+    rewrite(file, change)
+    line = refused(file)
+    assert "\n" not in line and len(line) < 300 and line.endswith("train without --resume")
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\xff" * 64], ids=["empty", "text", "huge-header"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / ("long" * 40)
+    path.write_bytes(content)
+    line = refused(path)
+    assert "is no training checkpoint of Skipstone" in line and len(line) < 300
+
+
+def test_a_folder_or_a_cut_file_is_refused(file: Path) -> None:
+    assert "no training checkpoint" in refused(file.parent)
+    file.write_bytes(file.read_bytes()[:-7])
+    assert "no training checkpoint" in refused(file)
+
+
+def test_a_checkpoint_of_other_settings_names_a_few_of_them(file: Path) -> None:
+    rewrite(file, head(settings={}))
+    line = refused(file)
+    assert "other settings (target, speedup, batch, form, window and 21 more)" in line and len(line) < 300
+
+
+def test_what_was_saved_is_loaded_whole(file: Path) -> None:
+    training = fresh()
+    load_checkpoint(file, training)
+    assert training.learner.done == len(training.history) == 2
+    assert training.start is not None and training.start[0].all()
+    again = file.with_name("again.safetensors")
+    save_checkpoint(again, training)
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_new_training_leaves_the_old_checkpoint_until_its_own_stands(file: Path) -> None:
+    old, seen = file.read_bytes(), []
+
+    def stop_in_the_first_pass(call: int) -> None:
+        raise KeyboardInterrupt
+
+    subject = toy()
+    subject.denoiser.on_predict = stop_in_the_first_pass
+    with pytest.raises(KeyboardInterrupt):
+        train_subject(subject, SETTINGS, checkpoint=file, resume=False)
+    assert file.read_bytes() == old
+    train_subject(toy(), SETTINGS, lambda now: seen.append(now.done), checkpoint=file, resume=False)
+    assert seen == [1, 2]
+
+
+def test_a_disk_that_is_full_does_not_end_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise FileError("cannot write 'x' (No space left on device): choose another folder")
+
+    monkeypatch.setattr("skipstone.core.calibrate.masks.checkpoint.write_safetensors", full)
+    trained = train_subject(toy(), SETTINGS, checkpoint=tmp_path / "training.safetensors")
+    assert len(trained.history) == 2 and trained.mask.run[0].all()
+    said = [r.getMessage() for r in caplog.records if "without a checkpoint" in r.getMessage()]
+    assert len(said) == 1 and "No space left on device" in said[0]

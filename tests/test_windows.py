@@ -1,0 +1,36 @@
+"""Windows [start, end): the call at the very end of one is outside it, for tokens and for blocks, planned and unplanned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toys import Residual
+
+from skipstone.core.plan.liveness import State
+from skipstone.core.plan.skips import SkipPlan
+from skipstone.core.plan.tokens import TokenPlan
+from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe_skip import BlockSkip
+
+QUARTERS = (999.0, 749.25, 499.5, 249.75, 0.0)
+"""Five calls at the positions 0, 1/4, 1/2, 3/4 and 1, exactly."""
+WINDOWS = {(0.25, 0.75): [1, 2], (0.0, 0.5): [0, 1], (0.5, 0.5): [], (0.75, 1.0): [3, 4], (0.0, 0.25): [0]}
+
+
+@pytest.mark.parametrize(("start", "end"), WINDOWS)
+def test_tokens_are_merged_from_the_start_up_to_but_not_at_the_end(start: float, end: float) -> None:
+    plan = TokenPlan(TokenMerge(start=start, end=end), QUARTERS)
+    assert [k for k, t in enumerate(QUARTERS) if plan.serves(t)] == WINDOWS[start, end]
+
+
+@pytest.mark.parametrize(("start", "end"), WINDOWS)
+@pytest.mark.parametrize("known", [True, False], ids=["planned", "unplanned"])
+def test_blocks_are_skipped_from_the_start_up_to_but_not_at_the_end(start: float, end: float, known: bool) -> None:
+    """The first call always runs whole."""
+    graph = Residual().graph()
+    settings = BlockSkip(rule="interval", every=9, start=start, end=end, last_full=False)
+    plan = SkipPlan(settings, graph, "toy", QUARTERS if known else None)
+    rows = np.stack([plan.row(k, t)[0] for k, t in enumerate(QUARTERS)])
+    skipped = np.flatnonzero((rows == State.REUSE).all(axis=1)).tolist()
+    assert skipped == [k for k in WINDOWS[start, end] if k > 0]
+    assert ((rows == State.RUN).all(axis=1) | (rows == State.REUSE).all(axis=1)).all()
