@@ -33,7 +33,7 @@ from .ways import Drawing, Row, Way, measure
 
 NAME = "demo_mask"
 OURS, FORA = "trained mask", "FORA"
-TRAINING = TrainSettings(target=0.5, passes=8, refine_batch=8)
+TRAINING = TrainSettings(target=0.5, passes=5, refine_batch=8)
 """The default form of training, for half of the multiply-adds, on so few samples that two cores need a few minutes."""
 
 

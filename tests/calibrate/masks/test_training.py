@@ -160,7 +160,7 @@ def swayed(misled: bool) -> Subject:
 @pytest.mark.parametrize("form", [*FORMS, "paper"])
 def test_no_training_ends_above_its_start_also_where_its_noises_mislead(form: str) -> None:
     """A search takes no move that does not hold on other noises; where gradients mislead, the start is kept."""
-    wanted = settings(form, passes=16, tries=20, lambda1=0.05)
+    wanted = settings(form, passes=8, tries=10, lambda1=0.05)
     for misled in (True, False):
         subject = swayed(misled)
         start = train_subject(subject, replace(wanted, passes=0)).mask.run
