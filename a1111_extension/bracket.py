@@ -9,21 +9,18 @@ begins with the picture's pass, and the others run in full.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.engine.call import Call
+from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
 from ..core.engine.meter import Report
 from ..core.errors import Decline
 from ..core.recipe import Recipe
 from .labels import StepRows
-
-log = logging.getLogger("skipstone")
 
 _EXTRA_PASS = "an extension's extra passes through the U-Net (such as ControlNet's reference) ran unaccelerated"
 _NO_PASS = "an extension replaces the U-Net's forward, and no pass through the blocks starts from the picture's latent"
@@ -43,7 +40,6 @@ class UNetBracket:
         self.rows = StepRows()
         self.foreign = False
         self.last_step = False
-        self._broken = False
         self._engine = Engine(unet, recipe)
         self._session = self._engine.begin()
         self._waiting: _Arguments | None = None
@@ -63,7 +59,7 @@ class UNetBracket:
         return self._engine.end()
 
     def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.foreign or self._broken:
+        if self.foreign:
             return
         if self._first is not None and "forward" in unet.__dict__:
             self._waiting = (args, kwargs)
@@ -81,30 +77,20 @@ class UNetBracket:
         self._begin(*waiting)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            self._session.begin_call(self._call(args, kwargs))
-        except Decline as reason:
-            self._session.decline_call(str(reason))
-        except Exception as error:
-            self._session.end_call()
-            self._broken = True
-            self._session.meter.note(f"the rest of the pass ran dense: {error}")
-            log.exception("Skipstone stopped serving this pass; the image comes dense")
+        self._engine.enter(lambda: self._call(args, kwargs))
 
     def _after(self, unet: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._session.decline_call(_NO_PASS)
-        self._session.end_call(output)
+        self._session.leave(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         inputs = self._engine.family.inputs(args, kwargs)
         latent, timestep = inputs.latent, inputs.timestep
         if not isinstance(latent, Tensor) or latent.ndim != 4:
             raise Decline("its input is no picture latent [batch, channels, height, width]")
-        if not isinstance(timestep, Tensor) or not timestep.numel():
-            raise Decline("no timestep could be read from its arguments")
-        now = float(timestep.flatten()[0])
+        now = one_timestep(timestep) * self._engine.family.time_scale
         options = kwargs.get("transformer_options") or {}
         streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
         return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent)

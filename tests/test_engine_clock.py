@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -50,13 +51,14 @@ PATTERNS: dict[str, list[float]] = {
 
 @pytest.mark.parametrize("timesteps", PATTERNS.values(), ids=PATTERNS)
 @pytest.mark.parametrize("layout", [batched, split])
-def test_every_evaluation_is_one_call(layout: object, timesteps: list[float]) -> None:
+def test_a_call_is_a_noise_level_and_a_plan_may_list_one_several_times(layout: object, timesteps: list[float]) -> None:
     forwards = layout(timesteps)  # type: ignore[operator]
-    expected = [k for k in range(len(timesteps)) for _ in range(len(forwards) // len(timesteps))]
+    times = len(forwards) // len(timesteps)
+    levels = accumulate(int(k > 0 and t != timesteps[k - 1]) for k, t in enumerate(timesteps))
     indices, _ = run(forwards)
-    assert indices == expected
+    assert indices == [level for level in levels for _ in range(times)]
     indices, clock = run(forwards, timesteps)
-    assert indices == expected
+    assert indices == [k for k in range(len(timesteps)) for _ in range(times)]
     assert clock.planned
 
 
@@ -72,9 +74,17 @@ def test_switching_between_batched_and_split_in_mid_run() -> None:
     assert clock.planned
 
 
-def test_a_dropped_uncond_still_makes_calls() -> None:
+def test_evaluations_of_one_noise_level_are_turns_of_their_streams() -> None:
     forwards: list[Forward] = [(900.0, BOTH), (900.0, (COND,)), (900.0, (COND,)), (700.0, (COND,))]
-    assert run(forwards)[0] == [0, 1, 2, 3]
+    clock = Clock(None)
+    ticks = [clock.tick(t, streams) for t, streams in forwards]
+    assert [(t.index, t.turn, t.new) for t in ticks] == [(0, 0, True), (0, 1, False), (0, 2, False), (1, 0, True)]
+
+
+def test_a_tile_more_than_the_plan_has_stays_in_its_call() -> None:
+    forwards = [(t, (COND,)) for t in (900.0, 900.0, 700.0, 700.0)]
+    indices, clock = run(forwards, [900.0, 700.0])
+    assert indices == [0, 0, 1, 1] and clock.planned
 
 
 def test_several_conds_in_uneven_batches_are_one_call() -> None:
@@ -110,15 +120,15 @@ def test_timesteps_within_a_thousandth_are_the_planned_ones() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVEN), st.sampled_from([(COND,), (UNCOND,), BOTH])), max_size=30))
-def test_an_index_never_goes_back_and_never_repeats_a_stream(forwards: list[Forward]) -> None:
-    indices, clock = run(forwards)
-    assert indices == sorted(indices)
-    seen: set[tuple[int, object]] = set()
-    for index, (_, streams) in zip(indices, forwards, strict=True):
-        keys = {(index, s.key) for s in streams}
-        assert not keys & seen
-        seen |= keys
-    assert clock.index == (indices[-1] if indices else -1)
+def test_an_index_never_goes_back_and_a_stream_never_repeats_a_turn(forwards: list[Forward]) -> None:
+    clock = Clock(None)
+    ticks = [clock.tick(t, streams) for t, streams in forwards]
+    assert [t.index for t in ticks] == sorted(t.index for t in ticks)
+    seen: set[tuple[int, int, object]] = set()
+    for tick, (_, streams) in zip(ticks, forwards, strict=True):
+        last = max(({turn for i, turn, key in seen if i == tick.index and key in {s.key for s in streams}}), default=-1)
+        assert tick.turn == last + 1
+        seen |= {(tick.index, tick.turn, s.key) for s in streams}
 
 
 # Labels: who is who where no host says so

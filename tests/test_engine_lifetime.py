@@ -110,8 +110,8 @@ def alive(refs: list[weakref.ref[Any]]) -> set[str]:
 
 
 def test_a_runs_state_dies_with_it(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
-    handle = accelerate(case.model, MERGE)
-    case.sample(STEPS)
+    handle, cond = accelerate(case.model, MERGE), case.cond()
+    case.sample(STEPS, cond=cond)
     assert alive(born) == {"Session", "MergePart", "TokenLayer", "Pairs", "TokenMap"}
     handle.end()
     assert alive(born) == set()

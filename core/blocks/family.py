@@ -52,6 +52,7 @@ class Family:
     graph: (network, caching) -> its blocks and who reads whom. cachings: what can be cached, the default first.
     splits: graph takes split=True, for a transformer's single blocks in place of the whole.
     calls_forward: the family's own code calls `forward` without `__call__`, so that hooks would not fire.
+    time_scale: what turns the forward's timestep argument into a training timestep: 1000 where it runs from 0 to 1.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Family:
     splits: bool = False
     key_bias: KeyBias | None = None
     calls_forward: bool = False
+    time_scale: float = 1.0
     notes: str = field(default="")
 
     def reads(self, root: nn.Module) -> bool:

@@ -44,7 +44,14 @@ def _taken(block: nn.Module, carries: Carries) -> Carries:
     return tuple(c for c in carries if c[0] in names) or carries
 
 
-def _family(name: str, roots: tuple[str, ...], has: str, graph: object, names: tuple[tuple[str, ...], ...]) -> Family:
+def _family(
+    name: str,
+    roots: tuple[str, ...],
+    has: str,
+    graph: object,
+    names: tuple[tuple[str, ...], ...],
+    time_scale: float = 1.0,
+) -> Family:
     return Family(
         name=name,
         matches=lambda root: class_name(root) in roots and hasattr(root, has),
@@ -52,6 +59,7 @@ def _family(name: str, roots: tuple[str, ...], has: str, graph: object, names: t
         names=names,  # type: ignore[arg-type]
         graph=graph,  # type: ignore[arg-type]
         cachings=("branch", "output"),
+        time_scale=time_scale,
     )
 
 
@@ -78,6 +86,7 @@ FLUX = _family(
     "double_blocks",
     _graph(("double_blocks", _DOUBLE), ("single_blocks", _SINGLE)),
     _HOST_NAMES,
+    time_scale=1000.0,
 )
 DIFFUSERS_FLUX = _family(
     "diffusers Flux",
@@ -85,4 +94,5 @@ DIFFUSERS_FLUX = _family(
     "single_transformer_blocks",
     _graph(("transformer_blocks", _DIFFUSERS), ("single_transformer_blocks", _DIFFUSERS)),
     _DIFFUSERS_NAMES,
+    time_scale=1000.0,
 )

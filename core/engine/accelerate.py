@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from ..blocks import Inputs
 from ..errors import Decline, ModelError
 from ..recipe import Method, Recipe, as_recipe
-from .attach import Override
-from .call import Call
+from .attach import Override, override_in
+from .call import Call, one_timestep
 from .engine import Engine
 from .labels import Labels
 from .merge import Observer
 from .meter import Report
+
+_MOST_AT_ONCE = 32
+"""Forwards at a bare model's first timestep before they are taken for pictures of one step each."""
+_LEAP = 1.5
+"""A bare model's timesteps may fall by this much more than ever before in the run; a larger leap begins another one."""
+
+
+class Found(Protocol):
+    """A timestep in a schedule: its value in training timesteps, and an object of its own for each run."""
+
+    value: float
+    token: object
 
 
 class Schedule(Protocol):
@@ -28,14 +42,11 @@ class Schedule(Protocol):
     def train_steps(self) -> float:
         """Number of training timesteps."""
 
-    def token(self) -> object:
-        """An object that is another one whenever a new run begins."""
+    def find(self, timestep: Any, scale: float) -> Found | None:
+        """The schedule's entry that a forward's timestep is; None where it is of no run of this pipeline."""
 
-    def calls_from(self, timestep: Any, value: float) -> list[float] | None:
-        """Timesteps of the calls to come from this one on, None where it is not of the schedule."""
-
-    def value(self, timestep: Any) -> float | None:
-        """A timestep's value without waiting for the device, where that is possible."""
+    def calls_from(self, found: Any) -> tuple[list[float], int]:
+        """Timesteps of the calls to come from this one on, and how many of them make a step of the sampler."""
 
 
 def accelerate(
@@ -60,34 +71,76 @@ def accelerate(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What tells one run from the next: the schedule's token (without one, a timestep that rises), the latent's size.
+    """One forward: its training timestep, its latent's size, and the run of the pipeline that it belongs to, if of any."""
 
-    Where intermediate evaluations and rounding meet (KDPM2), timesteps rise by less than a thousandth.
+    timestep: float
+    latent: tuple[int, ...]
+    found: Found | None = None
+
+    @property
+    def token(self) -> object:
+        """What tells one run of a pipeline from the next."""
+        return self.found.token if self.found else None
+
+
+@dataclass
+class _Watch:
+    """What is known of one thread's run: who its rows are, its last forward, the sizes at its first timestep.
+
+    gap: the largest step in timesteps so far. forwards: their number while the first timestep lasts. by_hand: the run was
+    begun by :meth:`Handle.begin`, and ends by :meth:`Handle.end` alone.
     """
 
-    timestep: float = float("inf")
-    latent: tuple[int, ...] | None = None
-    token: object = None
+    labels: Labels
+    first: _Seen | None = None
+    last: _Seen | None = None
+    gap: float = 0.0
+    forwards: int = 0
+    sizes: set[tuple[int, ...]] = field(default_factory=set)
+    by_hand: bool = False
 
-    def follows_not(self, before: _Seen) -> bool:
-        rises = self.token is None and self.timestep > before.timestep * 1.001
-        return rises or self.token is not before.token or self.latent != before.latent
+    def begins_another(self, now: _Seen) -> bool:
+        """Does this forward belong to another run than the one before?
+
+        Of one run are timesteps that fall, or repeat; where intermediate evaluations and rounding meet (KDPM2) they rise by
+        less than a thousandth. Without a pipeline, a leap or a size that the run did not begin with begins another.
+        """
+        if self.first is None or self.last is None:
+            return True
+        if now.token is not self.last.token or now.timestep > self.last.timestep * 1.001:
+            return True
+        if now.token is not None:
+            return False
+        if now.timestep == self.first.timestep:
+            return self.forwards >= _MOST_AT_ONCE
+        leaps = self.gap > 0 and self.last.timestep - now.timestep > _LEAP * self.gap
+        return leaps or now.latent not in self.sizes
+
+    def note(self, now: _Seen) -> None:
+        """A forward of the run."""
+        self.first = self.first or now
+        if now.timestep == self.first.timestep:
+            self.forwards += 1
+            self.sizes.add(now.latent)
+        if self.last is not None:
+            self.gap = max(self.gap, self.last.timestep - now.timestep)
+        self.last = now
 
 
 class Handle:
     """What :func:`accelerate` installed on a model: read its report, remove it.
 
-    On a pipeline, runs begin and end by themselves. On a bare model a run begins at the first forward and whenever the
-    timestep rises or the latent's size changes; :meth:`begin` and :meth:`end` say it explicitly.
+    On a pipeline, runs begin and end by themselves. On a bare model, and in other pipelines over the same model, a run begins
+    at the first forward and whenever the timesteps start over; :meth:`begin` and :meth:`end` say it explicitly. Threads have
+    runs of their own.
     """
 
     def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None, observer: Observer | None = None) -> None:
         """Install. Use :func:`accelerate`."""
-        self.engine = Engine(root, recipe, observer=observer)
-        self._schedule = _schedule(pipeline)
-        self._by_hand = False
-        self._labels = Labels()
-        self._seen = _Seen()
+        self.engine = Engine(root, recipe, observer=observer, threads=True)
+        self._schedule: Schedule | None = None
+        self._threads: WeakKeyDictionary[Thread, _Watch] = WeakKeyDictionary()
+        self._removed = False
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
 
     @property
@@ -96,28 +149,33 @@ class Handle:
         return self.engine.recipe
 
     def report(self) -> Report:
-        """What was done in the current run, or in the last one when none is under way."""
+        """What was done in this thread's current run, or in the last one when none is under way."""
         running = self.engine.running
         return running.meter.finish() if running else self.engine.report
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> None:
         """Begin a run of a bare model by hand. timesteps: one per call where they are known; the run before ends."""
         self.end()
-        self._by_hand = True
+        self._watch.by_hand = True
         self.engine.begin(timesteps, train_steps)
 
     def end(self) -> Report:
         """End the run under way, free its state, and return its report."""
-        self._forget()
-        self._by_hand = False
+        self._threads.pop(current_thread(), None)
         return self.engine.end()
 
     def remove(self) -> Report:
-        """Take everything off the model, which is then as it was before. May be called twice."""
+        """Take everything off the model, which is then as it was before. May be called twice.
+
+        Runs of other threads end after the forward that they are in, and go on unaccelerated.
+        """
+        self._removed = True
+        report = self.engine.end_all()
         for remover in reversed(self._removers):
             remover()
         self._removers = []
-        return self.end()
+        self._threads.clear()
+        return report
 
     def __enter__(self) -> Handle:
         return self
@@ -125,19 +183,29 @@ class Handle:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.remove()
 
+    @property
+    def _watch(self) -> _Watch:
+        """This thread's."""
+        thread = current_thread()
+        if thread not in self._threads:
+            self._threads[thread] = _Watch(Labels(self._orphaned))
+        return self._threads[thread]
+
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
         removers: list[Callable[[], None]] = []
         if self.engine.family.calls_forward:
-            override = Override(root, self._around, repeats=True)
+            override = Override(root, self._around, repeats=True, threads=True)
             override.install()
             removers.append(override.remove)
         else:
             removers.append(root.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             removers.append(root.register_forward_hook(self._after, with_kwargs=True, always_call=True).remove)
-        if pipeline is not None:
-            from ..pipelines.diffusers import watch_end
+        if getattr(pipeline, "scheduler", None) is not None:
+            from ..pipelines.diffusers import PipelineSchedule, PipelineWatch
 
-            removers.append(watch_end(pipeline, self.end))
+            watch = PipelineWatch(pipeline, self.end)
+            self._schedule = PipelineSchedule(pipeline, watch)
+            removers.append(watch.remove)
         return removers
 
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -150,47 +218,42 @@ class Handle:
             self._after(None, args, kwargs, output)
 
     def _before(self, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = self.engine.family.inputs(args, kwargs)
-        try:
-            timestep, latent = self._timestep(inputs), _latent(inputs.latent)
-        except Decline as reason:
-            (self.engine.running or self.engine.begin()).decline_call(str(reason))
-            return
-        self._begin_if_new(inputs.timestep, timestep, latent)
-        streams = self._labels.label(timestep, inputs.conditioning, inputs.latent.shape[0])
-        session = self.engine.running
-        assert session is not None
-        session.begin_call(Call(timestep, latent, streams, input=inputs.latent))
+        if not self._removed:
+            self.engine.enter(lambda: self._call(args, kwargs))
 
     def _after(self, module: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
         if self.engine.running:
-            self.engine.running.end_call(output)
+            self.engine.running.leave(output)
 
-    def _timestep(self, inputs: Inputs) -> float:
-        known = self._schedule.value(inputs.timestep) if self._schedule else None
-        if known is not None:
-            return known
-        value = inputs.timestep
-        if isinstance(value, Tensor) and value.numel():
-            return float(value.flatten()[0])
-        if isinstance(value, (int, float)):
-            return float(value)
-        raise Decline("no timestep could be read from its arguments")
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """A forward as the engine sees it; begins another run where this forward does. Raises :class:`Decline`."""
+        inputs = self.engine.family.inputs(args, kwargs)
+        now = self._seen(inputs)
+        if not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now)):
+            self._begin(now)
+        watch = self._watch
+        watch.note(now)
+        streams = watch.labels.label(now.timestep, inputs.conditioning, inputs.latent.shape[0])
+        return Call(now.timestep, now.latent, streams, input=inputs.latent)
 
-    def _begin_if_new(self, given: Any, timestep: float, latent: tuple[int, ...]) -> None:
-        now = _Seen(timestep, latent, self._schedule.token() if self._schedule else None)
-        new = now.follows_not(self._seen)
-        self._seen = now
-        if self._by_hand or (self.engine.running and not new):
-            return
-        self.engine.end()
-        self._labels = Labels()
-        calls = self._schedule.calls_from(given, timestep) if self._schedule else None
-        self.engine.begin(calls, self._schedule.train_steps if self._schedule else 1000.0)
+    def _seen(self, inputs: Inputs) -> _Seen:
+        latent, scale = _latent(inputs.latent), self.engine.family.time_scale
+        found = self._schedule.find(inputs.timestep, scale) if self._schedule else None
+        return _Seen(found.value if found else one_timestep(inputs.timestep) * scale, latent, found)
 
-    def _forget(self) -> None:
-        self._labels = Labels()
-        self._seen = _Seen()
+    def _begin(self, now: _Seen) -> None:
+        self.end()
+        if self._schedule is None or now.found is None:
+            self.engine.begin()
+        else:
+            calls, stages = self._schedule.calls_from(now.found)
+            self.engine.begin(calls, self._schedule.train_steps, stages)
+
+    def _orphaned(self) -> None:
+        """The conditionings of a run are gone: a pipeline that is not watched has returned."""
+        running, last = self.engine.running, self._watch.last
+        if running and running.idle.is_set() and last is not None and last.token is None and not self._watch.by_hand:
+            self.end()
 
 
 def _latent(value: Any) -> tuple[int, ...]:
@@ -209,17 +272,9 @@ def _network(target: Any) -> nn.Module:
     raise ModelError(f"{type(target).__name__} is no model and has no unet or transformer: give one that has")
 
 
-def _schedule(pipeline: Any) -> Schedule | None:
-    if getattr(pipeline, "scheduler", None) is None:
-        return None
-    from ..pipelines.diffusers import PipelineSchedule
-
-    return PipelineSchedule(pipeline)
-
-
 def _handles_on(root: nn.Module) -> list[Handle]:
     """Handles whose hook or override stands on the module."""
-    own = getattr(root.__dict__.get("forward"), "__self__", None)
-    hooks = [*root._forward_pre_hooks.values(), own.around if isinstance(own, Override) else None]
+    own = override_in(root)
+    hooks = [*root._forward_pre_hooks.values(), own.around if own else None]
     owners = [getattr(hook, "__self__", None) for hook in hooks]
     return [owner for owner in owners if isinstance(owner, Handle)]

@@ -62,6 +62,10 @@ class BlockCache:
         for key in keys:
             self._pop(key)
 
+    def clear(self) -> None:
+        """Forget all streams."""
+        self.drop(tuple(self._held))
+
     def bytes_per_row(self) -> int:
         """Memory that one row's value takes; 0 before the block has run."""
         return sum(v.shape[1:].numel() * v.element_size() for v in self._like or () if v is not None)

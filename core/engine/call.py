@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import Decline
 from .clock import Stream
 
 
@@ -19,6 +20,7 @@ class Call:
     last: the host says that this is the run's last step; for runs whose calls were not announced.
     input: what the rows denoise [rows, ...]; rows that are equal are one sample under several conds. Without it, the
         rows of each stream are taken to be the same samples in the same order.
+    step: number of the sampler's step, where the host knows it. A rule decides once for all evaluations of a step.
     """
 
     timestep: float
@@ -26,6 +28,7 @@ class Call:
     streams: tuple[Stream, ...]
     last: bool = False
     input: Tensor | None = field(default=None, compare=False, repr=False)
+    step: int | None = None
 
     @property
     def rows(self) -> int:
@@ -39,13 +42,34 @@ class Call:
 
 @dataclass(frozen=True)
 class Horizon:
-    """What is known of a run ahead: the timesteps of its calls, in order, or None; the length of the training range."""
+    """What is known of a run ahead.
+
+    timesteps: of its calls, in order; None where they are not known. train_steps: length of the training range.
+    stages: calls that the sampler makes in each of its steps (2: Heun, DPM2), where the calls are known.
+    """
 
     timesteps: tuple[float, ...] | None = None
     train_steps: float = 1000.0
+    stages: int = 1
 
 
 def raw_output(output: Any) -> Tensor | None:
     """The prediction in what a network returns: a tensor, a tuple that begins with one, or diffusers' output object."""
     first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
     return first if isinstance(first, Tensor) else None
+
+
+def one_timestep(value: Any) -> float:
+    """A forward's timestep: a number, or a tensor with one entry or one per row. Waits for the device once.
+
+    Raises :class:`Decline` for rows at different timesteps (stream batching), and for what is no timestep.
+    """
+    if isinstance(value, Tensor) and value.numel():
+        spread = value.detach().flatten()
+        entries = set(spread[:1].tolist() if not any(value.stride()) else spread.tolist())
+        if len(entries) > 1:
+            raise Decline("the rows of its batch are at different timesteps")
+        return float(entries.pop())
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise Decline("no timestep could be read from its arguments")

@@ -115,6 +115,12 @@ class Dynamics:
                 watched.sample, watched.seen = sample, index
                 _update(watched, index, rows)
 
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Drop streams that left the run."""
+        for key in keys:
+            self._streams.pop(key, None)
+            self._settled.pop(key, None)
+
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""

@@ -5,7 +5,7 @@ The order inside a block is that of CA-ToMe and DaTo: `x + expand(attn1(reduce(n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,10 @@ from .attach import Around, Override, beneath
 from .call import Call
 from .costs import module_macs
 from .meter import Entry, Meter
+
+
+_STREAM = 3
+"""Entries of a layout's key that say which stream it is of (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class TokenLayer:
         self._targets = [(role, m) for role, m in site.modules.items() if role in run.settings.targets]
         self._running: list[tuple[Any, ...]] = []
         self._crossing = self._kept_map = self._kernel = ""
-        self._stored: dict[Hashable, _Stored] = {}
-        self._maps: dict[tuple[Hashable, ...], TokenMap] = {}
+        self._stored: dict[tuple[Any, ...], _Stored] = {}
+        self._maps: dict[tuple[tuple[Any, ...], ...], TokenMap] = {}
         self._maps_epoch = -1
         self.start_forward()
 
@@ -103,6 +107,17 @@ class TokenLayer:
             self._running = running
             self._kept_map = next(filter(None, (kept_map(processor) for *_, processor in running)), "")
             self._crossing = next(filter(None, (crossing(m, forward) for m, forward, _ in running)), "")
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the pairs of these streams, and the maps that were put together of them."""
+        gone = set(keys)
+        self._stored = {key: kept for key, kept in self._stored.items() if key[:_STREAM] not in gone}
+        self._maps = {layout: m for layout, m in self._maps.items() if not gone & {key[:_STREAM] for key in layout}}
+
+    def clear(self) -> None:
+        """Free everything."""
+        self._stored, self._maps, self._running = {}, {}, []
+        self.start_forward()
 
     def overrides(self) -> list[Override]:
         """The overrides that serve this layer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from random import Random
 from typing import Any
 
@@ -64,6 +65,16 @@ class PrunePart(TokenPart[TokenPrune]):
         """Let go of the forward's tensors."""
         self._listening = False
         super().end()
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free what is kept of streams that left the run."""
+        super().forget(keys)
+        self._dynamics.forget(keys)
+
+    def close(self) -> None:
+        """Report which layers were never entered, and free everything."""
+        super().close()
+        self._dynamics = Dynamics(self.settings.align_cfg)
 
     @property
     def nbytes(self) -> int:

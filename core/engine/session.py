@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ..errors import Decline, SkipstoneError
 from .attach import Override, Overrides
 from .call import Call, Horizon, raw_output
 from .clock import Clock, Tick
 from .meter import Meter, Report
+from .trails import Trails
+
+log = logging.getLogger("skipstone")
+
+_LOST_PLAN = "call {call} came at timestep {timestep:g}, which was not announced: from there on, calls are found by timestep"
+_LONGEST = 160
 
 
 class Part(Protocol):
@@ -33,8 +42,11 @@ class Part(Protocol):
     def end(self) -> None:
         """A forward is over, or failed. May come without a begin."""
 
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """These streams (:meth:`.call.Call.keys`) have left the run: free what is kept of them."""
+
     def close(self) -> None:
-        """The run is over: tell the meter, forget all."""
+        """The run is over: report what was done, and free everything."""
 
 
 @runtime_checkable
@@ -49,26 +61,41 @@ class Session:
     """State of one run. Parts are installed in order, so that a later one wraps an earlier one on the same module."""
 
     def __init__(self, horizon: Horizon, parts: Callable[[Horizon, Meter], Sequence[Part]]) -> None:
-        """Begin a run; the model is not touched before :meth:`begin_call`."""
+        """Begin a run; the model is not touched before :meth:`enter`."""
         self.meter = Meter()
+        self.idle = Event()
+        self.idle.set()
         self._clock = Clock(horizon.timesteps, horizon.train_steps)
+        self._trails = Trails()
         self._declined = 0
+        self._failed = False
         self._parts = [(part, Overrides(part.overrides())) for part in parts(horizon, self.meter)]
 
-    def begin_call(self, call: Call) -> None:
-        """Before a forward: tick the clock, decide, install the overrides. Ctrl-C may have left those of the last one."""
+    def enter(self, call: Call) -> None:
+        """Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
         self._remove()
-        tick = self._clock.tick(call.timestep, call.streams)
-        self.meter.report.calls = tick.index + 1 + self._declined
-        self.meter.report.planned = self._clock.planned
-        for part, overrides in self._parts:
-            if part.begin(tick, call):
-                overrides.install()
+        try:
+            if self._failed:
+                self._count_declined()
+            else:
+                self._begin(call)
+        except Exception as error:
+            self.refuse(error)
+
+    def refuse(self, error: Exception) -> None:
+        """A forward runs unaccelerated because of this error; the picture goes on.
+
+        After an unexpected error of ours so does the rest of the run, and the log has the traceback.
+        """
+        if isinstance(error, (Decline, SkipstoneError)):
+            return self.decline_call(str(error))
+        self._fail(error)
+        self._count_declined()
 
     def decline_call(self, reason: str) -> None:
-        """A forward that cannot be served at all: it is counted and runs dense."""
-        self._declined += 1
-        self.meter.report.calls += 1
+        """A forward that cannot be served at all: it is counted and runs unaccelerated."""
+        self._remove()
+        self._count_declined()
         self.meter.decline("a whole call", reason)
 
     @property
@@ -76,12 +103,47 @@ class Session:
         """Does any part need the network's raw output?"""
         return any(isinstance(part, Listener) for part, _ in self._parts)
 
-    def end_call(self, output: Any = None) -> None:
+    def leave(self, output: Any = None) -> None:
         """After a forward, also a failed one: take the overrides off and let go of its tensors. May be called twice.
 
         output: what the network returned; None where it failed.
         """
         self._remove()
+        try:
+            self._end(output)
+        except Exception as fault:
+            self._fail(fault)
+        self.idle.set()
+
+    def close(self) -> Report:
+        """End the run: nothing is kept but the report."""
+        parts, self._parts = self._parts, []
+        for part, overrides in reversed(parts):
+            overrides.discard()
+            part.close()
+        self._trails.clear()
+        self.idle.set()
+        return self.meter.finish()
+
+    def _begin(self, call: Call) -> None:
+        tick = self._clock.tick(call.timestep, call.streams)
+        call = self._trails.resolve(call, tick.index)
+        self.meter.report.calls = tick.index + 1 + self._declined
+        self.meter.report.planned = self._clock.planned
+        if tick.surprise:
+            self.meter.note(_LOST_PLAN.format(call=tick.index, timestep=call.timestep))
+        if tick.new:
+            self._forget(self._trails.lost(tick.index - 1))
+        self.idle.clear()
+        for part, overrides in self._parts:
+            if part.begin(tick, call):
+                overrides.install()
+
+    def _count_declined(self) -> None:
+        self._declined += 1
+        self.meter.report.calls += 1
+
+    def _end(self, output: Any) -> None:
         raw = raw_output(output) if all(part.evaluates for part, _ in self._parts) else None
         for part, _ in self._parts:
             if raw is not None and isinstance(part, Listener):
@@ -89,14 +151,23 @@ class Session:
             part.end()
         self.meter.keep_cache(sum(part.nbytes for part, _ in self._parts))
 
-    def close(self) -> Report:
-        """End the run: nothing is kept but the report."""
+    def _forget(self, keys: Sequence[Hashable]) -> None:
+        for part, _ in self._parts if keys else ():
+            part.forget(keys)
+
+    def _fail(self, fault: Exception) -> None:
+        """The one policy for errors of ours that nobody expects."""
         self._remove()
-        for part, _ in self._parts:
-            part.close()
-        self._parts = []
-        return self.meter.finish()
+        self._failed = True
+        self.meter.note(f"the rest of the run was not accelerated: {_one_line(fault)} (traceback in the log)")
+        log.error("Skipstone stopped serving this run; the picture goes on unaccelerated", exc_info=fault)
 
     def _remove(self) -> None:
         for _, overrides in reversed(self._parts):
             overrides.remove()
+
+
+def _one_line(fault: Exception) -> str:
+    """Type and message of an error in one short line."""
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

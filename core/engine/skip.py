@@ -5,7 +5,7 @@ Caches are kept per stream and only while a later call reads them. A forward who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from .proof import Proof
 from .values import Values, added, as_output, as_values, carried, subtracted
 
 
+_NO_CALL = Call(0.0, (0, 0), ())
+
+
 class SkipPart:
     """Block skipping in one run: the plan's row for each forward, and a cache per block."""
 
@@ -35,7 +38,7 @@ class SkipPart:
         self._caches = [BlockCache(settings.offload, settings.forecast) for _ in graph.blocks]
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
-        self._call, self._index = Call(0.0, (0, 0), ()), -1
+        self._call, self._index = _NO_CALL, -1
         self._due = np.zeros(len(graph), dtype=np.int64)
         self._cost: list[int | None] = [None] * len(graph)
         self._rows = 0
@@ -45,18 +48,20 @@ class SkipPart:
         self.peak = 0
         self.counts = np.zeros(len(State), dtype=np.int64)
         self.macs = np.zeros(len(State), dtype=np.int64)
+        self._reported = self.counts.copy(), self.macs.copy()
 
     def overrides(self) -> list[Override]:
         """One per block."""
         return [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward's row. A stream that lacks a cache, or was away when it was made anew, makes the whole
-        forward run in full."""
+        """Decide this forward's row. A stream that lacks a cache, or was away when the others were refreshed, makes the
+        whole forward run in full."""
         if self._proof.failure:
             return False
         if tick.surprise:
             self._plan.abandon()
+        self._note(*self._plan.notes)
         if tick.new and tick.index < 2:
             self._read_from_outside(tick.index)
         if tick.new and tick.index == 1:
@@ -65,7 +70,7 @@ class SkipPart:
             self._proof.open()
         self._rows += call.rows if tick.index == 0 else 0
         self._call, keys = call, call.keys()
-        self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last)
+        self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last, call.step)
         self._index = tick.index
         self._due[self._row == State.RUN] = tick.index
         reused = np.flatnonzero(self._row == State.REUSE)
@@ -76,17 +81,23 @@ class SkipPart:
         return True
 
     def end(self) -> None:
-        """Free what no later call reads."""
+        """Free what no later call reads, and report what was done so far."""
         self._drop(~self._keep)
         if self._proof.close():
             self._refuse()
+        self._call = _NO_CALL
+        self._report()
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the caches of streams that left the run."""
+        for cache in self._caches:
+            cache.drop(tuple(keys))
 
     def close(self) -> None:
-        """Tell the counts, and forget all."""
-        if self._meter is not None:
-            run, reused, dead = (int(self.counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
-            self._meter.count_blocks(run, reused, dead, int(self.macs[State.RUN]), int(self.macs.sum()))
-            self._meter.keep_cache(self.peak)
+        """Report what was done, and free everything."""
+        self._report()
+        for cache in self._caches:
+            cache.clear()
         self._caches = []
 
     @property
@@ -124,9 +135,22 @@ class SkipPart:
         """After the first call sizes and costs are known: the plan says what it will hold, and runs more where that is
         too much."""
         sizes = np.array([c.bytes_per_row() * self._rows for c in self._caches], dtype=np.int64)
-        told = self._plan.fit(sizes, np.array([c or 0 for c in self._cost]), self._room)
-        if told and self._meter is not None:
-            self._meter.note(told)
+        self._note(self._plan.fit(sizes, np.array([c or 0 for c in self._cost]), self._room))
+
+    def _note(self, *notes: str) -> None:
+        for note in notes if self._meter is not None else ():
+            if note:
+                self._meter.note(note)  # type: ignore[union-attr]
+
+    def _report(self) -> None:
+        """Add to the meter what was counted since the last time."""
+        if self._meter is None:
+            return
+        counts, macs = self.counts - self._reported[0], self.macs - self._reported[1]
+        run, reused, dead = (int(counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
+        self._meter.count_blocks(run, reused, dead, int(macs[State.RUN]), int(macs.sum()))
+        self._meter.keep_cache(self.peak)
+        self._reported = self.counts.copy(), self.macs.copy()
 
     def _store(self, number: int, values: Values) -> None:
         """Keep a value, if there is room for it; a later call that lacks it runs in full."""

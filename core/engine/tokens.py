@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -98,9 +98,16 @@ class TokenPart(ABC, Generic[Settings]):
         for layer in self._layers:
             layer.start_forward()
 
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the pairs of streams that left the run."""
+        for layer in self._layers:
+            layer.forget(keys)
+
     def close(self) -> None:
-        """Tell which layers were never entered, and forget all."""
+        """Report which layers were never entered, and free everything."""
         layers, self._layers = self._layers, []
+        for layer in layers:
+            layer.clear()
         if self.index < 0:
             return
         report = self.meter.finish()

@@ -1,4 +1,4 @@
-"""diffusers pipelines as a host: where a run's calls are read from, and how its end is noticed.
+"""diffusers pipelines as a host: where a run's calls are read from, and how its beginning and end are noticed.
 
 Nothing of diffusers is imported: what is used (`scheduler.timesteps`, `progress_bar`, `maybe_free_model_hooks`) is common
 to all its pipelines.
@@ -7,10 +7,27 @@ to all its pipelines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
+
+from ..engine.call import one_timestep
+
+_ROUNDED = 3e-3
+"""A timestep may differ from the schedule's by this share: bf16 keeps 8 bits of it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A forward's timestep in a schedule: its value in training timesteps, its place in the list, and the run it belongs to."""
+
+    value: float
+    place: int
+    token: object
 
 
 class PipelineSchedule:
@@ -19,9 +36,9 @@ class PipelineSchedule:
     diffusers' schedulers list one timestep per evaluation, also those of second order, and make a new tensor per run.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, watch: PipelineWatch) -> None:
         """pipeline: anything with a `scheduler`."""
-        self._pipeline = pipeline
+        self._pipeline, self._watch = pipeline, watch
         self._read_of: object = None
         self._values: list[float] = []
 
@@ -30,52 +47,93 @@ class PipelineSchedule:
         """Number of training timesteps of the scheduler."""
         return float(getattr(self._pipeline.scheduler.config, "num_train_timesteps", 1000))
 
-    def token(self) -> object:
-        """The scheduler's tensor of timesteps: a new object for each run."""
-        return getattr(self._pipeline.scheduler, "timesteps", None)
+    def find(self, timestep: Any, scale: float) -> Found | None:
+        """The schedule's entry that a forward's timestep argument is; None for one that is not of this pipeline.
 
-    def timesteps(self) -> list[float]:
-        """All timesteps of the schedule; waits for the device once per run."""
-        token = self.token()
-        if token is not self._read_of:
-            self._read_of = token
-            self._values = [float(t) for t in token.tolist()] if isinstance(token, Tensor) else []
+        scale: what turns the argument into a training timestep. A view of the schedule is found by its place, without
+        waiting for the device; other arguments by value, while the pipeline is drawing in this thread.
+        """
+        listed, drawing = getattr(self._pipeline.scheduler, "timesteps", None), self._watch.run
+        values = self._read(listed)
+        place = _place(timestep, listed, len(values))
+        if place is None and drawing is not None and values:
+            place = self._nearest(one_timestep(timestep) * scale)
+        return None if place is None else Found(values[place], place, drawing or listed)
+
+    def calls_from(self, found: Found) -> tuple[list[float], int]:
+        """Timesteps of the calls to come from this one on, and how many of them make a step of the sampler."""
+        stages = int(getattr(self._pipeline.scheduler, "order", 1) or 1)
+        return self._values[found.place :], stages if found.place % stages == 0 else 1
+
+    def _read(self, listed: Any) -> list[float]:
+        """All timesteps of the schedule; waits for the device once for each list."""
+        if listed is not self._read_of:
+            self._read_of = listed
+            self._values = [float(t) for t in listed.tolist()] if isinstance(listed, Tensor) else []
         return self._values
 
-    def value(self, timestep: Any) -> float | None:
-        """The value of a timestep that is a view of the schedule, found by its place: no wait for the device."""
-        place = self._place(timestep)
-        return None if place is None else self.timesteps()[place]
-
-    def calls_from(self, timestep: Any, value: float) -> list[float] | None:
-        """Timesteps of the calls to come from this one on, by its place (second-order schedules repeat timesteps) or value."""
-        values, place = self.timesteps(), self._place(timestep)
-        if place is None and value in values:
-            place = values.index(value)
-        return None if place is None else values[place:]
-
-    def _place(self, timestep: Any) -> int | None:
-        token = self.token()
-        if not isinstance(timestep, Tensor) or not isinstance(token, Tensor) or not timestep.numel():
-            return None
-        if timestep.untyped_storage().data_ptr() != token.untyped_storage().data_ptr():
-            return None
-        place = int(timestep.storage_offset() - token.storage_offset())
-        return place if 0 <= place < len(self.timesteps()) else None
+    def _nearest(self, value: float) -> int | None:
+        distances = [abs(v - value) for v in self._values]
+        place = min(range(len(distances)), key=distances.__getitem__)
+        return place if distances[place] <= _ROUNDED * self.train_steps else None
 
 
-def watch_end(pipeline: Any, on_end: Callable[[], Any]) -> Callable[[], None]:
-    """Call `on_end` when a pipeline's run ends, is cancelled or raises. Returns what takes the watch off again."""
-    watched = [
-        _wrapped(pipeline, "progress_bar", lambda inner: lambda *a, **k: _Bar(inner(*a, **k), on_end)),
-        _wrapped(pipeline, "maybe_free_model_hooks", lambda inner: lambda *a, **k: (on_end(), inner(*a, **k))[1]),
-    ]
+def _place(timestep: Any, listed: Any, length: int) -> int | None:
+    """The place of a timestep that is a view of the list."""
+    if not isinstance(timestep, Tensor) or not isinstance(listed, Tensor) or not timestep.numel():
+        return None
+    if any(timestep.stride()) and timestep.numel() > 1:
+        return None
+    if timestep.untyped_storage().data_ptr() != listed.untyped_storage().data_ptr():
+        return None
+    place = int(timestep.storage_offset() - listed.storage_offset())
+    return place if 0 <= place < length else None
 
-    def remove() -> None:
-        for undo in watched:
+
+class PipelineWatch:
+    """Notices a pipeline's runs: they begin with its progress bar, and end with it, also when cancelled or failed.
+
+    on_end: called at the end of each run.
+    """
+
+    def __init__(self, pipeline: Any, on_end: Callable[[], Any]) -> None:
+        """Watch until :meth:`remove`."""
+        self._on_end = on_end
+        self._runs: WeakKeyDictionary[Thread, object] = WeakKeyDictionary()
+        self._undo = [_wrapped(pipeline, "progress_bar", self._bar), _wrapped(pipeline, _FREE, self._freeing)]
+
+    @property
+    def run(self) -> object | None:
+        """The run that the pipeline is drawing in this thread, an object of its own for each; None between runs."""
+        return self._runs.get(current_thread())
+
+    def remove(self) -> None:
+        """Take the watch off."""
+        for undo in self._undo:
             undo()
+        self._undo = []
 
-    return remove
+    def ended(self) -> None:
+        """The pipeline's loop is over."""
+        self._runs.pop(current_thread(), None)
+        self._on_end()
+
+    def _bar(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def progress_bar(*args: Any, **kwargs: Any) -> Any:
+            self._runs[current_thread()] = object()
+            return _Bar(inner(*args, **kwargs), self.ended)
+
+        return progress_bar
+
+    def _freeing(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe_free_model_hooks(*args: Any, **kwargs: Any) -> Any:
+            self.ended()
+            return inner(*args, **kwargs)
+
+        return maybe_free_model_hooks
+
+
+_FREE = "maybe_free_model_hooks"
 
 
 def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:

@@ -21,6 +21,9 @@ from .mask import Mask
 from .memory import peak_bytes, within
 
 
+_NO_QUAD = "mode='quad' needs the number of calls, which is not known ahead here: full calls were evenly spaced"
+
+
 class SkipPlan:
     """Which block does what at which call.
 
@@ -35,9 +38,13 @@ class SkipPlan:
         family: str,
         timesteps: tuple[float, ...] | None,
         train_steps: float = 1000.0,
+        stages: int = 1,
     ) -> None:
-        """Bind. Raises :class:`MaskError` for a mask that does not fit."""
-        self.settings, self._graph = settings, graph
+        """Bind. stages: calls in each step of the sampler; an interval decides once for all of a step.
+
+        Raises :class:`MaskError` for a mask that does not fit.
+        """
+        self.settings, self._graph, self._stages = settings, graph, max(1, stages)
         self._passed: tuple[int, int, int] | None = None
         self._mask = _load(settings, graph, family)
         if self._mask is not None and self._mask.forecast:
@@ -49,6 +56,12 @@ class SkipPlan:
         if timesteps:
             self._run = self.planned_mask(timesteps)
             self._states, self._kept = self._rectified(self._run)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the report should say of settings that cannot be followed in this run."""
+        quad = self.settings.rule == "deepcache" and self.settings.mode == "quad"
+        return [_NO_QUAD] if quad and self._states is None else []
 
     def abandon(self) -> None:
         """The run left its plan."""
@@ -96,12 +109,15 @@ class SkipPlan:
         states, kept = rectified(run, self._graph, how)
         return states, np.logical_or.accumulate(kept[::-1])[::-1] if self.settings.forecast else kept
 
-    def row(self, index: int, timestep: float, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """(states [L], whose value to keep [L]) at a call. last: the host's word, read where the calls are not known."""
+    def row(
+        self, index: int, timestep: float, last: bool = False, step: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(states [L], whose value to keep [L]) at a call. last, step: the host's word on whether this is the last step and
+        which one it is; read where the calls are not known."""
         if self._states is not None and self._kept is not None:
             return self._states[index], self._kept[index]
         served = self._inside(timestep) and index > 0 and not (last and self.settings.last_full)
-        runs = derive(self._unplanned(index, timestep)[None], self._graph)[0] if served else self._everything
+        runs = derive(self._unplanned(index, timestep, step)[None], self._graph)[0] if served else self._everything
         return np.where(runs | self._always, State.RUN, State.REUSE).astype(np.int8), self._everything
 
     def planned_mask(self, timesteps: tuple[float, ...]) -> np.ndarray:
@@ -112,23 +128,21 @@ class SkipPlan:
         elif settings.rule == "depths":
             run = depth_rows(self._depth_rows(), [self._positions.at(t) for t in timesteps])
         else:
-            run = np.stack([self._by_rule(k) for k in range(calls)])
-            if settings.rule == "deepcache" and settings.mode == "quad":
-                run = rules.deepcache(calls, self._graph, settings.every, settings.branch, settings.mode)
+            run = self._by_steps(-(-calls // self._stages)).repeat(self._stages, axis=0)[:calls]
         run[[not self._inside(t) for t in timesteps]] = True
         run[0] = True
         if settings.last_full:
             run[-1] = True
         return run
 
-    def _unplanned(self, index: int, timestep: float) -> np.ndarray:
+    def _unplanned(self, index: int, timestep: float, step: int | None) -> np.ndarray:
         """The row of a call that nobody announced. What a mask runs between two calls runs at the later one, and so does a
         list's full call."""
         if self._mask is not None:
             now = nearest(self._mask.timesteps, timestep)
             return np.asarray(crossed(self._mask.run, self._from(index, now), now).any(axis=0))
         if self.settings.rule != "depths":
-            return self._by_rule(index)
+            return self._by_rule(index if step is None else step)
         rows, now = self._depth_rows(), self._depth_index(timestep)
         passed = crossed(rows, self._from(index, now), now)
         return passed[passed.all(axis=1).argmax()] if passed.all(axis=1).any() else rows[now]
@@ -138,6 +152,13 @@ class SkipPlan:
         if self._passed is None or self._passed[0] != index:
             self._passed = (index, now if self._passed is None else self._passed[2], now)
         return self._passed[1]
+
+    def _by_steps(self, steps: int) -> np.ndarray:
+        """An interval rule's rows bool [steps, masked blocks]."""
+        if self.settings.rule == "deepcache":
+            every, branch, mode = self.settings.every, self.settings.branch, self.settings.mode
+            return rules.deepcache(steps, self._graph, every, branch, mode)
+        return np.stack([self._by_rule(k) for k in range(steps)])
 
     def _by_rule(self, index: int) -> np.ndarray:
         every, branch = self.settings.every, self.settings.branch
