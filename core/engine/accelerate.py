@@ -21,6 +21,7 @@ from .engine import Engine
 from .labels import Labels
 from .merge import Observer
 from .meter import Report
+from .trails import alike
 
 _MOST_AT_ONCE = 32
 """Forwards at a bare model's first timestep before they are taken for pictures of one step each."""
@@ -71,9 +72,10 @@ def accelerate(
 
 @dataclass(frozen=True)
 class _Seen:
-    """One forward: its training timestep, its latent's size, and the run of the pipeline that it belongs to, if of any."""
+    """One forward: its training timestep, its latent and that one's size, and the run of the pipeline that it belongs to."""
 
     timestep: float
+    input: Tensor
     latent: tuple[int, ...]
     found: Found | None = None
 
@@ -87,15 +89,15 @@ class _Seen:
 class _Watch:
     """What is known of one thread's run: who its rows are, its last forward, the sizes at its first timestep.
 
-    gap: the largest step in timesteps so far. forwards: their number while the first timestep lasts. by_hand: the run was
-    begun by :meth:`Handle.begin`, and ends by :meth:`Handle.end` alone.
+    gap: the largest step in timesteps so far. begun: the latents at its first timestep, until the next one. by_hand: the run
+    was begun by :meth:`Handle.begin`, and ends by :meth:`Handle.end` alone.
     """
 
     labels: Labels
     first: _Seen | None = None
     last: _Seen | None = None
     gap: float = 0.0
-    forwards: int = 0
+    begun: list[Tensor] = field(default_factory=list)
     sizes: set[tuple[int, ...]] = field(default_factory=set)
     by_hand: bool = False
 
@@ -103,7 +105,8 @@ class _Watch:
         """Does this forward belong to another run than the one before?
 
         Of one run are timesteps that fall, or repeat; where intermediate evaluations and rounding meet (KDPM2) they rise by
-        less than a thousandth. Without a pipeline, a leap or a size that the run did not begin with begins another.
+        less than a thousandth. Without a pipeline, a leap, a second call on an unlike latent, or a size that the run did not
+        begin with begins another.
         """
         if self.first is None or self.last is None:
             return True
@@ -112,17 +115,19 @@ class _Watch:
         if now.token is not None:
             return False
         if now.timestep == self.first.timestep:
-            return self.forwards >= _MOST_AT_ONCE
-        leaps = self.gap > 0 and self.last.timestep - now.timestep > _LEAP * self.gap
-        return leaps or now.latent not in self.sizes
+            return len(self.begun) >= _MOST_AT_ONCE
+        if self.gap > 0:
+            return self.last.timestep - now.timestep > _LEAP * self.gap or now.latent not in self.sizes
+        return not any(alike(now.input, x) for x in self.begun)
 
     def note(self, now: _Seen) -> None:
         """A forward of the run."""
         self.first = self.first or now
         if now.timestep == self.first.timestep:
-            self.forwards += 1
+            self.begun.append(now.input.detach().clone())
             self.sizes.add(now.latent)
-        if self.last is not None:
+        elif self.last is not None:
+            self.begun = []
             self.gap = max(self.gap, self.last.timestep - now.timestep)
         self.last = now
 
@@ -239,7 +244,8 @@ class Handle:
     def _seen(self, inputs: Inputs) -> _Seen:
         latent, scale = _latent(inputs.latent), self.engine.family.time_scale
         found = self._schedule.find(inputs.timestep, scale) if self._schedule else None
-        return _Seen(found.value if found else one_timestep(inputs.timestep) * scale, latent, found)
+        timestep = found.value if found else one_timestep(inputs.timestep) * scale
+        return _Seen(timestep, inputs.latent, latent, found)
 
     def _begin(self, now: _Seen) -> None:
         self.end()

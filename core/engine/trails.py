@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -75,13 +74,23 @@ def _nearest(trails: list[_Trail], rows: Tensor | None) -> _Trail | None:
     """The trail whose last input is most like these rows; the first one where there is nothing to compare."""
     if not trails:
         return None
-    inputs = [t.input for t in trails if t.input is not None and rows is not None and t.input.shape == rows.shape]
-    if rows is None or len(inputs) < len(trails):
-        return trails[0] if rows is None else None
-    flat = rows.flatten(1).float()
-    alike = torch.stack([cosine_similarity(i.to(flat.device).flatten(1).float(), flat).min() for i in inputs]).tolist()
-    best = max(range(len(trails)), key=alike.__getitem__)
-    return trails[best] if alike[best] >= _ALIKE else None
+    if rows is None:
+        return trails[0]
+    found = [likeness(rows, t.input) for t in trails]
+    best = max(range(len(trails)), key=found.__getitem__)
+    return trails[best] if found[best] >= _ALIKE else None
+
+
+def likeness(a: Tensor, b: Tensor | None) -> float:
+    """Cosine similarity of two latents [rows, ...] in [-1, 1], of the rows that differ most; -1 for others in shape."""
+    if b is None or a.shape != b.shape:
+        return -1.0
+    return float(cosine_similarity(a.detach().flatten(1).float(), b.detach().to(a.device).flatten(1).float()).min())
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Can one latent follow the other in a run, as far as their contents tell?"""
+    return likeness(a, b) >= _ALIKE
 
 
 def _numbered(key: Hashable, number: int) -> Hashable:
