@@ -17,6 +17,7 @@ from ..errors import Decline, ModelError
 from ..recipe import Method, Recipe, as_recipe
 from .attach import Override, override_in
 from .call import Call, one_timestep
+from .copies import copied_without, without_attribute, without_hooks
 from .engine import Engine
 from .labels import Labels
 from .merge import Observer
@@ -197,14 +198,7 @@ class Handle:
         return self._threads[thread]
 
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
-        removers: list[Callable[[], None]] = []
-        if self.engine.family.calls_forward:
-            override = Override(root, self._around, repeats=True, threads=True)
-            override.install()
-            removers.append(override.remove)
-        else:
-            removers.append(root.register_forward_pre_hook(self._before, with_kwargs=True).remove)
-            removers.append(root.register_forward_hook(self._after, with_kwargs=True, always_call=True).remove)
+        removers = self._bracket(root)
         if getattr(pipeline, "scheduler", None) is not None:
             from ..pipelines.diffusers import PipelineSchedule, PipelineWatch
 
@@ -212,6 +206,20 @@ class Handle:
             self._schedule = PipelineSchedule(pipeline, watch)
             removers.append(watch.remove)
         return removers
+
+    def _bracket(self, root: nn.Module) -> list[Callable[[], None]]:
+        """Around the network's forwards: hooks, or where its own code calls `forward` directly, an override. Copies of the
+        network come without."""
+        if self.engine.family.calls_forward:
+            before = dict(root.__dict__)
+            override = Override(root, self._around, repeats=True, threads=True)
+            override.install()
+            return [override.remove, copied_without(root, without_attribute(root, "forward", before))]
+        handles = [
+            root.register_forward_pre_hook(self._before, with_kwargs=True),
+            root.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+        ]
+        return [*(handle.remove for handle in handles), copied_without(root, without_hooks(*handles))]
 
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._before(None, args, kwargs)

@@ -31,6 +31,7 @@ class Override:
         """
         self._module = module
         self.around: Around | None = around
+        self._survives: Callable[[Exception], bool] | None = None
         self._repeats = repeats
         self._threads = threads
         self._spent = True
@@ -39,6 +40,10 @@ class Override:
         self._had_own: bool | None = None
         self._inner: Callable[..., Any] = module.forward
         self._placed: Callable[..., Any] = self if repeats else _uncompiled(self)
+
+    def guard(self, survives: Callable[[Exception], bool]) -> None:
+        """Where :attr:`around` fails by itself, `survives(error)` says whether the module may run plain in its place."""
+        self._survives = survives
 
     def install(self) -> None:
         """Put the override in the instance's `forward`, or wake it where somebody else's wrapper stands over it."""
@@ -71,7 +76,7 @@ class Override:
 
     def discard(self) -> None:
         """The override will not be installed again: let go of what it ran, so that nothing waits for garbage collection."""
-        self.around = None
+        self.around = self._survives = None
         self._placed = self
 
     def _above(self) -> Override | None:
@@ -88,12 +93,39 @@ class Override:
         if self._spent or around is None or foreign:
             return self._inner(*args, **kwargs)
         self._spent = not self._repeats
-        return around(self._inner, *args, **kwargs)
+        return around(self._inner, *args, **kwargs) if self._survives is None else self._guarded(around, args, kwargs)
+
+    def _guarded(self, around: Around, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Errors of the module itself pass through."""
+        own: list[BaseException] = []
+
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return self._inner(*args, **kwargs)
+            except BaseException as error:
+                own.append(error)
+                raise
+
+        try:
+            return around(inner, *args, **kwargs)
+        except Exception as fault:
+            survives = self._survives
+            if fault in own or survives is None or not survives(fault):
+                raise
+        return self._inner(*args, **kwargs)
 
 
 def override_in(module: nn.Module) -> Override | None:
     """The override that stands topmost in a module's instance `forward`; None where none does."""
     return _override(module.__dict__.get("forward"))
+
+
+def beneath(module: nn.Module) -> Callable[..., Any]:
+    """A module's forward below all overrides, those of other runs and threads included."""
+    forward: Callable[..., Any] = module.forward
+    while (override := _override(forward)) is not None:
+        forward = override._inner
+    return forward
 
 
 def _override(placed: Any) -> Override | None:
@@ -163,11 +195,3 @@ class Tap:
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._output = inner(*args, **kwargs)
         return self._output
-
-
-def beneath(module: nn.Module) -> Callable[..., Any]:
-    """The forward that stands on a module below all overrides, those of other runs included."""
-    forward = getattr(module.forward, "_torchdynamo_orig_callable", module.forward)
-    while isinstance(override := getattr(forward, "__self__", forward), Override):
-        forward = getattr(override._inner, "_torchdynamo_orig_callable", override._inner)
-    return forward

@@ -33,6 +33,10 @@ class Part(Protocol):
     def evaluates(self) -> bool:
         """False when this forward is made of cached values alone, so that its output is no new evaluation."""
 
+    @property
+    def plain_serves(self) -> bool:
+        """Can a module run plain in the middle of this forward? Not where its inputs may have been left out."""
+
     def overrides(self) -> list[Override]:
         """What stands on the model during a forward that this part serves."""
 
@@ -69,7 +73,7 @@ class Session:
         self._trails = Trails()
         self._declined = 0
         self._failed = False
-        self._parts = [(part, Overrides(part.overrides())) for part in parts(horizon, self.meter)]
+        self._parts = [(part, self._overrides(part)) for part in parts(horizon, self.meter)]
 
     def enter(self, call: Call) -> None:
         """Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
@@ -80,6 +84,7 @@ class Session:
             else:
                 self._begin(call)
         except Exception as error:
+            self._remove()
             self.refuse(error)
 
     def refuse(self, error: Exception) -> None:
@@ -125,6 +130,12 @@ class Session:
         self.idle.set()
         return self.meter.finish()
 
+    def _overrides(self, part: Part) -> Overrides:
+        overrides = part.overrides()
+        for override in overrides:
+            override.guard(lambda fault: self._fail(fault) or part.plain_serves)
+        return Overrides(overrides)
+
     def _begin(self, call: Call) -> None:
         tick = self._clock.tick(call.timestep, call.streams)
         call = self._trails.resolve(call, tick.index)
@@ -156,8 +167,10 @@ class Session:
             part.forget(keys)
 
     def _fail(self, fault: Exception) -> None:
-        """The one policy for errors of ours that nobody expects."""
-        self._remove()
+        """The one policy for unexpected errors of ours. A forward under way goes on as decided: its later modules may build
+        on values that were left out."""
+        if self._failed:
+            return
         self._failed = True
         self.meter.note(f"the rest of the run was not accelerated: {_one_line(fault)} (traceback in the log)")
         log.error("Skipstone stopped serving this run; the picture goes on unaccelerated", exc_info=fault)

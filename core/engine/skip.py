@@ -110,6 +110,11 @@ class SkipPart:
         """False when no block runs in this forward."""
         return bool((self._row == State.RUN).any())
 
+    @property
+    def plain_serves(self) -> bool:
+        """False where blocks were left out in this forward."""
+        return not (self._row == State.DEAD).any()
+
     def _drop(self, blocks: np.ndarray) -> None:
         for i in np.flatnonzero(blocks):
             self._caches[i].drop(self._call.keys())

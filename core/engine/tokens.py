@@ -45,6 +45,7 @@ class TokenPart(ABC, Generic[Settings]):
     verb: str
     evaluates = True
     shared = False
+    plain_serves = True
 
     def __init__(
         self,

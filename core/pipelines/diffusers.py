@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from ..engine.call import one_timestep
+from ..engine.copies import copied_without, without_attribute
 
 _ROUNDED = 3e-3
 """A timestep may differ from the schedule's by this share: bf16 keeps 8 bits of it."""
@@ -100,7 +101,10 @@ class PipelineWatch:
         """Watch until :meth:`remove`."""
         self._on_end = on_end
         self._runs: WeakKeyDictionary[Thread, object] = WeakKeyDictionary()
-        self._undo = [_wrapped(pipeline, "progress_bar", self._bar), _wrapped(pipeline, _FREE, self._freeing)]
+        before, ours = dict(pipeline.__dict__), {"progress_bar": self._bar, _FREE: self._freeing}
+        self._undo = [_wrapped(pipeline, name, wrap) for name, wrap in ours.items()]
+        changed = [without_attribute(pipeline, name, before) for name in ours if name in pipeline.__dict__]
+        self._undo.append(copied_without(pipeline, *changed))
 
     @property
     def run(self) -> object | None:
