@@ -6,7 +6,7 @@ Rows that denoise the same latent are one sample under several conds. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch

@@ -82,9 +82,7 @@ class Engine:
         """The runs under way, innermost last."""
         return self._runs.setdefault(current_thread() if self._threads else self, [])
 
-    def begin(
-        self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0, stages: int = 1
-    ) -> Session:
+    def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0, stages: int = 1) -> Session:
         """Begin a run. `timesteps`: one per call, in order, only where the host knows that these will be the calls.
 
         stages: calls in each step of the sampler, where the calls are known (:class:`.call.Horizon`).

@@ -25,7 +25,6 @@ from .call import Call
 from .costs import module_macs
 from .meter import Entry, Meter
 
-
 _STREAM = 3
 """Entries of a layout's key that say which stream it is of (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
 

@@ -18,7 +18,9 @@ from .trails import Trails
 
 log = logging.getLogger("skipstone")
 
-_LOST_PLAN = "call {call} came at timestep {timestep:g}, which was not announced: from there on, calls are found by timestep"
+_LOST_PLAN = (
+    "call {call} came at timestep {timestep:g}, which was not announced: from there on, calls are found by timestep"
+)
 _LONGEST = 160
 
 
@@ -76,7 +78,7 @@ class Session:
         self._parts = [(part, self._overrides(part)) for part in parts(horizon, self.meter)]
 
     def enter(self, call: Call) -> None:
-        """Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
+        r"""Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
         self._remove()
         try:
             if self._failed:

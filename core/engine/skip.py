@@ -23,7 +23,6 @@ from .probe import CostProbe
 from .proof import Proof
 from .values import Values, added, as_output, as_values, carried, subtracted
 
-
 _NO_CALL = Call(0.0, (0, 0), ())
 
 

@@ -20,7 +20,6 @@ from .mapping import crossed, depth_rows, nearest
 from .mask import Mask
 from .memory import peak_bytes, within
 
-
 _NO_QUAD = "mode='quad' needs the number of calls, which is not known ahead here: full calls were evenly spaced"
 
 
