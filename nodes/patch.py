@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.blocks import unwrapped
 from ..core.engine.engine import Engine
+from ..core.engine.meter import Report
 from ..core.errors import Decline, ModelError, RecipeError, SkipstoneError
 from ..core.recipe import Method, Recipe, TokenMerge
 from ..core.recipe_prune import TokenPrune
@@ -172,24 +173,33 @@ class Run:
         self._windows = Windows()
         self._engines: dict[nn.Module, Engine | None] = {}
         self._refusals: dict[str, None] = {}
+        self._failed = False
 
     @contextmanager
     def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
-        """Bracket one forward of a BaseModel. Our own refusals are told once and the forward runs dense."""
+        """Bracket one forward of a BaseModel. Our own refusals are told once and the forward runs dense; after an error of
+        ours that nobody expected so does the rest of the run."""
         with ExitStack() as bracket:
             try:
-                if engine := self._engine(model):
+                if not self._failed and (engine := self._engine(model)):
                     call = call_of(model.model_sampling, x, sigma, options)
                     self._windows.check(call.timestep, options)
                     bracket.enter_context(engine.call(call))
             except (SkipstoneError, Decline) as reason:
                 self._refuse(f"{reason}; {UNACCELERATED}")
+            except Exception as fault:
+                self._give_up(fault)
             yield
 
     def end(self) -> None:
-        """End the engines' runs, free their state, and tell what was done."""
-        reports = [engine.end() for engine in self._engines.values() if engine]
-        self._engines = {}
+        """End the engines' runs, free their state, and tell what was done. Never fails: it stands between a user and a picture."""
+        engines, self._engines = self._engines, {}
+        try:
+            self._tell([engine.end() for engine in engines.values() if engine])
+        except Exception as fault:
+            self._give_up(fault)
+
+    def _tell(self, reports: list[Report]) -> None:
         texts = [node_text(report) for report in reports if report.calls]
         if texts:
             log.info("Skipstone: %s", " ".join(texts).replace("\n", " "))
@@ -199,6 +209,12 @@ class Run:
                 show_run("\n".join(told), node, showing="\n".join(self._told()))
         for node in self._replaced.keys() - set(self._nodes):
             show_run(self._replaced[node], node, showing=self._replaced[node])
+
+    def _give_up(self, fault: Exception) -> None:
+        """An error of ours: sampling goes on without us, and the log has the traceback."""
+        self._failed = True
+        log.error("Skipstone failed in this run", exc_info=fault)
+        self._refuse(f"an error in Skipstone ({type(fault).__name__}, see the log); {UNACCELERATED}")
 
     def _engine(self, model: Any) -> Engine | None:
         """The engine of this model's network, in its run; None where nothing of the recipe can be done on it."""

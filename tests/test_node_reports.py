@@ -234,3 +234,64 @@ def test_a_run_whose_windows_move_is_dense_and_says_so_once(
     assert torch.equal(windowed(patch(patcher, SKIP), moving=True), dense)
     assert said(server, "7").endswith("use the standard_static schedule; sampling runs unaccelerated")
     assert torch.equal(windowed(patch(patcher, SKIP), moving=False), sample(patch(patcher, SKIP), steps=6))
+
+
+# errors of ours
+
+
+def fails(*args: Any, **kwargs: Any) -> Any:
+    """Something that nobody expected."""
+    raise ZeroDivisionError("of ours")
+
+
+@pytest.mark.parametrize("where", ["call_of", "planned_timesteps", "skips_nothing"])
+def test_an_error_of_ours_never_fails_the_picture(
+    patcher: comfy.ModelPatcher,
+    server: comfy.PromptServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    from skipstone.nodes import patch as module
+
+    monkeypatch.setattr(module, where, fails)
+    assert torch.equal(sample(patch(patcher, SKIP)), sample(patcher))
+    assert said(server, "7") == "an error in Skipstone (ZeroDivisionError, see the log); sampling runs unaccelerated"
+    assert [bool(r.exc_info) for r in caplog.records] == [True, False]
+
+
+def test_an_error_in_mid_run_leaves_the_rest_of_it_unaccelerated_and_a_report_of_what_was_done(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipstone.nodes import patch as module
+
+    made, calls = module.call_of, iter(range(100))
+    monkeypatch.setattr(module, "call_of", lambda *args: made(*args) if next(calls) < 4 else fails())
+    before = tiny.snapshot(patcher.model.diffusion_model)
+    assert torch.isfinite(sample(patch(patcher, SKIP))).all()
+    assert "in 4 calls" in said(server, "7") and "an error in Skipstone" in said(server, "7")
+    assert tiny.snapshot(patcher.model.diffusion_model) == before
+
+
+def test_an_error_in_our_report_never_fails_the_picture(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipstone.nodes import patch as module
+
+    expected = sample(patch(patcher, SKIP))
+    monkeypatch.setattr(module, "node_text", fails)
+    assert torch.equal(sample(patch(patcher, SKIP)), expected)
+    assert said(server, "7").startswith("an error in Skipstone")
+
+
+def test_the_users_own_error_passes_untouched(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    def own(*args: Any) -> None:
+        raise KeyError("the user's")
+
+    handle = patcher.model.diffusion_model.out.register_forward_pre_hook(own)
+    try:
+        with pytest.raises(KeyError, match="the user's"):
+            sample(patch(patcher, SKIP))
+    finally:
+        handle.remove()
+    assert "error in Skipstone" not in said(server, "7")
