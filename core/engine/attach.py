@@ -158,11 +158,11 @@ class Overrides:
                 item.install()
 
     def remove(self) -> None:
-        """Remove all, last first. May be called any number of times."""
+        """Remove all, last first. May be called any number of times, also once more after Ctrl-C fell into it."""
         if self._on:
-            self._on = False
             for item in reversed(self._items):
                 item.remove()
+            self._on = False
 
     def discard(self) -> None:
         """Remove all for good, and free what they hold."""

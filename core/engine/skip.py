@@ -42,6 +42,7 @@ class SkipPart:
         self._cost: list[int | None] = [None] * len(graph)
         self._rows = 0
         self._proof = Proof(graph)
+        self._probe: CostProbe | None = None
         self._read: dict[int, str] = {}
         self._room = plan.settings.memory_budget * 2**20 or float("inf")
         self.peak = 0
@@ -65,6 +66,7 @@ class SkipPart:
             self._read_from_outside(tick.index)
         if tick.new and tick.index == 1:
             self._budget()
+        self._unhook()
         if tick.index == 0:
             self._proof.open()
         self._rows += call.rows if tick.index == 0 else 0
@@ -94,6 +96,7 @@ class SkipPart:
 
     def close(self) -> None:
         """Report what was done, and free everything."""
+        self._unhook()
         self._report()
         for cache in self._caches:
             cache.clear()
@@ -113,6 +116,12 @@ class SkipPart:
     def plain_serves(self) -> bool:
         """False where blocks were left out in this forward."""
         return not (self._row == State.DEAD).any()
+
+    def _unhook(self) -> None:
+        """Take off hooks that a forward left which Ctrl-C ended."""
+        self._proof.stop()
+        if self._probe is not None:
+            self._probe.close()
 
     def _drop(self, blocks: np.ndarray) -> None:
         for i in np.flatnonzero(blocks):
@@ -204,7 +213,8 @@ class SkipPart:
         """Run a block; its first run of the session tells what it costs per row."""
         if self._cost[number] is None:
             watch = Watch(self._graph.blocks[number].module, args, kwargs)
-            with CostProbe(self._graph.blocks[number].module) as probe:
+            self._probe = CostProbe(self._graph.blocks[number].module)
+            with self._probe as probe:
                 output = inner(*args, **kwargs)
             self._cost[number] = probe.macs // max(1, self._call.rows)
             if reader := watch.stores():

@@ -1,0 +1,62 @@
+"""Ctrl-C anywhere in our code: once the run has ended or the next call begins, nothing of it is left on the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+import tiny
+
+from skipstone.core.engine import attach, hooks, probe, proof, skip
+from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.recipe_skip import BlockSkip
+
+
+def interrupted(run: Callable[[], Any], at: int, files: set[str]) -> bool:
+    """Run until the `at`-th event that Python traces in these files, and press Ctrl-C there. False: it ended before."""
+    left = [at]
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if left[0] == 0:
+            sys.settrace(None)
+            left[0] = -1
+            raise KeyboardInterrupt
+        left[0] -= left[0] > 0
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("after", ["end", "next call"])
+@pytest.mark.parametrize(
+    "modules", [(probe, hooks), (attach,), (skip,), (proof,)], ids=["probe", "attach", "skip", "proof"]
+)
+def test_a_run_interrupted_anywhere_leaves_no_hook_and_no_override(modules: tuple[ModuleType, ...], after: str) -> None:
+    case, files = tiny.dit(), {str(module.__file__) for module in modules}
+    before, x, cond = tiny.snapshot(case.model), case.latent(), case.cond()
+    at, stopped = 0, True
+    while stopped:
+        with accelerate(case.model, BlockSkip(rule="interval", every=2)) as handle:
+            stopped = interrupted(lambda: [case(x, t, cond) for t in (900.0, 800.0)], at, files)
+            if after == "end":
+                handle.end()
+            else:
+                case(x, 700.0, cond)
+            assert not any(tiny.hooked(case.model)), at
+            assert not tiny.overridden(case.model), at
+        assert tiny.snapshot(case.model) == before, at
+        at += 1 if at < 20 else 67
+    assert at > 20
