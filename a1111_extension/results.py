@@ -9,7 +9,7 @@ from typing import Any
 from ..core.engine.meter import Report
 from ..core.recipe import Method, Recipe, TokenMerge, TokenPrune
 from ..core.recipe_skip import BlockSkip
-from .infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED, key_of
+from .infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 
 log = logging.getLogger("skipstone")
 
@@ -33,9 +33,8 @@ def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") ->
         return
     log.warning(text)
     p.comment(text)
-    if any(key_of(name) in p.extra_generation_params for name in ("threshold", "recipe")):
-        earlier = p.extra_generation_params.get(REFUSED, "")
-        p.extra_generation_params[REFUSED] = one_line(earlier, text.removeprefix("Skipstone "))
+    earlier = p.extra_generation_params.get(REFUSED, "")
+    p.extra_generation_params[REFUSED] = one_line(earlier, text.removeprefix("Skipstone "))
 
 
 def used(recipe: Recipe) -> list[Method]:

@@ -12,7 +12,7 @@ from doubles import a1111
 from doubles.a1111_jobs import dense, fresh, refused, runs
 
 import skipstone
-from skipstone.a1111_extension.infotext import infotext_of, read_infotext
+from skipstone.a1111_extension.infotext import REFUSED, infotext_of, read_infotext
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.core.errors import SkipstoneError
 from skipstone.core.recipe import BlockSkip
@@ -95,7 +95,7 @@ def test_a_picture_with_unreadable_arguments_is_unaccelerated_and_says_so(
     assert torch.equal(host.process_images(host.script(), job, *args), dense(host, job))
     (text,) = refused(job)
     assert text.startswith("Skipstone did nothing: ") and len(text) <= 300
-    assert job.extra_generation_params == {}
+    assert job.extra_generation_params == {REFUSED: text.removeprefix("Skipstone ")}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from doubles import a1111
 from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.bracket import UNetBracket
-from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED
+from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
 from skipstone.core.blocks import recognise
 from skipstone.core.engine.accelerate import accelerate
@@ -189,7 +189,7 @@ def test_what_cannot_run_is_told_once_and_the_picture_is_dense(
     assert torch.equal(x, dense(host, job))
     (text,) = refused(job)
     assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
-    assert job.extra_generation_params == {} and runs(host) == []
+    assert list(job.extra_generation_params) == [REFUSED] and runs(host) == []
 
 
 @pytest.mark.parametrize("what", ["Hypertile", "own token merging"])

@@ -38,7 +38,7 @@ def test_bad_values_are_told_once_and_the_picture_is_dense(
     assert torch.equal(x, dense(host, job))
     (text,) = refused(job)
     assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
-    assert job.extra_generation_params == {} and runs(host) == []
+    assert list(job.extra_generation_params) == [REFUSED] and runs(host) == []
 
 
 @pytest.mark.parametrize("forge", [False, True], ids=["a1111", "forge"])

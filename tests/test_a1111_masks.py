@@ -12,7 +12,7 @@ import torch
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
-from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED
+from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, REFUSED
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.core.blocks import recognise
 from skipstone.core.plan.mask import Mask
@@ -213,7 +213,7 @@ def test_bad_values_are_told_once_and_the_picture_is_dense(
     assert torch.equal(x, dense(host, job))
     (text,) = refused(job)
     assert says in text and "\n" not in text and text.startswith("Skipstone did nothing: ")
-    assert job.extra_generation_params == {} and runs(host) == []
+    assert list(job.extra_generation_params) == [REFUSED] and runs(host) == []
 
 
 @pytest.mark.parametrize(

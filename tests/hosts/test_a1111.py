@@ -140,7 +140,7 @@ def test_dato_with_conds_in_calls_of_their_own(webui: WebUI) -> None:
 
 def test_merging_what_dato_prunes_is_told(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
     assert webui.generate(REQUESTS["DDIM"], *args_of(dato="dato_coco")).pngs == never_installed["DDIM"]
-    assert "Skipstone did nothing: threshold=0.7 merges tokens and dato='dato_coco' prunes the same" in webui.log()
+    assert "Skipstone did nothing: threshold=0.7 merges tokens that dato='dato_coco' prunes" in webui.log()
 
 
 def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
@@ -155,9 +155,12 @@ def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[st
     assert merged(both.infotext)[0] > 0
     assert len({*pixels(alone.pngs + both.pngs + never_installed["DDIM"])}) == 3
     replace(mask, family="DiT").save(file)
-    wrong = webui.generate(REQUESTS["DDIM"], *args_of(**settings))
+    wrong = webui.generate(REQUESTS["DDIM"], *args_of(threshold=1, **settings))
     assert pixels(wrong.pngs) == pixels(never_installed["DDIM"])
-    assert "Skipstone did nothing: the mask is for a DiT, this model is a ldm U-Net" in webui.log()
+    assert 'Skipstone refused: "did nothing: the mask is for a DiT, this model is a ldm U-Net' in wrong.infotext
+    merges = webui.generate(REQUESTS["DDIM"], *args_of(threshold=0.5, **settings))
+    assert pixels(merges.pngs) == pixels(webui.generate(REQUESTS["DDIM"], *args_of(threshold=0.5)).pngs)
+    assert 'Skipstone refused: "skipped no blocks: the mask is for a DiT' in merges.infotext and merged(merges.infotext)
 
 
 def half_mask(webui: WebUI) -> Mask:
@@ -218,9 +221,63 @@ def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]], arg
     assert webui.generate(REQUESTS["Euler a"]).pngs == never_installed["Euler a"]
 
 
-def test_a_bad_value_is_told_and_the_picture_dense(webui: WebUI, never_installed: dict[str, list[bytes]]) -> None:
-    assert webui.generate(REQUESTS["DDIM"], True, 7).pngs == never_installed["DDIM"]
-    assert "Skipstone did nothing: threshold=7 is outside [-1, 1]" in webui.log()
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((True, 7), "threshold=7.0 is outside [-1, 1]"),
+        (({"enabled": True, "every": 2.5},), "every=2.5 must be a whole number"),
+        (({"enable": True},), "'enable' is no argument of Skipstone"),
+        ((["false"],), "enabled=['false'] must be true or false"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_told_and_the_picture_dense(
+    webui: WebUI, never_installed: dict[str, list[bytes]], args: tuple[Any, ...], says: str
+) -> None:
+    picture = webui.generate(REQUESTS["DDIM"], *args)
+    assert pixels(picture.pngs) == pixels(never_installed["DDIM"])
+    assert f"Skipstone did nothing: {says}" in webui.log() and "Skipstone refused: " in picture.infotext
+
+
+@pytest.mark.parametrize("off", ["false", False, {"enabled": False}], ids=str)
+def test_off_is_off_however_it_is_said(webui: WebUI, never_installed: dict[str, list[bytes]], off: Any) -> None:
+    assert webui.generate(REQUESTS["DDIM"], off).pngs == never_installed["DDIM"]
+
+
+def test_arguments_by_name_are_those_by_place(webui: WebUI) -> None:
+    by_name = webui.generate(BASE, {"enabled": True, "threshold": 1, "rule": "deepcache", "every": 2.0})
+    assert by_name.pngs == webui.generate(BASE, *RULE).pngs and blocks_run(by_name.infotext)[0] < 100
+
+
+def test_a_window_changes_the_picture_of_a_block_rule(webui: WebUI) -> None:
+    found = [
+        webui.generate(BASE, *args_of(threshold=1, rule="deepcache", every=2, start=start, end=end))
+        for start, end in ((0, 1), (0.5, 1), (0, 0.5))
+    ]
+    assert len({*pixels([picture.pngs[0] for picture in found])}) == 3
+    assert blocks_run(found[0].infotext) < min(blocks_run(picture.infotext) for picture in found[1:])
+    assert "Skipstone start: 0.5" in found[1].infotext and "Skipstone end: 0.5" in found[2].infotext
+
+
+def test_a_refused_pass_is_not_claimed(webui: WebUI) -> None:
+    with webui.options(hypertile_enable_unet_secondpass=True):
+        infotext = webui.generate(REQUESTS["hires"], *BOTH).infotext
+    first, second = merged(infotext)
+    assert first > second == 0 and max(blocks_run(infotext)) < 100
+    assert 'Skipstone refused: "merged no tokens in the hires pass: Hypertile' in infotext
+    only = webui.generate(BASE, *args_of(passes="hires pass only")).infotext
+    assert "Skipstone refused: " in only and merged(only) == []
+
+
+@pytest.mark.parametrize(("every", "same"), [("abc", False), ("2.5", False), ("9" * 5000, False), ("2.0", True)])
+def test_infotext_that_cannot_run_makes_an_unaccelerated_picture(
+    webui: WebUI, never_installed: dict[str, list[bytes]], every: str, same: bool
+) -> None:
+    infotext = webui.generate(REQUESTS["DDIM"], *RULE).infotext
+    assert "Skipstone every: 2," in infotext
+    changed = webui.generate({"infotext": infotext.replace("every: 2,", f"every: {every},")})
+    assert (blocks_run(changed.infotext) != []) == same
+    assert (pixels(changed.pngs) == pixels(never_installed["DDIM"])) != same
 
 
 def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:
