@@ -120,7 +120,7 @@ def test_reference_without_banks_merges_the_picture_alone(host: a1111.Host, job:
 
 def test_a_forward_that_shows_the_blocks_another_latent_is_declined(host: a1111.Host, job: a1111.Job) -> None:
     unet, original = job.unet, job.unet.forward
-    unet.forward = lambda x, **kwargs: original(1.5 * x, **kwargs)  # type: ignore[method-assign]
+    unet.forward = lambda *args, **kwargs: original(1.5 * args[0], **kwargs)  # type: ignore[method-assign]
     try:
         off = dense(host, job)
         assert torch.equal(host.process_images(host.script(), job, *RULE), off)

@@ -62,6 +62,12 @@ def test_merging_and_blocks_have_one_window(host: a1111.Host, job: a1111.Job) ->
     assert PanelSettings.of_recipe(apart).recipe, "the panel cannot show two windows"
 
 
+def test_spacing_that_needs_the_calls_ahead_is_told(host: a1111.Host, job: a1111.Job) -> None:
+    quad = Recipe(skip=BlockSkip(mode="quad", every=2)).to_json()
+    host.process_images(host.script(), job, *args_of(recipe=quad))
+    assert any("mode='quad'" in text for text in job.comments), list(job.comments)
+
+
 # -- what was refused --
 
 

@@ -34,7 +34,7 @@ class ControlNet:
         """`hook` … `restore`."""
         blocks = [m for m in self.unet.modules() if isinstance(m, BasicTransformerBlock) and self.banks]
         self._original = self.unet.forward
-        self.unet.forward = MethodType(self._forward, self.unet)
+        self.unet.forward = MethodType(self._forward_webui, self.unet)
         for block in blocks:
             block.bank = []  # type: ignore[assignment]
             block._forward = MethodType(self._block_forward, block)
@@ -44,6 +44,9 @@ class ControlNet:
             del self.unet.forward
             for block in blocks:
                 del block.bank, block._forward
+
+    def _forward_webui(self, unet: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return self._forward(unet, *args, **kwargs)
 
     def _forward(self, unet: Any, x: Tensor, timesteps: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
         self._machine = ""
