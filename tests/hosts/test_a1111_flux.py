@@ -31,7 +31,14 @@ def flux(monkeypatch: pytest.MonkeyPatch) -> Iterator[tiny.Case]:
     monkeypatch.setattr(sys, "argv", ["webui.py", "--always-cpu", "--attention-pytorch"])
     from backend.nn.flux import IntegratedFluxTransformer2DModel
 
-    shape = {"in_channels": 4, "vec_in_dim": 6, "context_in_dim": 8, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2.0}
+    shape = {
+        "in_channels": 4,
+        "vec_in_dim": 6,
+        "context_in_dim": 8,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+    }
     depth = {"depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 100}
     model = IntegratedFluxTransformer2DModel(qkv_bias=True, guidance_embed=False, **shape, **depth)
     vector = torch.linspace(-1, 1, 6)
