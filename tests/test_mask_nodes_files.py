@@ -38,7 +38,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(path).write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("skipstone.core.files.save_file", fails)
+    monkeypatch.setattr("safetensors.torch.save_file", fails)
 
 
 # the rule node
