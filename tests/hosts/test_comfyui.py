@@ -226,7 +226,8 @@ def test_two_of_ours_the_later_counts(host: ComfyUI) -> None:
     )
     result = host.run(both)
     assert image(result) == image(host.run(merged(text2img())))
-    assert "later" in result.texts and "merge" not in result.texts
+    assert result.report("later").startswith("merged ")
+    assert result.report("merge") == "replaced: a later node merges tokens in its place"
 
 
 # local matching compares inside tiles of 16 x 16 tokens, so that it differs on larger grids only

@@ -76,7 +76,7 @@ def test_video_models_come_dense_and_one_line_says_so(host: ComfyUI, kind: str) 
     assert image(result) == dense
     reason = f"{NOT_SERVED[kind]} is not supported: {KNOWN}; sampling runs unaccelerated"
     assert result.report("mask") == reason
-    assert host.log()[before:].count("Skipstone") == 1 and reason in host.log()[before:]
+    assert host.log()[before:].count(f"Skipstone: {NOT_SERVED[kind]}") == 1 and reason in host.log()[before:]
 
 
 @pytest.mark.parametrize("kind", ["SD1.5", "PixArt"])
