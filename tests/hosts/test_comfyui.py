@@ -19,10 +19,10 @@ pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set 
 
 SERVED = ("SD1.5", "SDXL", "PixArt")
 LEVELS = {
-    "heun": 3, "sa_solver_pece": 3, "dpm_2": 5, "dpm_2_ancestral": 5, "dpmpp_sde": 5, "dpmpp_2s_ancestral": 5, "seeds_2": 5,
+    "heun": 3, "sa_solver_pece": 3, "dpm_2_ancestral": 3, "dpmpp_2s_ancestral": 3, "dpm_2": 5, "dpmpp_sde": 5, "seeds_2": 5,
     "heunpp2": 5, "seeds_3": 7,
 }  # fmt: skip
-"""Noise levels in a run of 3 steps: heun evaluates the same one twice, heunpp2 goes back up."""
+"""Noise levels in a run of 3 steps: heun and ancestral samplers evaluate one of them twice, heunpp2 goes back up."""
 
 
 @pytest.fixture(scope="module", params=places(), ids=lambda path: path.name)
