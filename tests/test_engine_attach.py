@@ -195,11 +195,12 @@ def test_a_pack_that_wraps_forward_in_mid_run_goes_on_working(unet: tiny.Case, r
 
         mod.forward = forward  # type: ignore[method-assign]
 
+    x, cond = unet.latent(1), unet.cond(1)
     with accelerate(unet.model, MERGE) as handle:
-        clean = unet.sample(STEPS)
+        clean = unet.sample(STEPS, x, cond)
         handle.end()
         once = module.register_forward_pre_hook(lambda mod, args: (wrap(mod), once.remove())[0])
-        wrapped = unet.sample(STEPS)
+        wrapped = unet.sample(STEPS, x, cond)
         assert torch.equal(wrapped, clean)
         assert len(entered) == len(STEPS) - 1
         assert handle.report().served == 3

@@ -31,9 +31,10 @@ _LEAP = 1.5
 
 
 class Found(Protocol):
-    """A timestep in a schedule: its value in training timesteps, and an object of its own for each run."""
+    """A timestep in a schedule: its value in training timesteps, its place, and an object of its own for each run."""
 
     value: float
+    place: int
     token: object
 
 
@@ -105,16 +106,16 @@ class _Watch:
     def begins_another(self, now: _Seen) -> bool:
         """Does this forward belong to another run than the one before?
 
-        Of one run are timesteps that fall, or repeat; where intermediate evaluations and rounding meet (KDPM2) they rise by
-        less than a thousandth. Without a pipeline, a leap, a second call on an unlike latent, or a size that the run did not
-        begin with begins another.
+        Of one run are a pipeline's timesteps in their order, else timesteps that fall, or repeat; where intermediate evaluations
+        and rounding meet (KDPM2) they rise by less than a thousandth. Without a pipeline, a leap, a second call on an unlike
+        latent, or a size that the run did not begin with begins another.
         """
-        if self.first is None or self.last is None:
+        if self.first is None or self.last is None or now.token is not self.last.token:
             return True
-        if now.token is not self.last.token or now.timestep > self.last.timestep * 1.001:
+        if now.found is not None and self.last.found is not None:
+            return now.found.place < self.last.found.place
+        if now.timestep > self.last.timestep * 1.001:
             return True
-        if now.token is not None:
-            return False
         if now.timestep == self.first.timestep:
             return len(self.begun) >= _MOST_AT_ONCE
         if self.gap > 0:
@@ -242,11 +243,13 @@ class Handle:
         """A forward as the engine sees it; begins another run where this forward does. Raises :class:`Decline`."""
         inputs = self.engine.family.inputs(args, kwargs)
         now = self._seen(inputs)
-        if not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now)):
+        begins = not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now))
+        if begins:
+            self.end()
+        self._watch.note(now)
+        streams = self._watch.labels.label(now.timestep, inputs.conditioning, inputs.latent.shape[0])
+        if begins:
             self._begin(now)
-        watch = self._watch
-        watch.note(now)
-        streams = watch.labels.label(now.timestep, inputs.conditioning, inputs.latent.shape[0])
         return Call(now.timestep, now.latent, streams, input=inputs.latent)
 
     def _seen(self, inputs: Inputs) -> _Seen:
@@ -256,7 +259,6 @@ class Handle:
         return _Seen(timestep, inputs.latent, latent, found)
 
     def _begin(self, now: _Seen) -> None:
-        self.end()
         if self._schedule is None or now.found is None:
             self.engine.begin()
         else:

@@ -80,13 +80,15 @@ class Session:
     def enter(self, call: Call) -> None:
         r"""Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
         self._remove()
+        if self._failed:
+            return self._count_declined()
+        before = self.meter.report.calls
         try:
-            if self._failed:
-                self._count_declined()
-            else:
-                self._begin(call)
+            self._begin(call)
         except Exception as error:
             self._remove()
+            self._declined -= self.meter.report.calls > before
+            self.meter.report.calls = before
             self.refuse(error)
 
     def refuse(self, error: Exception) -> None:

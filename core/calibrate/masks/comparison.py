@@ -26,6 +26,9 @@ ROOM = 1 << 30
 _PARTS, _PARTED_FROM = 4, 8
 """Parts in which samples are drawn, and their least number for that."""
 
+_SURVIVORS = (16, 12, 8, 6, 4, 3, 3, 1)
+"""Masks that are left of many after each part of the noises."""
+
 
 class Comparison:
     """A kept mask and its errors, against which candidates are judged.
@@ -74,6 +77,18 @@ class Comparison:
     def held_out(self, run: np.ndarray) -> float:
         """The error of a mask bool [T, L] on the held-out noises."""
         return self._mean(torch.cat([noises.errors(run) for noises in self._held_out]))
+
+    def best_of(self, runs: Sequence[np.ndarray]) -> np.ndarray:
+        """The mask bool [T, L] with the lowest mean error over all noises, those held out among them.
+
+        Masks drop out on the way: more noises are drawn for the better ones alone.
+        """
+        left, errors = list(runs), [[] for _ in runs]  # type: list[np.ndarray], list[list[Tensor]]
+        for noises, survivors in zip([*self._finding, *self._held_out], _SURVIVORS, strict=False):
+            errors = [[*known, noises.errors(run)] for run, known in zip(left, errors, strict=True)]
+            order = np.argsort([self._mean(torch.cat(known)) for known in errors], kind="stable")[:survivors]
+            left, errors = [left[i] for i in order], [errors[i] for i in order]
+        return left[0]
 
     def better(self, run: np.ndarray) -> bool:
         """Whether a mask bool [T, L] has a lower error than the kept one, also on the held-out noises.

@@ -232,14 +232,9 @@ def begin(subject: Subject, settings: TrainSettings) -> Training:
 def choose_start(training: Training) -> None:
     """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
     subject, ceiling, comparison = training.subject, training.settings.ceiling, training.comparison
-    best = interval_mask(subject, ceiling)
-    comparison.keep(best)
     seeds = training.compared_seeds(0)[: training.settings.profile_batch]
-    for run in [*rule_masks(subject, ceiling, seeds).values(), *spread_masks(subject, ceiling)]:
-        candidate = filled(run, subject, ceiling)
-        if comparison.better(candidate):
-            best = candidate
-            comparison.keep(best)
+    made = [*rule_masks(subject, ceiling, seeds).values(), *spread_masks(subject, ceiling)]
+    best = comparison.best_of([interval_mask(subject, ceiling), *(filled(run, subject, ceiling) for run in made)])
     training.learner.gates.assign(certain(best, training.settings.sureness))
 
 
