@@ -1,4 +1,4 @@
-"""Which run, call and stream a forward belongs to, in the situations that users bring: shared networks, tiles, aborted runs, threads."""
+"""Which run, call and stream a forward belongs to: shared networks, tiles, aborted runs, threads."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_second_order_samplers_decide_once_for_both_evaluations_of_a_step() -> N
         tiny.run_sd(pipe, 6)
         report = handle.report()
         assert report.planned and report.calls == 11
-        assert report.blocks_run * 11 == report.blocks * 7
+        assert report.blocks_run * 11 == report.blocks * 6
     graph = graph_of(BlockSkip(), recognise(pipe.unet), pipe.unet)
     plan = SkipPlan(BlockSkip(rule="interval", every=2), graph, "x", tuple(range(11, 0, -1)), stages=2)  # type: ignore[arg-type]
     rows = plan.planned_mask(tuple(map(float, range(11, 0, -1)))).all(axis=1)

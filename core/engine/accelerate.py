@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import Thread, current_thread
+from threading import Thread, current_thread, get_ident
 from types import TracebackType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -195,7 +196,7 @@ class Handle:
         """This thread's."""
         thread = current_thread()
         if thread not in self._threads:
-            self._threads[thread] = _Watch(Labels(self._orphaned))
+            self._threads[thread] = _Watch(Labels(partial(self._orphaned, get_ident())))
         return self._threads[thread]
 
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
@@ -265,8 +266,13 @@ class Handle:
             calls, stages = self._schedule.calls_from(now.found)
             self.engine.begin(calls, self._schedule.train_steps, stages)
 
-    def _orphaned(self) -> None:
-        """The conditionings of a run are gone: a pipeline that is not watched has returned."""
+    def _orphaned(self, thread: int) -> None:
+        """The conditionings of a thread's run are gone: a pipeline that is not watched has returned.
+
+        Garbage collection may find that out in another thread; then the next run of this one ends it.
+        """
+        if thread != get_ident():
+            return
         running, last = self.engine.running, self._watch.last
         if running and running.idle.is_set() and last is not None and last.token is None and not self._watch.by_hand:
             self.end()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import current_thread
 from weakref import WeakKeyDictionary
 
@@ -94,7 +94,7 @@ class Engine:
 
     def end(self) -> Report:
         """End the innermost run and free its state. Without a run, the last report again."""
-        if self._stack:
+        with suppress(IndexError):
             self._close(self._stack.pop())
         return self.report
 
@@ -102,10 +102,12 @@ class Engine:
         """End the runs of all threads, each after the forward that it may be in, and return the last report."""
         for runs in list(self._runs.values()):
             while runs:
-                session = runs.pop()
+                session = runs[-1]
                 if runs is not self._stack:
                     session.idle.wait(_PATIENCE)
-                self._close(session)
+                with suppress(ValueError):  # the other thread may have ended it
+                    runs.remove(session)
+                    self._close(session)
         return self.report
 
     @contextmanager
