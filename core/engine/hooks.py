@@ -1,8 +1,9 @@
-"""Hooks of ours on modules, taken off together, also after Ctrl-C fell between two of them."""
+"""Hooks of ours on modules: for the thread that put them there, taken off together, also after Ctrl-C fell between two."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from torch.utils.hooks import RemovableHandle
@@ -19,13 +20,19 @@ class Hooks:
         return len(self._handles)
 
     def add(self, table: dict[int, Any], hook: Callable[..., Any]) -> None:
-        """Put a hook into a module's table: its `_forward_hooks` or `_forward_pre_hooks`."""
+        """Put a hook into a module's table: its `_forward_hooks` or `_forward_pre_hooks`. Other threads that run the module
+        do not call it."""
         handle = RemovableHandle(table)
         self._handles.append(handle)
-        table[handle.id] = hook
+        table[handle.id] = _own(hook)
 
     def remove(self) -> None:
         """Take all off. May be called at any time, also once more after an interrupt."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _own(hook: Callable[..., Any]) -> Callable[..., Any]:
+    thread = get_ident()
+    return lambda *args: hook(*args) if get_ident() == thread else None
