@@ -32,7 +32,7 @@ class UNetBracket:
     """The hooks and the run of one pass. The calls to come are not known here, so the run is an unplanned one.
 
     rows: labels the rows of the U-Net's calls. foreign: the calls to come belong to another job; they run plain.
-    last_step: they are those of the sampler's last step.
+    last_step, step: whether they are of the sampler's last step, and which step they are of; None where that is not known.
     """
 
     def __init__(self, unet: nn.Module, recipe: Recipe) -> None:
@@ -40,6 +40,7 @@ class UNetBracket:
         self.rows = StepRows()
         self.foreign = False
         self.last_step = False
+        self.step: int | None = None
         self._engine = Engine(unet, recipe)
         self._session = self._engine.begin()
         self._waiting: _Arguments | None = None
@@ -93,7 +94,7 @@ class UNetBracket:
         now = one_timestep(timestep) * self._engine.family.time_scale
         options = kwargs.get("transformer_options") or {}
         streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
-        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent)
+        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent, self.step)
 
 
 def first_block(unet: nn.Module) -> nn.Module | None:

@@ -56,6 +56,13 @@ def is_last_step(denoiser: Any) -> bool:
     return bool(steps and total and total - total // steps <= denoiser.step < total)
 
 
+def step_of(denoiser: Any) -> int | None:
+    """The sampler's step that this evaluation is of, by the host's count; None where it has none. A rule decides once for all
+    evaluations of a step."""
+    steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
+    return int(denoiser.step) // max(1, total // steps) if steps and total else None
+
+
 def _own_merging(p: Any) -> float:
     """The host's ToMe ratio: as applied to the model (A1111), or as asked for (Forge applies it to a copy)."""
     applied = getattr(p.sd_model, "applied_token_merged_ratio", 0)

@@ -15,7 +15,7 @@ from ..core.engine.fitting import refusals, without
 from ..core.recipe import Recipe
 from .bracket import UNetBracket
 from .history import History, first_line
-from .host import checkpoint_of, is_last_step, unet_of
+from .host import checkpoint_of, is_last_step, step_of, unet_of
 from .results import one_line, tell_done, tell_refused
 
 
@@ -86,6 +86,7 @@ class Lifecycle:
             if self._pass is not None:
                 self._pass.bracket.foreign = foreign
                 self._pass.bracket.last_step = is_last_step(params.denoiser)
+                self._pass.bracket.step = step_of(params.denoiser)
                 self._pass.bracket.rows.new_step(_rows(params.text_cond))
 
     def on_model_loaded(self, model: Any) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.engine.call import Call
@@ -14,6 +15,9 @@ from ..core.errors import Decline
 
 TRAIN_STEPS = 1000.0
 """All noise schedules are mapped to this many training timesteps."""
+
+_ROUNDING = 1e-4
+"""Share of a noise level within which a sampler's own arithmetic may miss it."""
 
 _PP = ("", "_cfg_pp")
 ONE_CALL_PER_SIGMA = frozenset(
@@ -44,16 +48,36 @@ def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
     `model_sampling.timestep` would not do: continuous schedules return something else than timesteps. Waits for the
     device once.
     """
-    table = model_sampling.sigmas
-    nearest = (table - sigma.to(table.device).clamp(table[0], table[-1])).abs().argmin()
-    return float(nearest) * (TRAIN_STEPS - 1) / max(1, len(table) - 1)
+    return _timestep(model_sampling.sigmas, float(_nearest(model_sampling.sigmas, sigma)))
+
+
+def timestep_and_step(model_sampling: Any, sigma: Tensor, schedule: Tensor | None) -> tuple[float, int | None]:
+    """:func:`training_timestep`, and the sampler's step that evaluates at `sigma`: the last one that begins at or above it.
+
+    schedule: the noise levels of the sampler's steps [steps + 1], falling; None where they are not known. Samplers such as
+    dpm_2 and dpmpp_sde also evaluate between them. Waits for the device once.
+    """
+    nearest = _nearest(model_sampling.sigmas, sigma)
+    if schedule is None:
+        return _timestep(model_sampling.sigmas, float(nearest)), None
+    begun = (schedule >= sigma.to(schedule.device) * (1 - _ROUNDING)).sum().to(nearest.device)
+    place, steps = torch.stack([nearest, begun]).tolist()
+    return _timestep(model_sampling.sigmas, place), max(0, steps - 1)
+
+
+def _nearest(table: Tensor, sigma: Tensor) -> Tensor:
+    return (table - sigma.to(table.device).clamp(table[0], table[-1])).abs().argmin()
+
+
+def _timestep(table: Tensor, place: float) -> float:
+    return place * (TRAIN_STEPS - 1) / max(1, len(table) - 1)
 
 
 def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any]) -> Call:
     """One forward: latent x [rows, C, H, W], or another shape [rows, C, ...] (video, packed), sigma [rows], and its
     transformer_options. Raises :class:`Decline`."""
-    timestep = training_timestep(model_sampling, sigma.flatten()[0])
-    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]), input=x)
+    timestep, step = timestep_and_step(model_sampling, sigma.flatten()[0], options.get("sample_sigmas"))
+    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]), input=x, step=step)
 
 
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:

@@ -34,7 +34,7 @@ from .widgets import MASK, MASKS, advanced, steps_input
 SAMPLERS = ("euler", "ddim", "dpmpp_2m", "lms", "ipndm", "deis", "res_multistep", "uni_pc")
 """Offered for training: one call a step. A mask serves all samplers."""
 
-GRADIENTS = ("exchange", "windowed", "interleaved")
+GRADIENTS = ("exchange", "windowed", "interleaved", "paper")
 """Forms of training that take gradients."""
 
 
@@ -250,7 +250,7 @@ def _rare_inputs() -> list[Any]:
         io.Combo.Input(
             "form", options=["search", *GRADIENTS], default="search", optional=True,
             tooltip="How the mask is found. search needs no gradients and the least memory; the other forms use "
-            "gradients and need the model's weights twice. interleaved is the paper's.",
+            "gradients and need the model's weights twice. paper is the published method with all of its settings.",
         ),
         io.Combo.Input(
             "caching", options=["auto", "output", "branch"], default="auto", optional=True,

@@ -10,7 +10,7 @@ from doubles import a1111
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.a1111_extension.host import is_last_step
+from skipstone.a1111_extension.host import is_last_step, step_of
 from skipstone.a1111_extension.infotext import infotext_of, read_infotext
 from skipstone.a1111_extension.labels import StepRows
 from skipstone.a1111_extension.settings import (
@@ -216,3 +216,12 @@ def test_the_last_step_goes_by_the_hosts_count() -> None:
     assert last(made=9, steps=5, total=10) == [8], "Heun makes one evaluation in its last step"
     assert last(made=60, steps=5, total=5) == [4], "an adaptive sampler goes on: not all of its calls are the last"
     assert not is_last_step(SimpleNamespace(step=0, steps=None, total_steps=None))
+
+
+def test_all_evaluations_of_a_step_have_its_number() -> None:
+    def steps(made: int, steps: int, total: int) -> list[int | None]:
+        return [step_of(SimpleNamespace(step=k, steps=steps, total_steps=total)) for k in range(made)]
+
+    assert steps(made=5, steps=5, total=5) == [0, 1, 2, 3, 4]
+    assert steps(made=5, steps=3, total=6) == [0, 0, 1, 1, 2]
+    assert step_of(SimpleNamespace(step=0, steps=None, total_steps=None)) is None

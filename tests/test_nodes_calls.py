@@ -94,6 +94,17 @@ def test_timesteps_come_from_the_models_own_table(server: comfy.PromptServer) ->
     assert training_timestep(continuous, torch.tensor(-0.7).exp()) == pytest.approx(499.5, abs=1)
 
 
+def test_the_step_of_an_evaluation_is_the_last_that_began_at_or_above_its_noise(server: comfy.PromptServer) -> None:
+    from skipstone.nodes.calls import timestep_and_step
+
+    table = torch.linspace(0.1, 10, 1000)
+    sampling, schedule = SimpleNamespace(sigmas=table), torch.tensor([8.0, 4.0, 2.0, 0.0])
+    evaluated = [8.0, 5.6, 4.01, 3.9999, 2.8, 2.0, 1.0]
+    steps = [timestep_and_step(sampling, torch.tensor(sigma), schedule)[1] for sigma in evaluated]
+    assert steps == [0, 0, 0, 1, 1, 2, 2]
+    assert timestep_and_step(sampling, torch.tensor(8.0), None) == (pytest.approx(797, abs=1), None)
+
+
 # proportional attention
 
 

@@ -199,6 +199,19 @@ def test_second_order_samplers_decide_once_for_both_evaluations_of_a_step() -> N
     assert rows.tolist() == [True, True, False, False] * 2 + [True, True, False]
 
 
+def test_where_the_host_knows_its_steps_an_interval_counts_them(unet: tiny.Case) -> None:
+    """DPM2 in ComfyUI: evaluations between the sampler's noise levels."""
+    engine = Engine(unet.model, Recipe(skip=BlockSkip(rule="interval", every=2)))
+    x, cond, ran = unet.latent(1), unet.cond(1), []
+    with engine.run() as session:
+        for k, t in enumerate((950.0, 900.0, 850.0, 800.0, 750.0, 700.0)):
+            before = session.meter.report.blocks_run
+            with engine.call(Call(t, unet.size, (Stream("cond", 1),), input=x, step=k // 2)):
+                unet(x, t, cond)
+            ran.append(session.meter.report.blocks_run > before)
+    assert ran == [True, True, False, False, True, True]
+
+
 # What was announced
 
 

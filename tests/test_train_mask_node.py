@@ -319,7 +319,7 @@ def test_the_same_seed_learns_the_same_whatever_is_on_the_model(
     assert other.provenance["losses"] != runs[0].provenance["losses"], (other.provenance, runs[0].provenance)
 
 
-@pytest.mark.parametrize("form", ["search", "exchange", "windowed", "interleaved"])
+@pytest.mark.parametrize("form", ["search", "exchange", "windowed", "interleaved", "paper"])
 def test_every_form_learns_on_weights_of_inference_mode(node: Any, patcher: comfy.ModelPatcher, form: str) -> None:
     with torch.inference_mode():
         copied = copy.deepcopy(patcher.model.diffusion_model).requires_grad_(True)
@@ -363,7 +363,7 @@ def test_cancel_keeps_what_was_learned(
 def test_cancel_in_mid_network_keeps_it_too(
     node: Any, patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, form: str
 ) -> None:
-    left = [90]
+    left = [400]
 
     def press(*_: Any) -> None:
         left[0] -= 1
