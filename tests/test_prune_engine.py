@@ -223,7 +223,7 @@ def test_a_failed_forward_and_a_foreign_output_leave_no_trace(unet: tiny.Case) -
     with engine.run() as session:
         with pytest.raises(KeyboardInterrupt), engine.call(Call(900.0, unet.size, (Stream("a", 1),))):
             raise KeyboardInterrupt
-        session.end_call(torch.zeros(1, 4, *unet.size))
+        session.leave(torch.zeros(1, 4, *unet.size))
         assert not tiny.overridden(unet.model)
         for t in STEPS:
             with engine.call(Call(t, unet.size, (Stream("a", 1),))):

@@ -77,6 +77,17 @@ def test_another_pipeline_over_the_same_network_draws_as_it_does_alone(method: M
         assert handle.report().planned
 
 
+def test_pipelines_that_share_the_scheduler_too_are_planned_and_their_runs_end() -> None:
+    first = tiny.sd_pipeline()
+    second = diffusers.StableDiffusionPipeline(**first.components, requires_safety_checker=False)
+    second.set_progress_bar_config(disable=True)
+    with accelerate(first, BlockSkip(every=3)) as handle:
+        own = tiny.run_sd(first, 6)
+        for _ in range(2):
+            assert torch.equal(tiny.run_sd(second, 6), own)
+            assert handle.report().calls == 6 and handle.report().planned and handle.engine.running is None
+
+
 @methods
 def test_a_pipeline_that_restores_its_scheduler_at_each_step_is_one_run(method: Method, monkeypatch: Any) -> None:
     """Panorama: two views at each step, and a copy of the scheduler's state put back before each."""
@@ -269,9 +280,10 @@ def test_one_timestep_reads_numbers_and_equal_entries() -> None:
 
 
 @methods
-def test_a_runs_caches_are_gone_when_it_ends_without_garbage_collection(unet: tiny.Case, method: Method) -> None:
+def test_a_runs_caches_are_gone_when_it_ends_without_garbage_collection(
+    unet: tiny.Case, method: Method, quick_gc: None
+) -> None:
     handle, cond = accelerate(unet.model, method), unet.cond(1)
-    gc.collect()
     gc.disable()
     try:
         walk(unet, TIMESTEPS, 1, cond)

@@ -32,11 +32,15 @@ _LEAP = 1.5
 
 
 class Found(Protocol):
-    """A timestep in a schedule: its value in training timesteps, its place, and an object of its own for each run."""
+    """A timestep in a schedule: its value in training timesteps, its place, and an object of its own for each run.
+
+    watched: the end of that run will be noticed.
+    """
 
     value: float
     place: int
     token: object
+    watched: bool
 
 
 class Schedule(Protocol):
@@ -274,7 +278,8 @@ class Handle:
         if thread != get_ident():
             return
         running, last = self.engine.running, self._watch.last
-        if running and running.idle.is_set() and last is not None and last.token is None and not self._watch.by_hand:
+        watched = self._watch.by_hand or (last is not None and last.found is not None and last.found.watched)
+        if running and running.idle.is_set() and not watched:
             self.end()
 
 

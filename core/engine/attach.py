@@ -97,20 +97,19 @@ class Override:
 
     def _guarded(self, around: Around, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Errors of the module itself pass through."""
-        own: list[BaseException] = []
+        inside: list[bool] = []
 
         def inner(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return self._inner(*args, **kwargs)
-            except BaseException as error:
-                own.append(error)
-                raise
+            inside.append(True)
+            output = self._inner(*args, **kwargs)
+            inside.pop()
+            return output
 
         try:
             return around(inner, *args, **kwargs)
         except Exception as fault:
             survives = self._survives
-            if fault in own or survives is None or not survives(fault):
+            if inside or survives is None or not survives(fault):
                 raise
         return self._inner(*args, **kwargs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -35,10 +37,10 @@ def wrapper_costs(loops: int = 100, runs: int = 20) -> dict[str, Any]:
 def bracket_cost(root: nn.Module, loops: int, runs: int) -> float:
     """Seconds of `Engine.call` alone: clock, plan, overrides on all sites, and off again."""
     engine = Engine(root, Recipe(merge=NOTHING_ABOVE))
-    call = Call(500.0, (_SIDE, _SIDE), (Stream("both", 2),))
+    calls = _calls()
 
     def bracket() -> None:
-        with engine.call(call):
+        with engine.call(next(calls)):
             pass
 
     engine.begin()
@@ -56,15 +58,20 @@ def idle_cost(root: nn.Module, runs: int) -> float:
     def forward() -> None:
         root(*args, context=context)
 
-    engine, call = Engine(root, Recipe(merge=NOTHING_ABOVE)), Call(500.0, (_SIDE, _SIDE), (Stream("both", 2),))
+    engine, calls = Engine(root, Recipe(merge=NOTHING_ABOVE)), _calls()
 
     def accelerated() -> None:
-        with engine.call(call):
+        with engine.call(next(calls)):
             forward()
 
     engine.begin()
     took = interleave({"off": forward, "on": accelerated}, runs)
     return took["on"].minimum - took["off"].minimum
+
+
+def _calls() -> Iterator[Call]:
+    """Calls of a run, each at a noise level of its own."""
+    return (Call(float(t), (_SIDE, _SIDE), (Stream("both", 2),)) for t in cycle(range(999, 0, -1)))
 
 
 def neutral_overrides(root: nn.Module) -> int:

@@ -24,11 +24,15 @@ _ROUNDED = 3e-3
 
 @dataclass(frozen=True)
 class Found:
-    """A forward's timestep in a schedule: its value in training timesteps, its place in the list, and the run it belongs to."""
+    """A forward's timestep in a schedule: its value in training timesteps, its place in the list, and the run it belongs to.
+
+    watched: the run's end will be noticed, as it is the pipeline that draws.
+    """
 
     value: float
     place: int
     token: object
+    watched: bool
 
 
 class PipelineSchedule:
@@ -37,8 +41,8 @@ class PipelineSchedule:
     diffusers' schedulers list one timestep per evaluation, also those of second order, and make a new tensor per run.
     """
 
-    def __init__(self, pipeline: Any, watch: PipelineWatch) -> None:
-        """pipeline: anything with a `scheduler`."""
+    def __init__(self, pipeline: Any, watch: PipelineWatch | None = None) -> None:
+        """pipeline: anything with a `scheduler`. watch: says when it draws."""
         self._pipeline, self._watch = pipeline, watch
         self._read_of: object = None
         self._values: list[float] = []
@@ -48,18 +52,26 @@ class PipelineSchedule:
         """Number of training timesteps of the scheduler."""
         return float(getattr(self._pipeline.scheduler.config, "num_train_timesteps", 1000))
 
+    @property
+    def _listed(self) -> object:
+        return getattr(self._pipeline.scheduler, "timesteps", None)
+
+    def timesteps(self) -> list[float]:
+        """All timesteps of the schedule."""
+        return self._read(self._listed)
+
     def find(self, timestep: Any, scale: float) -> Found | None:
         """The schedule's entry that a forward's timestep argument is; None for one that is not of this pipeline.
 
         scale: what turns the argument into a training timestep. A view of the schedule is found by its place, without
         waiting for the device; other arguments by value, while the pipeline is drawing in this thread.
         """
-        listed, drawing = getattr(self._pipeline.scheduler, "timesteps", None), self._watch.run
+        listed, drawing = self._listed, self._watch.run if self._watch else None
         values = self._read(listed)
         place = _place(timestep, listed, len(values))
         if place is None and drawing is not None and values:
             place = self._nearest(one_timestep(timestep) * scale)
-        return None if place is None else Found(values[place], place, drawing or listed)
+        return None if place is None else Found(values[place], place, drawing or listed, drawing is not None)
 
     def calls_from(self, found: Found) -> tuple[list[float], int]:
         """Timesteps of the calls to come from this one on, and how many of them make a step of the sampler."""

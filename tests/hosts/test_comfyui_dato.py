@@ -59,8 +59,8 @@ def test_dense_pruned_neutral_bypassed(host: ComfyUI, kind: str) -> None:
 def test_pruning_nothing_and_running_all_is_bit_identical(host: ComfyUI) -> None:
     """The methods are at work and change no bit."""
     all_depths = host.run(pruned(picture(), ratio=0.0, custom_depths="12"))
-    ran, all_blocks, _ = blocks(all_depths)
-    assert image(all_depths) == image(host.run(picture())) and ran == all_blocks
+    assert image(all_depths) == image(host.run(picture()))
+    assert "the schedule runs every block" in all_depths.report("dato")
 
 
 @pytest.mark.parametrize("preset", ["dato_coco", "dato_b", "dato_c", "dato_d", "dato_reference"])

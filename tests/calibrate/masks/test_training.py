@@ -169,8 +169,8 @@ def test_no_training_ends_above_its_start_also_where_its_noises_mislead(form: st
         dense = subject.rollout(reported)
         before, after = (relative_error(subject.rollout(reported, run), dense) for run in (start, trained.mask.run))
         assert after <= before
-        if form in ("interleaved", "sequential"):
-            assert trained.kept_start == trained.mask.provenance["kept_start"] == misled
+        assert trained.kept_start == trained.mask.provenance["kept_start"]
+        assert misled or not trained.kept_start
 
 
 def test_the_papers_form_is_whole_by_one_setting() -> None:
@@ -310,7 +310,7 @@ def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
 
     def cancel(call: int) -> None:
         after["calls"] += 1
-        if after["calls"] > 80:
+        if after["calls"] > 600:
             raise StopTraining
 
     subject.denoiser.on_predict = cancel
