@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skipstone.core.blocks import recognise
-from skipstone.core.engine import accelerate as handles
+from skipstone.core.engine import run_watch
 from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.call import Call, one_timestep
 from skipstone.core.engine.clock import Stream
@@ -125,7 +125,7 @@ def test_a_run_after_an_aborted_one_is_a_run_of_its_own(
 
 @methods
 def test_pictures_of_one_step_never_contain_an_earlier_one(unet: tiny.Case, method: Method, monkeypatch: Any) -> None:
-    monkeypatch.setattr(handles, "_MOST_AT_ONCE", 3)
+    monkeypatch.setattr(run_watch, "_MOST_AT_ONCE", 3)
     cond, alone = unet.cond(1), []
     for seed in range(5):
         with accelerate(unet.model, method):
@@ -226,14 +226,17 @@ def test_where_the_host_knows_its_steps_an_interval_counts_them(unet: tiny.Case)
 # What was announced
 
 
-def test_a_plan_that_is_lost_is_reported_and_costs_one_full_call(unet: tiny.Case) -> None:
-    engine = Engine(unet.model, Recipe(skip=BlockSkip(rule="interval", every=9)))
-    x, ran = unet.latent(1), []
+@pytest.mark.parametrize("name", ["diffusers", "dit"])
+def test_a_plan_that_is_lost_is_reported_and_costs_one_full_call(name: str) -> None:
+    """Also on a DiT, where every value that the call would reuse is there."""
+    case = tiny.BUILDERS[name]()
+    engine = Engine(case.model, Recipe(skip=BlockSkip(rule="interval", every=9)))
+    x, ran = case.latent(1), []
     with engine.run([950.0, 850.0, 750.0, 650.0]) as session:
         for t in (950.0, 850.0, 700.0, 650.0):
             before = session.meter.report.blocks_run
-            with engine.call(Call(t, unet.size, (Stream("cond", 1),), input=x)):
-                unet(x, t, unet.cond(1))
+            with engine.call(Call(t, case.size, (Stream("cond", 1),), input=x)):
+                case(x, t, case.cond(1))
             ran.append(session.meter.report.blocks_run > before)
     assert ran == [True, False, True, False]
     assert [n for n in engine.report.notes if "call 2 came at timestep 700, which was not announced" in n]
