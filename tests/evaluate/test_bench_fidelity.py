@@ -162,14 +162,14 @@ def test_models_that_are_kept_are_not_drawn_again(
     assert [m["model"] for m in run_fidelity_bench(more, lambda line: None)["models"]] == ["unet", "dit"]
 
 
-def test_all_ways_run_on_both_models(tmp_path: Path) -> None:
+def test_half_of_the_ways_run_on_each_model(tmp_path: Path) -> None:
     pipe = new_pipeline("dit")
     tiny.randomise(pipe.network)
     save_demo("dit", pipeline_modules(pipe).state_dict(), tmp_path / "dit.safetensors", {})
     for model, weights in (("unet", None), ("dit", tmp_path / "dit.safetensors")):
         painter = Painter(model, FidelityBench(steps=10, weights=weights))  # type: ignore[arg-type]
         dense = painter.draw(count=1)
-        for contender in contenders(model, 10):  # type: ignore[arg-type]
+        for contender in contenders(model, 10)[model == "unet" :: 2]:  # type: ignore[arg-type]
             drawn = painter.draw(contender, count=1)
             assert drawn.shape == dense.shape and torch.isfinite(drawn).all(), contender.name
         assert torch.equal(painter.draw(count=1), dense) and not torch.equal(painter.draw(seed=1, count=1), dense)
