@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000)  # collections over everything that thousands of tests import take a tenth of the time
 settings.register_profile(
     "skipstone",
     deadline=None,
     derandomize=True,
-    max_examples=40,
+    max_examples=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("skipstone")
