@@ -50,7 +50,7 @@ class Lifecycle:
         self._lock = RLock()
 
     def begin(self, p: Any, recipe: Recipe, title: str) -> None:
-        """Begin a pass; the one before ends. What this model cannot do is told and left out; the rest runs."""
+        """Begin a pass; the one before ends. What this model cannot do is left out, and the infotext says why."""
         with self._lock:
             self.end()
             unet = unet_of(p)

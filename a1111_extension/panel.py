@@ -120,7 +120,7 @@ def build(elem_id: Callable[[str], str]) -> Panel:
 
 
 def _follow(fields: dict[str, Any], told: Any) -> None:
-    """The last choice counts, what it excludes goes off; values that cannot run are told before a picture is made."""
+    """The last choice counts and switches off what it excludes; values that cannot run show a message at once."""
     quiet = {"show_progress": "hidden", "queue": False}
     for name in EXCLUSIVE:
         inputs = [fields[n] for n in EXCLUSIVE]

@@ -177,7 +177,7 @@ class Run:
 
     @contextmanager
     def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
-        """Bracket one forward of a BaseModel. Our own refusals are told once and the forward runs dense; after an error of
+        """Bracket one forward of a BaseModel. A refusal of ours is shown once and the forward runs unaccelerated; after an error of
         ours that nobody expected so does the rest of the run."""
         with ExitStack() as bracket:
             try:
@@ -226,7 +226,7 @@ class Run:
         return self._engines[network]
 
     def _fits(self, method: Method, model: Any, network: nn.Module, timesteps: list[float] | None) -> bool:
-        """Can this model do it, in this run? If not, the reason is told, and the other methods go on."""
+        """Can this model do it, in this run? If not, the node shows the reason, and the other methods go on."""
         alone = len(self._methods) == 1
         try:
             _begun(network, [method], timesteps).end()

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType, ModuleType
-from typing import Any
+from types import ModuleType
 
 import pytest
 import tiny
+from support.interrupts import interrupted
 
 from skipstone.core.engine import attach, hooks, probe, proof, skip
 from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.recipe_skip import BlockSkip
-
-
-def interrupted(run: Callable[[], Any], at: int, files: set[str]) -> bool:
-    """Run until the `at`-th event that Python traces in these files, and press Ctrl-C there. False: it ended before."""
-    left = [at]
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in files:
-            return None
-        if left[0] == 0:
-            sys.settrace(None)
-            left[0] = -1
-            raise KeyboardInterrupt
-        left[0] -= left[0] > 0
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 @pytest.mark.parametrize("after", ["end", "next call"])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from support.interrupts import interrupted
 from torch import nn
 
 from skipstone.core.engine import hooks, probe
@@ -28,31 +26,6 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(self.to_q(x) + self.to_k(x)) + self.inner.qkv(x)[..., :4]
-
-
-def interrupted(run: Callable[[], Any], at: int, files: set[str]) -> bool:
-    """Run until the `at`-th event that Python traces in these files, and press Ctrl-C there. False: it ended before."""
-    left = [at]
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in files:
-            return None
-        if left[0] == 0:
-            sys.settrace(None)
-            left[0] = -1
-            raise KeyboardInterrupt
-        left[0] -= left[0] > 0
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_interrupted_anywhere_a_closed_probe_leaves_no_hook() -> None:
