@@ -29,7 +29,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m mypy core nodes a1111_extension
+	$(BIN)/python -m mypy core pipelines lab cli tools nodes a1111_extension
 
 bench: setup
 	$(BIN)/skipstone bench tokens

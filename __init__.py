@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 WEB_DIRECTORY = "./web"
 
 _PUBLIC = {
-    "accelerate": ".core.engine.accelerate",
-    "Handle": ".core.engine.accelerate",
-    "BlockSkip": ".core.recipe_skip",
-    "TokenMerge": ".core.recipe",
-    "TokenPrune": ".core.recipe_prune",
-    "Recipe": ".core.recipe",
-    "preset": ".core.recipe",
+    "accelerate": ".pipelines.accelerate",
+    "Handle": ".pipelines.accelerate",
+    "BlockSkip": ".core.recipe.block_skip",
+    "TokenMerge": ".core.recipe.token_merge",
+    "TokenPrune": ".core.recipe.token_prune",
+    "Recipe": ".core.recipe.recipe",
+    "preset": ".core.recipe.presets",
     "SkipstoneError": ".core.errors",
 }
 

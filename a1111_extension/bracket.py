@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
-from ..core.engine.meter import Report
+from ..core.engine.report import Report
 from ..core.errors import Decline
-from ..core.recipe import Recipe
+from ..core.recipe.recipe import Recipe
 from .labels import StepRows
 
 _EXTRA_PASS = "an extension's extra passes through the U-Net (such as ControlNet's reference) ran unaccelerated"

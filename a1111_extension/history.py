@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from threading import Lock
 
-from ..core.engine.meter import LayerReport, Report
+from ..core.engine.report import LayerReport, Report
 
 KEPT_RUNS = 4
 

@@ -9,8 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from ..core.errors import SkipstoneError
-from ..core.recipe import Recipe, TokenMerge
-from ..core.schedule import CHECKPOINT_PRESETS
+from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
 from .settings import BLOCK_FIELDS, CUSTOM, DATO_FIELDS, OFF, RULES, SKIP_FIELDS, PanelSettings, spaced
 
 log = logging.getLogger("skipstone")

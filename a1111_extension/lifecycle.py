@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..core.engine.fitting import refusals, without
-from ..core.recipe import Recipe
+from ..core.recipe.recipe import Recipe
 from .bracket import UNetBracket
 from .history import History, first_line
 from .host import checkpoint_of, is_last_step, step_of, unet_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import MaskError
-from ..core.recipe import Recipe
+from ..core.recipe.recipe import Recipe
 from .host import models_folder
 
 FOLDER = "skipstone_masks"

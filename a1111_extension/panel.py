@@ -13,19 +13,11 @@ from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
 from ..core.errors import SkipstoneError
-from ..core.recipe import BatchRule, Destination, Matching
-from ..core.recipe_prune import Recovery
+from ..core.recipe.token_merge import BatchRule, Destination, Matching
+from ..core.recipe.token_prune import Recovery
 from . import masks
 from .infotext import read_infotext
-from .settings import (
-    CHECKPOINTS,
-    DATO_CHOICES,
-    LEVELS,
-    MERGE_IN,
-    PASSES,
-    RULES,
-    PanelSettings,
-)
+from .settings import CHECKPOINTS, DATO_CHOICES, LEVELS, MERGE_IN, PASSES, RULES, PanelSettings
 
 DEFAULT = PanelSettings()
 

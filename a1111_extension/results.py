@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from ..core.engine.meter import Report
-from ..core.recipe import Method, Recipe, TokenMerge, TokenPrune
-from ..core.recipe_skip import BlockSkip
+from ..core.engine.report import Report
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.recipe import Method, Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 from .infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 
 log = logging.getLogger("skipstone")

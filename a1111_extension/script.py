@@ -9,7 +9,8 @@ from modules import script_callbacks, scripts
 
 from ..core.engine.fitting import without
 from ..core.errors import SkipstoneError
-from ..core.recipe import BlockSkip, Recipe
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.recipe import Recipe
 from . import panel, tab, xyz
 from .history import History, headline
 from .host import attention_refusal, is_hires, refusal

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..core.checks import choice
 from ..core.errors import RecipeError, shown
-from ..core.presets_dato import DATO
-from ..core.recipe import MAX_DOWNSAMPLES, BlockSkip, Recipe, TokenMerge, preset
-from ..core.recipe_prune import TokenPrune, parse_ratios
-from ..core.recipe_skip import parse_depths
-from ..core.schedule import CHECKPOINT_PRESETS
+from ..core.recipe.block_skip import BlockSkip, parse_depths
+from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
+from ..core.recipe.presets import DATO, preset
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import MAX_DOWNSAMPLES, TokenMerge
+from ..core.recipe.token_prune import TokenPrune, parse_ratios
+from ..core.recipe.validate import choice
 from .values import typed
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"

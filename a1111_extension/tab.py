@@ -11,9 +11,11 @@ from typing import Any
 import gradio as gr
 
 from ..core.errors import SkipstoneError
-from ..core.presets_dato import DATO
-from ..core.recipe import BlockSkip, Recipe, TokenMerge, preset
-from ..core.recipe_prune import TokenPrune
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.presets import DATO, preset
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 from .history import History, page
 from .panel import Panel, dato_controls, merge_controls, skip_controls
 from .settings import CUSTOM, DATO_FIELDS, RULES, SKIP_FIELDS, WINDOW, PanelSettings, effects

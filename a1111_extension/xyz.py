@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from ..core.checks import choice, integer, number
-from ..core.presets_dato import DATO
-from ..core.recipe import BlockSkip, Recipe, TokenMerge, preset
-from ..core.recipe_prune import TokenPrune
-from ..core.schedule import CHECKPOINT_PRESETS, parse_checkpoints
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
+from ..core.recipe.presets import DATO, preset
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
+from ..core.recipe.validate import choice, integer, number
 from .settings import OFF, PanelSettings
 
 _PREFIX = "[Skipstone] "

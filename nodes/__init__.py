@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .dato import SkipstoneDaTo
+from .files import register_folders
 from .mask_rule import SkipstoneMaskRule
 from .masks import SkipstoneBlockMask, SkipstoneMaskLoader, SkipstoneMaskPreview, SkipstoneMaskSaver
 from .recipes import SkipstoneRecipeLoader, SkipstoneRecipeSaver
-from .shelf import register_folders
 from .token_merge import SkipstoneTokenMerge
 from .train_mask import SkipstoneTrainMask
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.presets_dato import DATO
-from ..core.recipe import Recipe, preset
-from ..core.recipe_prune import TokenPrune, parse_ratios
-from ..core.recipe_skip import BlockSkip, parse_depths
+from ..core.recipe.block_skip import BlockSkip, parse_depths
+from ..core.recipe.presets import DATO, preset
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_prune import TokenPrune, parse_ratios
 from .patch import off, patched
 from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
 

@@ -1,4 +1,4 @@
-"""A ComfyUI model and sampler as what masks are trained on (:class:`skipstone.core.denoiser.Denoiser`).
+"""A ComfyUI model and sampler as what masks are trained on (:class:`skipstone.core.calibrate.denoiser.Denoiser`).
 
 ComfyUI's samplers are loops that call the model. Training needs one step at a time, so each step plays the loop from its
 beginning with the predictions made so far and stops it at the next call: any sampler, no copy of its code, exact gradients.
@@ -16,10 +16,10 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..core.blocks import unwrapped
+from ..core.calibrate.denoiser import Trajectory
 from ..core.calibrate.masks.trainer import StopTraining
-from ..core.denoiser import Trajectory
 from ..core.errors import RecipeError
+from ..core.models import unwrapped
 from .calls import planned_timesteps
 from .weights import KeptNorms
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..core.errors import SkipstoneError
-from ..core.recipe_skip import BlockSkip, SkipMode, parse_depths
+from ..core.recipe.block_skip import BlockSkip, SkipMode, parse_depths
 from .messages import UNACCELERATED, warn
 from .widgets import MASK, MASKS, WINDOW, advanced, window_inputs
 

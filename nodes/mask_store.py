@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.blocks import unwrapped
-from ..core.blocks.graph import BlockGraph
+from ..core.models import unwrapped
+from ..core.models.graph import BlockGraph
+from ..core.plan.block_plan import compiled, evenly, graph_of
 from ..core.plan.liveness import liveness
-from ..core.plan.mask import Mask
-from ..core.plan.skips import compiled, evenly, graph_of
-from ..core.recipe_skip import BlockSkip
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.mask import Mask, load_mask
 from .serving import family_of
 
 
@@ -23,7 +23,7 @@ def mask_of(model: Any, settings: BlockSkip, calls: int) -> tuple[Mask, BlockGra
     """
     family = family_of(model)
     graph = graph_of(settings, family, unwrapped(model.model.diffusion_model))
-    given = settings.load_mask()
+    given = load_mask(settings)
     own = given is not None and len(given.timesteps) == calls
     return compiled(settings, graph, family.name, given.timesteps if own else evenly(calls)), graph
 

@@ -9,16 +9,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.errors import RecipeError, SkipstoneError
-from ..core.evaluate.heatmap import heatmap
+from ..core.plan.heatmap import heatmap
 from ..core.plan.liveness import State
-from ..core.plan.mask import Mask
-from ..core.recipe import Recipe
-from ..core.recipe_skip import BlockSkip
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.mask import Mask
+from ..core.recipe.recipe import Recipe
+from .files import MASK_FILES
 from .mask_store import mask_of, states_of
 from .messages import UNACCELERATED, show_on_node, warn
 from .patch import patch_model
 from .pictures import image, notice
-from .shelf import MASK_FILES
 from .widgets import MASK, MASKS, advanced, steps_input
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from ..core.engine.meter import Report, giga, percent
+from ..core.engine.report import Report, giga, percent
 
 log = logging.getLogger("skipstone")
 

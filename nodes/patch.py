@@ -17,13 +17,14 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..core.blocks import unwrapped
 from ..core.engine.engine import Engine
-from ..core.engine.meter import Report
+from ..core.engine.report import Report
 from ..core.errors import Decline, ModelError, RecipeError, SkipstoneError
-from ..core.recipe import Method, Recipe, TokenMerge
-from ..core.recipe_prune import TokenPrune
-from ..core.recipe_skip import BlockSkip
+from ..core.models import unwrapped
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.recipe import Method, Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 from .attention import key_bias
 from .calls import TRAIN_STEPS, Windows, call_of, planned_timesteps
 from .messages import UNACCELERATED, log, node_text, show_on_node, show_run, warn, wrapped

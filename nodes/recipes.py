@@ -9,11 +9,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.errors import RecipeError, SkipstoneError
-from ..core.plan.mask import Mask
-from ..core.recipe import Recipe
+from ..core.recipe.mask import Mask
+from ..core.recipe.recipe import Recipe
+from .files import MASK_FILES, RECIPE_FILES
 from .messages import show_on_node, warn
 from .patch import patched, recipe_on
-from .shelf import MASK_FILES, RECIPE_FILES
 
 CATEGORY = "Skipstone/recipes"
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..core.blocks import recognise
-from ..core.plan.skips import compiled, graph_of
-from ..core.recipe import Method
-from ..core.recipe_skip import BlockSkip
+from ..core.models import recognise
+from ..core.plan.block_plan import compiled, graph_of
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.recipe import Method
 
 
 def skips_nothing(method: Method, network: nn.Module, timesteps: Sequence[float] | None) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..core.blocks import FAMILIES, Family, recognise, unwrapped
 from ..core.errors import ModelError
-from ..core.recipe import TokenMerge
-from ..core.recipe_prune import TokenPrune
-from ..core.recipe_skip import BlockSkip
+from ..core.models import FAMILIES, Family, recognise, unwrapped
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 
 NODES = {TokenMerge.kind: "Token Merge", TokenPrune.kind: "DaTo", BlockSkip.kind: "Block Mask"}
 _CANNOT = {

@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.recipe import Recipe, TokenMerge
-from ..core.schedule import CHECKPOINT_PRESETS
+from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
+from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
 from .patch import off, patched
 from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
 

@@ -17,17 +17,17 @@ from comfy_api.latest import io
 from ..core.calibrate.masks.settings import TrainSettings
 from ..core.calibrate.masks.trainer import Progress, StopTraining, Trained, train
 from ..core.errors import SkipstoneError
-from ..core.evaluate.heatmap import heatmap
-from ..core.plan.mask import Mask
-from ..core.recipe import Recipe
-from ..core.recipe_skip import BlockSkip
+from ..core.plan.heatmap import heatmap
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.mask import Mask
+from ..core.recipe.recipe import Recipe
 from .denoiser import SamplerDenoiser, stoppable
+from .files import MASK_FILES
 from .mask_store import states_of
 from .messages import show_on_node, warn, wrapped
 from .patch import patch_model
 from .pictures import image, notice
 from .serving import family_of
-from .shelf import MASK_FILES
 from .weights import differentiable, outside_inference, wholly_loaded
 from .widgets import MASK, MASKS, advanced, steps_input
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.recipe import MAX_DOWNSAMPLES
+from ..core.recipe.token_merge import MAX_DOWNSAMPLES
 
 MASK = io.Custom("SKIPSTONE_MASK")
 """Carries a :class:`BlockSkip`: a rule, or a mask read from a file. None where there is none to hand on."""

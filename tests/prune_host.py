@@ -10,14 +10,14 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.engine.meter import Report
-from skipstone.core.recipe import Recipe
-from skipstone.core.recipe_prune import TokenPrune
+from skipstone.core.engine.report import Report
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [float(t) for t in np.linspace(999, 0, 7)]
 PRUNE = TokenPrune(ratio=0.4)

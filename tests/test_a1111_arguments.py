@@ -15,7 +15,7 @@ import skipstone
 from skipstone.a1111_extension.infotext import REFUSED, infotext_of, read_infotext
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.core.errors import SkipstoneError
-from skipstone.core.recipe import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

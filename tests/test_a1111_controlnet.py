@@ -14,7 +14,7 @@ from doubles.a1111_jobs import args_of, dense, fresh, runs
 
 from skipstone.a1111_extension.bracket import same_picture
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, REFUSED
-from skipstone.core.blocks import recognise
+from skipstone.core.models import recognise
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

@@ -15,10 +15,13 @@ from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 from skipstone.a1111_extension.bracket import UNetBracket
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
-from skipstone.core.blocks import recognise
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.plan.skips import compiled, evenly, graph_of
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, TokenPrune
+from skipstone.core.models import recognise
+from skipstone.core.plan.block_plan import compiled, evenly, graph_of
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

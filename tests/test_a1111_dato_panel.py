@@ -12,8 +12,8 @@ from doubles.a1111_jobs import args_of, dense, fresh, refused
 
 from skipstone.a1111_extension.infotext import MERGED
 from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
-from skipstone.core.presets_dato import DATO
-from skipstone.core.recipe import Recipe, preset
+from skipstone.core.recipe.presets import DATO, preset
+from skipstone.core.recipe.recipe import Recipe
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

@@ -14,10 +14,12 @@ from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, REFUSED
 from skipstone.a1111_extension.settings import PanelSettings
-from skipstone.core.blocks import recognise
-from skipstone.core.plan.mask import Mask
-from skipstone.core.plan.skips import SkipPlan
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
+from skipstone.core.models import recognise
+from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

@@ -24,7 +24,10 @@ from skipstone.a1111_extension.settings import (
     PanelSettings,
 )
 from skipstone.core.errors import SkipstoneError
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, preset
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import preset
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

@@ -14,7 +14,10 @@ from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, dense, fresh, runs
 
 from skipstone.a1111_extension.settings import CUSTOM, OFF, SKIP_FIELDS, PanelSettings, effects
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, preset
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import preset
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 SHOWN = (
     "threshold",

@@ -12,8 +12,9 @@ from doubles.a1111_jobs import args_of, dense, fresh, job_of, refused, runs
 
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 from skipstone.a1111_extension.settings import HIRES, PanelSettings
-from skipstone.core.blocks import recognise
-from skipstone.core.recipe import BlockSkip, Recipe
+from skipstone.core.models import recognise
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

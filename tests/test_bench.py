@@ -10,15 +10,18 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.engine.accelerate import _handles_on, accelerate
 from skipstone.core.errors import RecipeError, SkipstoneError
-from skipstone.core.evaluate import bench_tables, bench_unet, variants, wrapper
-from skipstone.core.evaluate.bench_tokens import TokenBench, run_token_bench
-from skipstone.core.evaluate.one_block import UNetModel, hollow, make_inputs, new_block, threshold_for, twin
-from skipstone.core.evaluate.timing import Timing, interleave, threads
+from skipstone.core.measure.timing import Timing, interleave, threads
 from skipstone.core.tokens.grid import Grid, top_left
 from skipstone.core.tokens.maps import counts_above
 from skipstone.core.tokens.matching import best_pairs
+from skipstone.lab.bench import overhead as wrapper
+from skipstone.lab.bench import token_tables as bench_tables
+from skipstone.lab.bench import token_ways as variants
+from skipstone.lab.bench import unet as bench_unet
+from skipstone.lab.bench.one_block import UNetModel, hollow, make_inputs, new_block, threshold_for, twin
+from skipstone.lab.bench.tokens import TokenBench, run_token_bench
+from skipstone.pipelines.accelerate import _handles_on, accelerate
 
 SIZE = 128
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.blocks import recognise
-from skipstone.core.blocks.graph import BlockGraph
-from skipstone.core.engine.attach import Override, Overrides
+from skipstone.core.engine.override import Override, Overrides
+from skipstone.core.models import recognise
+from skipstone.core.models.graph import BlockGraph
 
 FAMILIES = ["ldm", "diffusers", "sdxl", "dit", "pixart", "paper_dit", "ddpm"]
 

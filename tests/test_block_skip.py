@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 import skipstone
-from skipstone.core.blocks import recognise
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.errors import MaskError, RecipeError
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.models import recognise
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [float(t) for t in np.linspace(999, 0, 9)]
 INTERVAL = BlockSkip(rule="interval", every=3)

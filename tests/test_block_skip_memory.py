@@ -7,15 +7,15 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.blocks import recognise
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.cache import BlockCache
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
-from skipstone.core.engine.meter import Report
-from skipstone.core.plan.mask import Mask
-from skipstone.core.plan.skips import evenly
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.engine.report import Report
+from skipstone.core.models import recognise
+from skipstone.core.plan.block_plan import evenly
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = list(evenly(8))
 

@@ -9,9 +9,9 @@ import tiny
 import torch
 from torch import nn
 
-from skipstone.core.blocks import FAMILIES, recognise, sites_of
-from skipstone.core.blocks.diffusers_unet import mask_bias
 from skipstone.core.errors import Decline, ModelError
+from skipstone.core.models import FAMILIES, recognise, sites_of
+from skipstone.core.models.diffusers_unet import mask_bias
 
 EXPECTED = {
     "ldm": ("ldm U-Net", 7),

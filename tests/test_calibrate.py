@@ -13,16 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skipstone.cli.calibrate import CalibratePairs, calibrate_pairs
 from skipstone.core.calibrate.drift import DriftMeter, as_paper_calls, choose_checkpoints, jaccard_distance, staleness
-from skipstone.core.calibrate.pairs import CalibratePairs, calibrate_pairs
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.merge import PairsFound
 from skipstone.core.errors import ModelError, RecipeError
-from skipstone.core.pipelines.loading import load_pipeline
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.schedule import Checkpoints, Positions
+from skipstone.core.plan.checkpoints import Checkpoints
+from skipstone.core.plan.run import Positions
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.tokens.maps import Pairs
+from skipstone.lab.demo_models.loading import load_model
+from skipstone.pipelines.accelerate import accelerate
 
 TOKENS = 8
 STREAM = (Stream("cond", 1),)
@@ -174,7 +176,7 @@ def test_calibration_writes_recipe_figures_and_plot(folder: Path, tmp_path: Path
 def test_the_written_list_searches_at_the_chosen_calls(folder: Path, tmp_path: Path) -> None:
     for absolute in (False, True):
         result = run(folder, tmp_path, absolute=absolute)
-        pipe, calls = load_pipeline(str(folder)), []
+        pipe, calls = load_model(str(folder)), []
         pipe.set_progress_bar_config(disable=True)
         recipe = Recipe.load(tmp_path / "pairs_recipe.json")
         with accelerate(pipe, recipe, observer=lambda found, calls=calls: calls.append(found.call)):
@@ -216,13 +218,13 @@ def test_models_that_cannot_be_loaded_are_refused_in_one_line(folder: Path, tmp_
         (broken, None, "cannot load"),
     ]:
         with pytest.raises(ModelError, match=line) as caught:
-            load_pipeline(str(model), config=config)
+            load_model(str(model), config=config)
         assert "\n" not in str(caught.value)
 
 
 def test_a_single_checkpoint_in_the_original_layout_loads(tmp_path: Path) -> None:
     checkpoint, config = original_checkpoint(tmp_path)
-    pipe = load_pipeline(str(checkpoint), config=config)
+    pipe = load_model(str(checkpoint), config=config)
     assert torch.equal(pipe.unet.conv_in.weight, tiny_unet().input_blocks[0][0].weight)
     result = calibrate_pairs(
         CalibratePairs(

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipstone.core import cli
-from skipstone.core.evaluate import bench_tokens
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe import preset
+from skipstone.cli import main as cli
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.presets import preset
+from skipstone.lab.bench import tokens as bench_tokens
 
 
 def lines(text: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_what_is_no_command_is_said_with_the_list(words: list[str], capsys) -> N
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_each_command_has_its_options_and_help(name: str, capsys) -> None:
     command = cli.COMMANDS[name]
-    module = import_module(command.module, "skipstone.core")
+    module = import_module(command.module, "skipstone")
     assert dataclasses.is_dataclass(getattr(module, command.options)) and callable(getattr(module, command.run))
     with pytest.raises(SystemExit) as left:
         cli.main([*name.split(), "--help"])
@@ -190,7 +190,7 @@ def test_python_dash_m_is_the_command_and_listing_loads_no_torch() -> None:
     ran = subprocess.run([sys.executable, "-X", "importtime", "-m", "skipstone"], capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout.startswith("usage: skipstone COMMAND")
     loaded = {line.rpartition("|")[2].strip() for line in lines(ran.stderr)}
-    assert "skipstone.core.cli" in loaded and not loaded & {"torch", "tyro", "diffusers", "numpy"}
+    assert "skipstone.cli.main" in loaded and not loaded & {"torch", "tyro", "diffusers", "numpy"}
 
 
 def test_python_dash_m_leaves_with_the_exit_code() -> None:

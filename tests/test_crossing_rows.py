@@ -12,12 +12,13 @@ from support.pipelines import perturbed_attention
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from skipstone.core.blocks.rows import crossing, crossing_kernel
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.attach import Override, beneath
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.engine.meter import Report
-from skipstone.core.recipe import TokenMerge, TokenPrune
+from skipstone.core.engine.override import Override, beneath
+from skipstone.core.engine.report import Report
+from skipstone.core.models.rows import crossing, crossing_kernel
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 MERGE = TokenMerge(threshold=0.7, bucket=1)
 STEPS = [900.0, 700.0, 500.0]
@@ -134,7 +135,7 @@ def together_after_apart(case: tiny.Case, merge: TokenMerge) -> list[tuple[int, 
     from skipstone.core.engine.call import Call
     from skipstone.core.engine.clock import Stream
     from skipstone.core.engine.engine import Engine
-    from skipstone.core.recipe import Recipe
+    from skipstone.core.recipe.recipe import Recipe
 
     found: list[PairsFound] = []
     engine = Engine(case.model, Recipe(merge=merge), observer=found.append)

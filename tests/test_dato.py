@@ -10,14 +10,15 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
-from skipstone.core.evaluate.macs import count_macs
-from skipstone.core.recipe import Recipe, preset
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.measure.macs import count_macs
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import preset
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [float(t) for t in np.linspace(999, 0, 6)]
 PLMS = [float(t) for t in np.linspace(999, 0, 51)]

@@ -15,10 +15,12 @@ from test_mask_nodes import SKIP, made, network, patch, patcher, said, sample, s
 from test_nodes import HEUN, MERGE, Cancelled
 
 from skipstone.core.errors import RecipeError
-from skipstone.core.presets_dato import DATO
-from skipstone.core.recipe import Recipe, TokenMerge, preset
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import load_mask
+from skipstone.core.recipe.presets import DATO, preset
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
 
 __all__ = ["network", "patcher", "server"]
 
@@ -229,7 +231,7 @@ def test_a_mask_is_kept_beside_the_recipe(
     loaded = recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="deep/masked_00001_.json")
     assert torch.equal(sample(loaded), sample(model)) and not torch.equal(sample(loaded), sample(patcher))
     elsewhere = Recipe.load(folder / "masked_00001_.json").skip
-    assert elsewhere is not None and elsewhere.load_mask() is not None, "other hosts find the mask as well"
+    assert elsewhere is not None and load_mask(elsewhere) is not None, "other hosts find the mask as well"
 
 
 def test_a_mask_may_lie_where_masks_lie(

@@ -14,22 +14,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipstone.core import cli
+from skipstone.cli import main as cli
+from skipstone.cli.demo import demo
 from skipstone.core.calibrate.masks.settings import TrainSettings
-from skipstone.core.demo import mask as mask_demo
-from skipstone.core.demo.classifier import accuracy, held_out_accuracy, load_classifier
-from skipstone.core.demo.model import WEIGHTS, load_demo
-from skipstone.core.demo.pictures import CLASSES, draw_pictures
-from skipstone.core.demo.pipeline import to_pictures, to_pil
-from skipstone.core.demo.run import DemoOptions, run_demo
-from skipstone.core.demo.sheet import CAPTION, GAP, SCALE, difference
-from skipstone.core.demo.ways import Drawing, Drawn, Way, measure
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.meter import Report
+from skipstone.core.engine.report import Report
 from skipstone.core.errors import RecipeError
-from skipstone.core.evaluate.fidelity import relative_error
-from skipstone.core.pipelines.denoisers import PipelineDenoiser
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
+from skipstone.core.measure.fidelity import relative_error
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.lab.demo import mask as mask_demo
+from skipstone.lab.demo.options import DemoOptions
+from skipstone.lab.demo.sheet import CAPTION, GAP, SCALE, difference
+from skipstone.lab.demo.ways import Drawing, Drawn, Way, measure
+from skipstone.lab.demo_models.classifier import accuracy, held_out_accuracy, load_classifier
+from skipstone.lab.demo_models.model import WEIGHTS, load_demo
+from skipstone.lab.demo_models.pictures import CLASSES, draw_pictures
+from skipstone.lab.demo_models.pipeline import to_pictures, to_pil
+from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.denoiser import PipelineDenoiser
 
 KEYS = {"time_ratio", "macs_ratio", "psnr_db", "ssim", "tokens_merged_share", "seed", "device", "recipe"}
 
@@ -38,7 +41,7 @@ KEYS = {"time_ratio", "macs_ratio", "psnr_db", "ssim", "tokens_merged_share", "s
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A short demo, and where it wrote."""
     out = tmp_path_factory.mktemp("demo")
-    return run_demo(DemoOptions(steps=4, rounds=1, seed=3, out=out)), out
+    return demo(DemoOptions(steps=4, rounds=1, seed=3, out=out)), out
 
 
 def test_it_writes_the_picture_and_the_figures(made: tuple[dict[str, Any], Path]) -> None:
@@ -61,7 +64,7 @@ def test_its_figures_belong_together(made: tuple[dict[str, Any], Path]) -> None:
 
 def test_a_recipe_file_is_run_as_it_says(tmp_path: Path) -> None:
     Recipe(merge=TokenMerge(threshold=1.0), name="off").save(tmp_path / "off.json")
-    result = run_demo(DemoOptions(recipe=tmp_path / "off.json", steps=2, rounds=1, out=tmp_path))
+    result = demo(DemoOptions(recipe=tmp_path / "off.json", steps=2, rounds=1, out=tmp_path))
     assert result["tokens_merged_share"] == 0 and result["macs_ratio"] == 1
     assert result["psnr_db"] is None, "equal pictures have no PSNR, and JSON no infinity"
     assert result["recipe"]["name"] == "off"
@@ -69,9 +72,9 @@ def test_a_recipe_file_is_run_as_it_says(tmp_path: Path) -> None:
 
 def test_wrong_options_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="--steps"):
-        run_demo(DemoOptions(steps=1, out=tmp_path))
+        demo(DemoOptions(steps=1, out=tmp_path))
     with pytest.raises(RecipeError, match=r"absent\.json"):
-        run_demo(DemoOptions(recipe=tmp_path / "absent.json", out=tmp_path))
+        demo(DemoOptions(recipe=tmp_path / "absent.json", out=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> MaskDemo:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_demo, "TRAINING", quick)
         patch.setattr(PipelineDenoiser, "begin", recorded)
-        result = run_demo(DemoOptions(mask=True, passes=1, steps=STEPS, rounds=1, seed=SEED, out=out))
+        result = demo(DemoOptions(mask=True, passes=1, steps=STEPS, rounds=1, seed=SEED, out=out))
     return MaskDemo(result, out, seen)
 
 

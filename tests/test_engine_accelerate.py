@@ -9,9 +9,10 @@ import tiny
 import torch
 from torch import nn
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.errors import ModelError, RecipeError
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = (981.0, 800.0, 600.0, 400.0, 200.0, 1.0)
 MERGE = TokenMerge(threshold=0.5, bucket=1)

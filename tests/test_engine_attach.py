@@ -9,9 +9,9 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.attach import Override, Overrides
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.engine.override import Override, Overrides
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = (900.0, 600.0, 300.0)
 MERGE = TokenMerge(threshold=0.5, bucket=1)

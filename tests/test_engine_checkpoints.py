@@ -9,10 +9,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.engine import layer as layer_module
-from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine import token_layer as layer_module
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [999.0 - 111.0 * k for k in range(10)]
 EVERY = {"threshold": 0.5, "bucket": 1}

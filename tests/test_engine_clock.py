@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, ones
 
 from skipstone.core.engine.clock import Clock, Stream
-from skipstone.core.engine.labels import Labels
+from skipstone.pipelines.streams import Labels
 
 COND, UNCOND = Stream("cond", 1), Stream("uncond", 1)
 BOTH = (COND, UNCOND)

@@ -8,9 +8,11 @@ import pytest
 import tiny
 from support.interrupts import interrupted
 
-from skipstone.core.engine import attach, hooks, probe, proof, skip
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.engine import block_part as skip
+from skipstone.core.engine import hooks, probe, proof
+from skipstone.core.engine import override as attach
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.pipelines.accelerate import accelerate
 
 
 @pytest.mark.parametrize("after", ["end", "next call"])

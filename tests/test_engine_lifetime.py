@@ -14,14 +14,15 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
-from skipstone.core.engine.layer import TokenLayer
 from skipstone.core.engine.merge import MergePart
 from skipstone.core.engine.session import Call, Session
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.engine.token_layer import TokenLayer
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.tokens.maps import Pairs, TokenMap
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = (981.0, 800.0, 600.0, 400.0, 200.0, 1.0)
 MERGE = TokenMerge(threshold=0.5, bucket=1)

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.meter import Meter, Report
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.engine.report import Meter, Report
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [900.0, 700.0, 500.0, 300.0]
 

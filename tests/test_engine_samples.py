@@ -10,9 +10,9 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [900.0, 700.0, 500.0, 300.0, 100.0]
 

@@ -15,7 +15,8 @@ from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 STEPS = [900.0, 750.0, 600.0, 450.0, 300.0, 150.0]
 MERGE = TokenMerge(threshold=0.5, bucket=1, checkpoints=(0, 3), absolute=True)

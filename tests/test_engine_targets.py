@@ -11,8 +11,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 ENDS = {"attn1": (".attn1", ".attn"), "attn2": (".attn2", ".cross_attn"), "ff": (".ff", ".mlp")}
 ALL = ("attn1", "attn2", "ff")

@@ -13,8 +13,9 @@ import torch
 
 from skipstone.core.errors import FileError
 from skipstone.core.files import make_folder, whole_file, write_safetensors, write_text
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 LONG = "x" * 200_000
 

@@ -10,10 +10,11 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.meter import Report
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.engine.report import Report
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [900.0, 700.0, 500.0, 300.0, 100.0]
 

@@ -14,11 +14,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.tokens.grid import Grid, top_left
 from skipstone.core.tokens.maps import Pairs, TokenMap, counts_above, select_pairs
 from skipstone.core.tokens.matching import best_pairs
+from skipstone.pipelines.accelerate import accelerate
 
 tomesd = pytest.importorskip("tomesd")
 ca_merge = pytest.importorskip("ca_tome.merge")

@@ -15,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from skipstone.core.checks import MOST_CALLS
 from skipstone.core.errors import MaskError, SkipstoneError, shown
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe import Recipe, TokenMerge, as_recipe
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
-from skipstone.core.schedule import parse_checkpoints
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.checkpoint_lists import parse_checkpoints
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.presets import as_recipe
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.core.recipe.validate import MOST_CALLS
 
 DEEP: Any = []
 for _ in range(3000):

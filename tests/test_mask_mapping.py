@@ -9,15 +9,16 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.blocks import recognise
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.errors import MaskError, RecipeError
-from skipstone.core.plan import rules
+from skipstone.core.models import recognise
+from skipstone.core.plan import rule_rows as rules
+from skipstone.core.plan.block_plan import SkipPlan, compiled, evenly, graph_of
 from skipstone.core.plan.liveness import derive, liveness
 from skipstone.core.plan.mapping import depth_rows, mapped_rows
-from skipstone.core.plan.mask import Mask
-from skipstone.core.plan.skips import SkipPlan, compiled, evenly, graph_of
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.plan.mask_fit import fitted
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.pipelines.accelerate import accelerate
 
 
 def graph_and_family(case: tiny.Case, **settings: object) -> tuple[object, str]:
@@ -114,9 +115,9 @@ def test_a_mask_made_for_diffusers_fits_the_same_unet_in_ldm() -> None:
     if a[0].signature != b[0].signature:  # type: ignore[attr-defined]
         pytest.fail("the tiny models differ in structure")
     mask = compiled(BlockSkip(every=2), b[0], b[1], evenly(6))  # type: ignore[arg-type]
-    fitted = mask.fitted(a[1], a[0])  # type: ignore[arg-type]
-    assert fitted.blocks == tuple(a[0].blocks[i].name for i in a[0].masked)  # type: ignore[attr-defined]
-    assert np.array_equal(fitted.run, mask.run) and fitted.family == a[1]
+    renamed = fitted(mask, a[1], a[0])  # type: ignore[arg-type]
+    assert renamed.blocks == tuple(a[0].blocks[i].name for i in a[0].masked)  # type: ignore[attr-defined]
+    assert np.array_equal(renamed.run, mask.run) and renamed.family == a[1]
     with accelerate(theirs.model, BlockSkip(mask=mask)) as handle:
         handle.begin(evenly(6))
         theirs.sample(list(evenly(6)))
@@ -128,11 +129,11 @@ def test_another_architecture_or_structure_is_refused() -> None:
     graph, family = graph_and_family(unet)
     mask = compiled(BlockSkip(every=2), graph, family, evenly(6))  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="choose a mask made for it"):
-        mask.fitted(recognise(dit.model).name, graph_and_family(dit)[0])  # type: ignore[arg-type]
+        fitted(mask, recognise(dit.model).name, graph_and_family(dit)[0])  # type: ignore[arg-type]
     unsigned = dataclasses.replace(mask, signature=())
     other = tiny.ldm_unet()
     with pytest.raises(MaskError, match="make a mask for this model"):
-        unsigned.fitted(recognise(other.model).name, graph_and_family(other)[0])  # type: ignore[arg-type]
+        fitted(unsigned, recognise(other.model).name, graph_and_family(other)[0])  # type: ignore[arg-type]
 
 
 def test_the_signature_is_kept_in_the_file(tmp_path: object) -> None:

@@ -15,9 +15,10 @@ from doubles import comfy
 from test_nodes import HEUN, MERGE, STEPS, Cancelled, guider, network, patcher, sample
 from torch import Tensor, nn
 
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 __all__ = ["network", "patcher"]
 
@@ -28,7 +29,7 @@ SKIP = BlockSkip(rule="deepcache", every=3)
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.PromptServer]:
     """ComfyUI is importable and has folders; its server remembers what was shown on nodes."""
     with comfy.installed(monkeypatch, tmp_path) as server:
-        from skipstone.nodes.shelf import register_folders
+        from skipstone.nodes.files import register_folders
 
         register_folders()
         yield server

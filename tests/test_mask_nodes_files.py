@@ -14,8 +14,8 @@ from doubles import comfy
 from test_mask_nodes import SKIP, Lumina2, Unknown, made, masks, network, patch, patcher, said, sample, server
 
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
 
 __all__ = ["network", "patcher", "server"]
 
@@ -202,7 +202,7 @@ def test_nothing_is_saved_outside_the_folder_or_without_a_mask(
 
 
 def test_the_preview_draws_each_step_and_block(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
-    from skipstone.core.evaluate.heatmap import COLOURS
+    from skipstone.core.plan.heatmap import COLOURS
     from skipstone.core.plan.liveness import State
     from skipstone.nodes.mask_store import mask_of, states_of
 

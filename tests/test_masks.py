@@ -13,20 +13,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipstone.core.blocks import recognise
-from skipstone.core.blocks.graph import Block, BlockGraph, GraphBuilder
-from skipstone.core.engine.attach import Overrides
+from skipstone.core.engine.block_part import SkipPart
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream, Tick
+from skipstone.core.engine.override import Overrides
 from skipstone.core.engine.probe import CostProbe
-from skipstone.core.engine.skip import SkipPart
 from skipstone.core.errors import MaskError, RecipeError
-from skipstone.core.evaluate.macs import count_macs
-from skipstone.core.plan import rules
+from skipstone.core.measure.macs import count_macs
+from skipstone.core.models import recognise
+from skipstone.core.models.graph import Block, BlockGraph, GraphBuilder
+from skipstone.core.plan import rule_rows as rules
+from skipstone.core.plan.block_plan import SkipPlan
 from skipstone.core.plan.liveness import State, derive, liveness, paper_rule
-from skipstone.core.plan.mask import Mask
-from skipstone.core.plan.skips import SkipPlan
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.plan.mask_fit import fitted, mapped
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
 
 CALLS = 8
 TIMESTEPS = tuple(np.linspace(999.0, 0.0, CALLS))
@@ -279,17 +280,17 @@ def test_a_mask_for_another_family_or_other_blocks_is_refused(unet: tiny.Case) -
     family = recognise(unet.model)
     graph = family.graph(unet.model)
     with pytest.raises(MaskError, match=r"is for a ldm U-Net|others"):
-        a_mask().fitted(family.name, graph)
-    mask_of(rules.interval(CALLS, graph, 2), graph, family.name).fitted(family.name, graph)
+        fitted(a_mask(), family.name, graph)
+    fitted(mask_of(rules.interval(CALLS, graph, 2), graph, family.name), family.name, graph)
 
 
 def test_a_mapped_mask_runs_all_blocks_first_and_takes_the_nearest_rows_where_calls_become_more() -> None:
     mask = a_mask()
     steps = tuple(np.linspace(999.0, 0.0, 2 * CALLS - 1))
-    mapped = mask.mapped(steps)
-    assert mapped.run[0].all()
-    assert np.array_equal(mapped.run[::2][1:], mask.run[1:])
-    assert mask.mapped(TIMESTEPS) is mask
+    other = mapped(mask, steps)
+    assert other.run[0].all()
+    assert np.array_equal(other.run[::2][1:], mask.run[1:])
+    assert mapped(mask, TIMESTEPS) is mask
 
 
 @pytest.mark.parametrize("name", ["ldm", "diffusers", "sdxl", "dit", "pixart"])

@@ -15,10 +15,11 @@ from test_mask_nodes import SKIP, patch, said
 from test_nodes import MERGE, guider, network, patcher, sample
 from torch import Tensor, nn
 
-from skipstone.core.engine.meter import Meter, Report, giga, percent
-from skipstone.core.presets_dato import DATO
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.engine.report import Meter, Report, giga, percent
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import DATO
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 __all__ = ["network", "patcher"]
 

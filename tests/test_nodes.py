@@ -15,7 +15,8 @@ from doubles import comfy
 from torch import Tensor, nn
 
 from skipstone.core.errors import RecipeError
-from skipstone.core.recipe import Recipe, TokenMerge
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = "SkipstoneTokenMerge"

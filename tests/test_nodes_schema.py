@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from doubles import comfy
 
-from skipstone.core.recipe import TokenMerge, preset
+from skipstone.core.recipe.presets import preset
+from skipstone.core.recipe.token_merge import TokenMerge
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.merge import PairsFound
-from skipstone.core.recipe import TokenMerge
-from skipstone.core.schedule import CHECKPOINT_PRESETS
+from skipstone.core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 MERGE = TokenMerge(threshold=0.8, bucket=1, checkpoints="config_1")
 STEPS = 6

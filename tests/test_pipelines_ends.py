@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from skipstone.core.engine import session as session_module
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import TokenMerge
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 MERGE = TokenMerge(threshold=0.8, bucket=1, checkpoints="config_1")
 STEPS = 6

@@ -12,7 +12,7 @@ from torch import Tensor
 from skipstone.core.engine.call import Call, raw_output
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.dynamics import Dynamics
-from skipstone.core.recipe_prune import Align
+from skipstone.core.recipe.token_prune import Align
 
 SIZE = (6, 8)
 

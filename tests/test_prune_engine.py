@@ -11,14 +11,14 @@ from prune_host import LAYOUTS, PRUNE, STEPS, Host, bases, kept_in_cells, most_d
 from test_engine_sync import waits
 from torch import Tensor
 
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.prune import PrunePart
-from skipstone.core.recipe import Recipe
-from skipstone.core.recipe_prune import Align, TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_prune import Align, TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 # off is off
 

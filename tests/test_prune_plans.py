@@ -8,10 +8,11 @@ import torch
 from prune_host import LAYOUTS, PRUNE, STEPS, Host, kept_in_cells, most_dynamic, run
 from torch import Tensor
 
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 # schedules
 

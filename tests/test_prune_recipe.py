@@ -11,14 +11,15 @@ import pytest
 import tiny
 
 import skipstone
-from skipstone.core.blocks import recognise
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan import rules
-from skipstone.core.plan.skips import SkipPlan, evenly
-from skipstone.core.presets_dato import DATO
-from skipstone.core.recipe import Recipe, TokenMerge, as_recipe, preset, preset_names
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.models import recognise
+from skipstone.core.plan import rule_rows as rules
+from skipstone.core.plan.block_plan import SkipPlan, evenly
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import DATO, as_recipe, preset, preset_names
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ratio": 0.8}, r"ratio=0.8 is outside \[0, 0.75\]: one token of each 2x2 cell is kept"),

@@ -11,13 +11,13 @@ import torch
 from support.pipelines import self_attention_guidance
 from torch import Tensor, nn
 
-from skipstone.core.blocks import recognise
-from skipstone.core.blocks.readers import Watch, kept_map
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.engine.meter import Report
-from skipstone.core.plan.skips import SkipPlan
-from skipstone.core.recipe import TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.engine.report import Report
+from skipstone.core.models import recognise
+from skipstone.core.models.readers import Watch, kept_map
+from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = [900.0, 700.0, 500.0, 300.0, 100.0]
 EVERY_2 = BlockSkip(rule="interval", every=2)

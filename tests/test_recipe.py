@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.core.errors import RecipeError, SkipstoneError
-from skipstone.core.recipe import MAX_DOWNSAMPLES, Recipe, TokenMerge, as_recipe, preset, preset_names
-from skipstone.core.schedule import CHECKPOINT_PRESETS
+from skipstone.core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
+from skipstone.core.recipe.presets import as_recipe, preset, preset_names
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import MAX_DOWNSAMPLES, TokenMerge
 
 unit = st.floats(0, 1)
 merges = st.builds(

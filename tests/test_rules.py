@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tiny
 
-from skipstone.core.blocks import recognise
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan import rules
+from skipstone.core.models import recognise
+from skipstone.core.plan import rule_rows as rules
 
 
 @pytest.fixture(scope="module")

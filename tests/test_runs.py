@@ -15,17 +15,20 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.blocks import recognise
-from skipstone.core.engine import run_watch
-from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.engine.block_part import SkipPart
 from skipstone.core.engine.call import Call, one_timestep
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
-from skipstone.core.engine.layer import TokenLayer
-from skipstone.core.engine.skip import SkipPart
+from skipstone.core.engine.token_layer import TokenLayer
 from skipstone.core.errors import Decline
-from skipstone.core.plan.skips import SkipPlan, graph_of
-from skipstone.core.recipe import BlockSkip, Method, Recipe, TokenMerge, TokenPrune
+from skipstone.core.models import recognise
+from skipstone.core.plan.block_plan import SkipPlan, graph_of
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Method, Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines import run_watch
+from skipstone.pipelines.accelerate import accelerate
 
 METHODS: dict[str, Method] = {
     "deepcache": BlockSkip(every=3),

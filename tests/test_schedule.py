@@ -9,16 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan.tokens import TokenPlan
-from skipstone.core.recipe import TokenMerge
-from skipstone.core.schedule import (
-    CHECKPOINT_PRESETS,
-    PAPER_CALLS,
-    Checkpoints,
-    Positions,
-    checkpoint_calls,
-    parse_checkpoints,
-)
+from skipstone.core.plan.checkpoints import Checkpoints
+from skipstone.core.plan.run import Positions
+from skipstone.core.plan.token_plan import TokenPlan
+from skipstone.core.recipe.checkpoint_lists import CHECKPOINT_PRESETS, PAPER_CALLS, checkpoint_calls, parse_checkpoints
+from skipstone.core.recipe.token_merge import TokenMerge
 
 PAPER_LISTS = {
     "config_1": "0,1,2,3,5,10,15,25,35",

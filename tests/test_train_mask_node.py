@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
 
 __all__ = ["network", "patcher", "server"]
 
@@ -150,7 +150,7 @@ def test_conds_in_forwards_of_their_own_come_to_the_same(
     guider: comfy_training.CFGGuider, monkeypatch: pytest.MonkeyPatch, run: list[bool] | None
 ) -> None:
     """Each forward has caches of its own."""
-    from skipstone.core.calibrate.masks.subject import prepare
+    from skipstone.core.calibrate.masks.masked_model import prepare
 
     subject = prepare(denoiser(guider), forecast=True)
     rows = None if run is None else np.repeat(np.array(run)[:, None], subject.shape[1], axis=1)

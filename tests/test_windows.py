@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from toys import Residual
 
+from skipstone.core.plan.block_plan import SkipPlan
 from skipstone.core.plan.liveness import State
-from skipstone.core.plan.skips import SkipPlan
-from skipstone.core.plan.tokens import TokenPlan
-from skipstone.core.recipe import TokenMerge
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.plan.token_plan import TokenPlan
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.token_merge import TokenMerge
 
 QUARTERS = (999.0, 749.25, 499.5, 249.75, 0.0)
 """Five calls at the positions 0, 1/4, 1/2, 3/4 and 1, exactly."""

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skipstone.core.blocks.graph import Block, BlockGraph, GraphBuilder
+from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.costs import Costs
 from skipstone.core.calibrate.masks.gated import GatedNetwork
-from skipstone.core.calibrate.masks.subject import Subject
-from skipstone.core.denoiser import Trajectory
+from skipstone.core.calibrate.masks.masked_model import Subject
+from skipstone.core.models.graph import Block, BlockGraph, GraphBuilder
 
 WIDTH = 6
 

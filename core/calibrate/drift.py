@@ -17,7 +17,8 @@ from torch import Tensor
 from ..engine.clock import Stream
 from ..engine.merge import PairsFound
 from ..errors import RecipeError
-from ..schedule import PAPER_CALLS, Positions
+from ..plan.run import Positions
+from ..recipe.checkpoint_lists import PAPER_CALLS
 from ..tokens.maps import Pairs
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..recipe_prune import Align
+from ..recipe.token_prune import Align
 from .call import Call
 from .clock import Stream
 

@@ -17,18 +17,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ..blocks import Family, KeyBias, Site, recognise, sites_of, unwrapped
-from ..blocks.graph import BlockGraph
 from ..errors import Decline
-from ..plan.skips import SkipPlan, graph_of
-from ..recipe import Recipe
-from .attach import Tap
+from ..models import Family, KeyBias, Site, recognise, sites_of, unwrapped
+from ..models.graph import BlockGraph
+from ..plan.block_plan import SkipPlan, graph_of
+from ..recipe.recipe import Recipe
+from .block_part import SkipPart
 from .call import Call, Horizon
 from .merge import MergePart, Observer
-from .meter import Meter, Report
+from .override import Tap
 from .prune import PrunePart
+from .report import Meter, Report
 from .session import Part, Session
-from .skip import SkipPart
 
 log = logging.getLogger("skipstone")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import SkipstoneError
-from ..recipe import Recipe
+from ..recipe.recipe import Recipe
 from .engine import Engine
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..blocks.graph import Block, BlockGraph
+from ..models.graph import Block, BlockGraph
 from .hooks import Hooks
 from .values import Values
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..recipe_prune import TokenPrune
+from ..recipe.token_prune import TokenPrune
 from ..tokens.grid import Grid, chosen
 from ..tokens.maps import Pairs
 from ..tokens.prune import base_offsets, pooled, prune_count, prune_pairs, unit_deviation
@@ -17,8 +17,8 @@ from .call import Call
 from .clock import Tick
 from .costs import matching_macs, recovery_macs
 from .dynamics import Dynamics
-from .layer import Found
-from .tokens import TokenPart, seeded
+from .token_layer import Found
+from .token_part import TokenPart, seeded
 
 
 class PrunePart(TokenPart[TokenPrune]):

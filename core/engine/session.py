@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..errors import Decline, SkipstoneError
-from .attach import Override, Overrides
 from .call import Call, Horizon, raw_output
 from .clock import Clock, Tick
-from .meter import Meter, Report
+from .override import Override, Overrides
+from .report import Meter, Report
 from .trails import Trails
 
 log = logging.getLogger("skipstone")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks.graph import Block
+from ..models.graph import Block
 
 Values = tuple[Tensor | None, ...]
 """A block's output, or what it adds to its inputs: one tensor [rows, ...], or several."""

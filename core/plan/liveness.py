@@ -10,8 +10,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from ..blocks.graph import BlockGraph
 from ..errors import RecipeError
+from ..models.graph import BlockGraph
 
 
 class State(IntEnum):

@@ -12,14 +12,17 @@ import tiny
 import torch
 from PIL import Image
 
-from skipstone.core.demo.model import new_pipeline, pipeline_modules, save_demo
 from skipstone.core.errors import RecipeError
-from skipstone.core.evaluate import bench_fidelity, fidelity_tables
-from skipstone.core.evaluate.bench_fidelity import FidelityBench, Painter, run_fidelity_bench
-from skipstone.core.evaluate.contenders import FEWER, Contender, contenders
-from skipstone.core.evaluate.fidelity import frechet_distance, relative_error
-from skipstone.core.evaluate.fidelity_tables import FIDELITY
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge
+from skipstone.core.measure.fidelity import frechet_distance, relative_error
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.lab.bench import fidelity as bench_fidelity
+from skipstone.lab.bench import fidelity_tables
+from skipstone.lab.bench.fidelity import FidelityBench, Painter, run_fidelity_bench
+from skipstone.lab.bench.fidelity_tables import FIDELITY
+from skipstone.lab.bench.fidelity_ways import FEWER, Contender, contenders
+from skipstone.lab.demo_models.model import new_pipeline, pipeline_modules, save_demo
 
 ROOT = Path(__file__).parents[2]
 DRAWN = ("4 steps", "2 steps", "DeepCache 2", "CA-ToMe 0.7")

@@ -10,20 +10,21 @@ import pytest
 import tiny
 from PIL import Image
 
-from skipstone.core.calibrate.masks.subject import prepare
+from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.errors import MaskError, RecipeError
-from skipstone.core.evaluate import bench_masks, mask_forms
-from skipstone.core.evaluate.bench_masks import MaskBench, run_mask_bench
-from skipstone.core.evaluate.mask_quality import own_loss
-from skipstone.core.pipelines.denoisers import denoiser_of
-from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe.mask import Mask
+from skipstone.lab.bench import mask_forms
+from skipstone.lab.bench import masks as bench_masks
+from skipstone.lab.bench.mask_quality import own_loss
+from skipstone.lab.bench.masks import MaskBench, run_mask_bench
+from skipstone.pipelines.denoiser import denoiser_of
 
 QUICK = {"model": "tiny", "steps": 6, "noises": 2, "targets": (0.8, 0.55)}
 
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_masks, "load_pipeline", lambda model: tiny.dit_pipeline())
+    monkeypatch.setattr(bench_masks, "load_model", lambda model: tiny.dit_pipeline())
 
 
 def made(tmp_path: Path, steps: int = 6, share: float = 0.5) -> Path:

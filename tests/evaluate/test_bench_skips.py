@@ -11,13 +11,14 @@ import tiny
 import torch
 
 from skipstone.core.errors import RecipeError, SkipstoneError
-from skipstone.core.evaluate import bench_skips, skip_ways
-from skipstone.core.evaluate.bench_skips import SKIPS, SkipBench, measure, run_skip_bench
-from skipstone.core.evaluate.bench_unet import UNetInputs
-from skipstone.core.evaluate.figures import markdown
-from skipstone.core.evaluate.macs import count_macs
-from skipstone.core.evaluate.skip_ways import Walk, call_macs, held_bytes, ways
-from skipstone.core.evaluate.timing import Timing, interleave_runs
+from skipstone.core.measure.macs import count_macs
+from skipstone.core.measure.timing import Timing, interleave_runs
+from skipstone.lab.bench import skip_ways
+from skipstone.lab.bench import skips as bench_skips
+from skipstone.lab.bench.figures import markdown
+from skipstone.lab.bench.skip_ways import Walk, call_macs, held_bytes, ways
+from skipstone.lab.bench.skips import SKIPS, SkipBench, measure, run_skip_bench
+from skipstone.lab.bench.unet import UNetInputs
 
 SMALL = SkipBench(size=128, calls=3, dato_calls=5, intervals=(3,))
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from toys import Residual, Skips, toy
 
-from skipstone.core.calibrate.masks.settings import TrainSettings
-from skipstone.core.calibrate.masks.starts import (
+from skipstone.core.calibrate.masks.baselines import (
     block_changes,
     deepcache_mask,
     filled,
@@ -17,10 +16,11 @@ from skipstone.core.calibrate.masks.starts import (
     spread_masks,
     variation_mask,
 )
-from skipstone.core.calibrate.masks.subject import running
+from skipstone.core.calibrate.masks.masked_model import running
+from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.errors import RecipeError
-from skipstone.core.evaluate.mask_peers import router_mask
-from skipstone.core.evaluate.mask_quality import Judge, judged
+from skipstone.lab.bench.mask_peers import router_mask
+from skipstone.lab.bench.mask_quality import Judge, judged
 
 
 def test_the_interval_mask_at_half_the_work_is_every_second_call() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe.mask import Mask
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).resolve().parent / "comfy_probe"

@@ -22,7 +22,7 @@ from hosts.webui import WebUI, place
 from safetensors import safe_open
 
 from skipstone.a1111_extension.settings import PanelSettings
-from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe.mask import Mask
 
 pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
 

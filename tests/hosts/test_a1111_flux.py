@@ -12,8 +12,8 @@ import torch
 from doubles.a1111 import traces
 
 from skipstone.a1111_extension.bracket import UNetBracket
-from skipstone.core.recipe import BlockSkip, Recipe
-from skipstone.core.recipe_skip import parse_depths
+from skipstone.core.recipe.block_skip import BlockSkip, parse_depths
+from skipstone.core.recipe.recipe import Recipe
 
 CALLS = 7
 TIMES = tuple(1 - k / (CALLS - 1) for k in range(CALLS))

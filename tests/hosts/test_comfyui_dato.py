@@ -12,7 +12,7 @@ from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
 from hosts.test_comfyui_masks import picture, skipped, with_control
 
-from skipstone.core.recipe import preset as ready
+from skipstone.core.recipe.presets import preset as ready
 
 __all__ = ["host"]
 

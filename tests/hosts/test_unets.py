@@ -18,10 +18,13 @@ from doubles.a1111 import traces
 from torch import Tensor, nn
 
 from skipstone.a1111_extension.bracket import UNetBracket
-from skipstone.core.blocks import recognise
-from skipstone.core.blocks.rows import crossing
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.recipe import BlockSkip, Recipe, TokenMerge, TokenPrune
+from skipstone.core.models import recognise
+from skipstone.core.models.rows import crossing
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 STEPS = (999.0, 749.5, 499.5, 249.5, 0.0)
 MERGE = TokenMerge(threshold=0.0, bucket=1, checkpoints=(0, 25))

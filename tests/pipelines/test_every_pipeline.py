@@ -8,12 +8,13 @@ import pytest
 import torch
 from support.pipelines import PIPELINES, Running
 
-from skipstone.core.blocks import recognise
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.errors import ModelError
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.models import recognise
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
 
 EVERY_2 = BlockSkip(rule="interval", every=2)
 MERGES = [TokenMerge(threshold=-1.0, bucket=1, max_downsample=8), TokenPrune(ratio=0.5, max_downsample=8)]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...denoiser import Trajectory
-from ...evaluate.fidelity import relative_errors
+from ...measure.fidelity import relative_errors
+from ..denoiser import Trajectory
 from .gated import Caches, Row
+from .masked_model import Subject, running
 from .shards import Shards
-from .subject import Subject, running
 
 Place = tuple[Trajectory, Caches | None]
 """Where a run stands before a call."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...blocks.graph import BlockGraph
 from ...engine.probe import CostProbe
 from ...errors import RecipeError
+from ...models.graph import BlockGraph
 from ...plan.liveness import State, liveness
 
 _MOST_FILLED = 500

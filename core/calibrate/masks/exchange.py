@@ -14,8 +14,8 @@ import torch
 from .comparison import Comparison
 from .flips import flip_values
 from .learner import Learner
-from .refine import budget
-from .subject import Subject
+from .local_search import budget
+from .masked_model import Subject
 
 _MEMORY = 0.5
 Entry = tuple[int, int]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .gates import Gates
 from .losses import feature_loss
+from .masked_model import Subject
 from .shards import Shards
-from .subject import Subject
 from .windowed import dense_end, masked_window
 
 

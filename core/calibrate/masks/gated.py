@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...blocks.graph import BlockGraph
-from ...engine.attach import Around, Override, Overrides
 from ...engine.cached_value import CachedValue
+from ...engine.override import Around, Override, Overrides
 from ...engine.values import Values, added, as_output, as_values, carried, cloned, subtracted
+from ...models.graph import BlockGraph
 
 Caches = tuple[CachedValue, ...]
 """What is cached of each masked block, in the graph's order; of a call in several forwards, one forward after the other."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...denoiser import Trajectory
+from ..denoiser import Trajectory
 from .gated import Caches, Outcome, Row, detached
 from .gates import Gates
 from .learner import Learner
 from .losses import feature_loss
-from .subject import Subject
+from .masked_model import Subject
 
 
 def interleaved_pass(subject: Subject, learner: Learner, seeds: Sequence[int]) -> float:

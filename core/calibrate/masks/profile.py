@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .losses import variation
-from .subject import Subject
+from .masked_model import Subject
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...blocks.graph import BlockGraph
-from ...evaluate.heatmap import heatmap
 from ...files import make_folder, whole_file
+from ...models.graph import BlockGraph
+from ...plan.heatmap import heatmap
 from ...plan.liveness import liveness
-from ...plan.mask import Mask
+from ...recipe.mask import Mask
 from .trainer import Progress, Trained
 
 

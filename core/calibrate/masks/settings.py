@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from ...checks import choice, integer, number
 from ...errors import RecipeError
+from ...recipe.validate import choice, integer, number
 from .gates import Sampling
 
 Form = Literal["search", "exchange", "windowed", "interleaved", "sequential", "paper"]

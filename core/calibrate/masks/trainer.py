@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...blocks.graph import BlockGraph
-from ...denoiser import Denoiser
 from ...errors import FileError
-from ...plan.mask import Mask
+from ...models.graph import BlockGraph
+from ...recipe.mask import Mask
+from ..denoiser import Denoiser
+from .baselines import certain, filled, interval_mask, rule_masks, spread_masks, start_of
 from .checkpoint import load_checkpoint, save_checkpoint
 from .comparison import Comparison
 from .costs import to_budget
@@ -24,15 +25,14 @@ from .exchange import exchange_pass
 from .gated import frozen
 from .gates import Gates
 from .learner import Learner
+from .local_search import refine
 from .losses import loss_weights
+from .masked_model import Subject, prepare
 from .per_call import interleaved_pass, sequential_pass
 from .profile import profile
 from .progress import Progress, StopTraining
-from .refine import refine
 from .settings import VERIFIED, TrainSettings
 from .shards import Shards
-from .starts import certain, filled, interval_mask, rule_masks, spread_masks, start_of
-from .subject import Subject, prepare
 from .windowed import windowed_pass
 
 log = logging.getLogger("skipstone")

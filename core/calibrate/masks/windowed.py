@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...denoiser import Trajectory
+from ..denoiser import Trajectory
 from .gated import Caches, Row, detached
 from .learner import Learner
 from .losses import feature_loss
-from .subject import Subject
+from .masked_model import Subject
 
 
 def windows(calls: int, size: int, offset: int = 0) -> Iterator[range]:

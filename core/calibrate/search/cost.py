@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...blocks import recognise, unwrapped
-from ...blocks.graph import BlockGraph
 from ...engine.probe import CostProbe
-from ...evaluate.macs import count_macs
+from ...measure.macs import count_macs
+from ...models import recognise, unwrapped
+from ...models.graph import BlockGraph
+from ...plan.block_plan import compiled, graph_of
 from ...plan.liveness import State, rectified
-from ...plan.skips import compiled, graph_of
-from ...recipe import Recipe
+from ...recipe.recipe import Recipe
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from ...errors import RecipeError
-from ...evaluate.fidelity import fidelity, frechet_distance, relative_error
+from ...measure.fidelity import fidelity, relative_error
 
 BEST_DB = 100.0
 
@@ -37,26 +38,17 @@ def minus_ssim(outputs: Tensor, dense: Tensor) -> float:
     return 1 - fidelity(outputs, dense).ssim
 
 
-def icon_frechet(outputs: Tensor, dense: Tensor) -> float:
-    """:func:`frechet_distance` of the demo classifier's features of icons [B, 3, 64, 64]."""
-    from ...demo.classifier import load_classifier
-
-    judge = load_classifier()
-    with torch.no_grad():
-        return frechet_distance(judge.features(outputs.float()), judge.features(dense.float()))
-
-
 METRICS = {
     "rel_l2": Metric("relative L2 error of the latent", "latent", relative_error),
     "psnr": Metric("minus PSNR to dense, dB", "pt", minus_psnr),
     "ssim": Metric("1 - SSIM to dense", "pt", minus_ssim),
-    "frechet": Metric("Frechet distance of icon features", "pt", icon_frechet),
 }
 """Metrics that `--metric` takes; put another one in to search by it."""
 
 
-def metric(name: str) -> Metric:
-    """A metric by name. Raises :class:`RecipeError` for others."""
-    if name not in METRICS:
-        raise RecipeError(f"no metric named {name!r}: choose one of {', '.join(METRICS)}")
-    return METRICS[name]
+def metric(name: str, more: Mapping[str, Metric] = MappingProxyType({})) -> Metric:
+    """A metric by name, one of these or of `more`. Raises :class:`RecipeError` for others."""
+    known = {**METRICS, **more}
+    if name not in known:
+        raise RecipeError(f"no metric named {name!r}: choose one of {', '.join(known)}")
+    return known[name]

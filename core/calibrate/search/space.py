@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...recipe import Recipe
+from ...recipe.recipe import Recipe
 
 Values = Mapping[str, Any]
 

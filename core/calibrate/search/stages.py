@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from ...plan.rules import FULL_DEPTH
-from ...presets_dato import DATO
-from ...recipe import Recipe, TokenMerge, preset
-from ...recipe_prune import TokenPrune
-from ...recipe_skip import BlockSkip
+from ...plan.rule_rows import FULL_DEPTH
+from ...recipe.block_skip import BlockSkip
+from ...recipe.presets import DATO, preset
+from ...recipe.recipe import Recipe
+from ...recipe.token_merge import TokenMerge
+from ...recipe.token_prune import TokenPrune
 from .space import Space, Values, snap, stretched
 
 FULL = 12

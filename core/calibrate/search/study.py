@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RecipeError
-from .breed import Breeder
+from .crossover import Breeder
 from .front import Point, front
 from .space import Space, Values
 

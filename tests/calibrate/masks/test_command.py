@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from skipstone.core import cli
-from skipstone.core.calibrate.masks import command
-from skipstone.core.engine.accelerate import accelerate
+from skipstone.cli import main as cli
+from skipstone.cli import train_mask as command
 from skipstone.core.errors import FileError
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.pipelines.accelerate import accelerate
 
 QUICK = ["--steps", "6", "--passes", "2", "--batch", "2", "--tries", "2", "--refine-batch", "2", "--profile-batch", "1"]
 
@@ -24,7 +24,7 @@ QUICK = ["--steps", "6", "--passes", "2", "--batch", "2", "--tries", "2", "--ref
 def _models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny pipelines by name."""
     makers = {"dit": tiny.dit_pipeline, "sd": tiny.sd_pipeline}
-    monkeypatch.setattr(command, "load_pipeline", lambda model, *a: makers[model]())
+    monkeypatch.setattr(command, "load_model", lambda model, *a: makers[model]())
 
 
 def test_a_mask_is_trained_written_drawn_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

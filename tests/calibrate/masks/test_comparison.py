@@ -8,11 +8,11 @@ import torch
 from toys import WIDTH, Residual, toy
 
 from skipstone.core.calibrate.masks.comparison import Comparison, Noises, held_bytes
-from skipstone.core.calibrate.masks.refine import propose
+from skipstone.core.calibrate.masks.local_search import propose
+from skipstone.core.calibrate.masks.masked_model import Subject
 from skipstone.core.calibrate.masks.shards import Shards
-from skipstone.core.calibrate.masks.subject import Subject
-from skipstone.core.evaluate.fidelity import relative_errors
-from skipstone.core.evaluate.mask_quality import Judge
+from skipstone.core.measure.fidelity import relative_errors
+from skipstone.lab.bench.mask_quality import Judge
 
 
 def test_errors_branched_off_a_kept_run_are_those_of_a_run_from_the_start() -> None:

@@ -10,12 +10,12 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.blocks import recognise
-from skipstone.core.calibrate.masks.subject import prepare
-from skipstone.core.denoiser import Trajectory
+from skipstone.core.calibrate.denoiser import Trajectory
+from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.errors import ModelError
-from skipstone.core.pipelines.conditions import Conditions, given
-from skipstone.core.pipelines.denoisers import PipelineDenoiser, denoiser_of
+from skipstone.core.models import recognise
+from skipstone.pipelines.conditions import Conditions, given
+from skipstone.pipelines.denoiser import PipelineDenoiser, denoiser_of
 
 SCHEDULERS = [
     "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
@@ -84,7 +84,7 @@ def test_unconditional_pixels() -> None:
 
 
 def test_the_demos_pipelines() -> None:
-    from skipstone.core.demo.model import new_pipeline
+    from skipstone.lab.demo_models.model import new_pipeline
 
     for kind in ("unet", "dit"):
         pipe = new_pipeline(kind)
@@ -187,7 +187,7 @@ def test_an_unknown_pipeline_is_refused_in_one_line() -> None:
     class Other:
         unet = None
 
-    from skipstone.core.pipelines.conditions import conditions_of
+    from skipstone.pipelines.conditions import conditions_of
 
     with pytest.raises(ModelError, match="Other cannot be trained on"):
         conditions_of(Other())
@@ -204,9 +204,9 @@ def test_costs_are_counted_on_real_networks() -> None:
 def test_a_mask_drawn_with_by_the_engine_is_what_training_saw(forecast: bool) -> None:
     import numpy as np
 
-    from skipstone.core.engine.accelerate import accelerate
-    from skipstone.core.plan.mask import Mask
-    from skipstone.core.recipe_skip import BlockSkip
+    from skipstone.core.recipe.block_skip import BlockSkip
+    from skipstone.core.recipe.mask import Mask
+    from skipstone.pipelines.accelerate import accelerate
 
     pipe, denoiser = sd_denoiser("DDIMScheduler", 8)
     subject = prepare(denoiser, forecast=forecast)

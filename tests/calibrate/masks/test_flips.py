@@ -9,8 +9,8 @@ from toys import Residual, toy
 
 from skipstone.core.calibrate.masks.exchange import exchanged, gainful_pairs
 from skipstone.core.calibrate.masks.flips import flip_values
+from skipstone.core.calibrate.masks.local_search import propose
 from skipstone.core.calibrate.masks.losses import feature_loss
-from skipstone.core.calibrate.masks.refine import propose
 from skipstone.core.calibrate.masks.shards import Shards
 
 

@@ -11,14 +11,14 @@ import torch
 from calibrate.masks import folders
 from torch import Tensor
 
-from skipstone.core import cli
-from skipstone.core.calibrate.masks.subject import prepare
-from skipstone.core.engine.accelerate import accelerate
-from skipstone.core.pipelines.denoisers import PipelineDenoiser, denoiser_of
-from skipstone.core.pipelines.loading import load_pipeline
+from skipstone.cli import main as cli
+from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.plan.liveness import State, liveness
-from skipstone.core.plan.mask import Mask
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.mask import Mask
+from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.denoiser import PipelineDenoiser, denoiser_of
+from skipstone.pipelines.loading import load_pipeline
 
 UNCONDITIONAL = ("ddpm", "ddim", "ldm")
 PROMPTS = {**dict.fromkeys(folders.MAKERS, "A cat"), **dict.fromkeys(UNCONDITIONAL, ""), "dit": "gold"}

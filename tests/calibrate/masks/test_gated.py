@@ -8,11 +8,11 @@ import tiny
 import torch
 from toys import WIDTH, Chain, Node, Residual, Skips, toy
 
-from skipstone.core.blocks import recognise
+from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.gated import GatedNetwork, Row, detached, frozen
 from skipstone.core.calibrate.masks.gates import Gates
-from skipstone.core.calibrate.masks.subject import Subject
-from skipstone.core.denoiser import Trajectory
+from skipstone.core.calibrate.masks.masked_model import Subject
+from skipstone.core.models import recognise
 
 NETWORKS = [Chain, Residual, Skips]
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from calibrate.masks import folders
 
-from skipstone.core import cli
+from skipstone.cli import main as cli
 from skipstone.core.calibrate.masks.processes import joined
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe.mask import Mask
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")

@@ -14,10 +14,10 @@ import torch
 from calibrate.masks import folders
 from safetensors.torch import save_file
 
-from skipstone.core import cli
-from skipstone.core.pipelines.denoisers import denoiser_of
-from skipstone.core.pipelines.loading import load_pipeline
-from skipstone.core.plan.mask import Mask
+from skipstone.cli import main as cli
+from skipstone.core.recipe.mask import Mask
+from skipstone.pipelines.denoiser import denoiser_of
+from skipstone.pipelines.loading import load_pipeline
 
 QUICK = ["--steps", "4", "--passes", "1", "--batch", "2", "--tries", "2", "--refine-batch", "1", "--profile-batch", "1"]
 

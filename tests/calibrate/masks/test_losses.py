@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import Chain, Residual, Skips, toy
 
+from skipstone.core.calibrate.masks.baselines import even_calls, interval_scores
 from skipstone.core.calibrate.masks.costs import MARGIN, measure_costs, to_budget
 from skipstone.core.calibrate.masks.gates import Gates
 from skipstone.core.calibrate.masks.learner import Learner
 from skipstone.core.calibrate.masks.losses import bimodal, feature_loss, loss_weights, sparsity, variation
 from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.calibrate.masks.shards import Shards
-from skipstone.core.calibrate.masks.starts import even_calls, interval_scores
 from skipstone.core.errors import RecipeError
 from skipstone.core.plan.liveness import State, liveness
 
@@ -123,7 +123,7 @@ def test_a_budget_below_what_always_runs_is_refused() -> None:
 
 def test_costs_of_a_call_are_those_of_its_layers() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2), torch.nn.Linear(2, 2))
-    from skipstone.core.blocks.graph import Block, GraphBuilder
+    from skipstone.core.models.graph import Block, GraphBuilder
 
     builder = GraphBuilder("output")
     builder.add(Block("0", "block", net[0], 0))

@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.calibrate.masks.subject import prepare
-from skipstone.core.engine.accelerate import accelerate
+from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.engine.cached_value import CachedValue
-from skipstone.core.pipelines.conditions import given
-from skipstone.core.pipelines.denoisers import denoiser_of
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.conditions import given
+from skipstone.pipelines.denoiser import denoiser_of
 
 KARRAS, EXPONENTIAL, BETA = ({f"use_{kind}_sigmas": True} for kind in ("karras", "exponential", "beta"))
 SAMPLERS: list[tuple[str, dict[str, Any]]] = [

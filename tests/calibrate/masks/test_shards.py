@@ -17,7 +17,7 @@ from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.calibrate.masks.shards import Shards
 from skipstone.core.calibrate.masks.trainer import train_subject
 from skipstone.core.errors import RecipeError
-from skipstone.core.plan.mask import Mask
+from skipstone.core.recipe.mask import Mask
 
 FORMS = ("interleaved", "sequential", "windowed", "exchange", "search")
 

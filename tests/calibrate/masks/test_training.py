@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from toys import WIDTH, Chain, Residual, Skips, ToyDenoiser, toy
 
+from skipstone.core.calibrate.denoiser import Trajectory
+from skipstone.core.calibrate.masks.baselines import rule_masks
 from skipstone.core.calibrate.masks.checkpoint import load_checkpoint, save_checkpoint
 from skipstone.core.calibrate.masks.costs import MARGIN, Costs
 from skipstone.core.calibrate.masks.gated import GatedNetwork
+from skipstone.core.calibrate.masks.masked_model import Subject
 from skipstone.core.calibrate.masks.per_call import interleaved_pass
 from skipstone.core.calibrate.masks.settings import PAPER, TrainSettings
-from skipstone.core.calibrate.masks.starts import rule_masks
-from skipstone.core.calibrate.masks.subject import Subject
 from skipstone.core.calibrate.masks.trainer import (
     EVALUATION_SEEDS,
     Progress,
@@ -33,10 +34,9 @@ from skipstone.core.calibrate.masks.trainer import (
     train_subject,
 )
 from skipstone.core.calibrate.masks.windowed import windows
-from skipstone.core.denoiser import Trajectory
 from skipstone.core.errors import MaskError, ModelError, RecipeError
-from skipstone.core.evaluate.fidelity import relative_error
-from skipstone.core.plan.mask import Mask
+from skipstone.core.measure.fidelity import relative_error
+from skipstone.core.recipe.mask import Mask
 
 FORMS = ["interleaved", "sequential", "windowed", "exchange", "search"]
 
@@ -187,7 +187,7 @@ def test_the_papers_form_is_whole_by_one_setting() -> None:
 
 
 def test_the_papers_form_adds_its_regularisers_and_forecasts_nothing() -> None:
-    from skipstone.core.pipelines.denoisers import denoiser_of
+    from skipstone.pipelines.denoiser import denoiser_of
 
     training = begin(toy(Residual(4), 8), settings("paper", lambda1=0.3))
     learner = training.learner
@@ -199,7 +199,7 @@ def test_the_papers_form_adds_its_regularisers_and_forecasts_nothing() -> None:
 
 
 def test_settings_that_a_form_does_not_use_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    from skipstone.core.pipelines.denoisers import denoiser_of
+    from skipstone.pipelines.denoiser import denoiser_of
 
     unread = {"search": "lr, updates", "windowed": "lambda1, tries", "paper": "window"}
     given = {"search": {"lr": 0.1, "updates": 3}, "windowed": {"lambda1": 0.1, "tries": 3, "lr": 0.1, "window": 4}}
@@ -376,7 +376,7 @@ def digest(model: nn.Module) -> str:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("checkpointing", ["none", "block", "call"])
 def test_training_a_real_network_changes_no_weight_and_leaves_no_trace(form: str, checkpointing: str) -> None:
-    from skipstone.core.pipelines.denoisers import denoiser_of
+    from skipstone.pipelines.denoiser import denoiser_of
 
     pipe = tiny.dit_pipeline()
     network = pipe.transformer.requires_grad_(True)

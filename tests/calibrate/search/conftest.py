@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from skipstone.core.calibrate.search.evaluator import Evaluator, Samples
+from skipstone.core.calibrate.search.evaluator import Evaluator
 from skipstone.core.calibrate.search.metrics import metric
+from skipstone.pipelines.pictures import PipelinePictures, Samples
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -17,7 +18,7 @@ CLASSES = ("0", "3")
 
 def small_pipeline() -> Any:
     """The demo's pipeline around a tiny U-Net with random weights and attention at its middle level."""
-    from skipstone.core.demo.model import SCHEDULER_CONFIG, UNET_CONFIG, ClassTable, DemoPipeline
+    from skipstone.lab.demo_models.model import SCHEDULER_CONFIG, UNET_CONFIG, ClassTable, DemoPipeline
 
     config = {**UNET_CONFIG, "block_out_channels": (16, 16, 16), "attention_head_dim": (1, 1, 1), "norm_num_groups": 8}
     config["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
@@ -39,4 +40,4 @@ def pipe() -> Any:
 @pytest.fixture(scope="session")
 def evaluator(pipe: Any) -> Evaluator:
     """Five calls, two pictures."""
-    return Evaluator(pipe, Samples(CLASSES, 2, 7, 5), metric("rel_l2"))
+    return Evaluator(PipelinePictures(pipe, Samples(CLASSES, 2, 7, 5)), metric("rel_l2"))

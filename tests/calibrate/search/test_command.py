@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from skipstone.core import cli
-from skipstone.core.calibrate.search import command
-from skipstone.core.calibrate.search.command import PlotSearch, Search, plot_search, run_search
+from skipstone.cli import main as cli
+from skipstone.cli import search as command
+from skipstone.cli.search import PlotSearch, Search, plot_search, run_search
 from skipstone.core.calibrate.search.evaluator import Evaluator
 from skipstone.core.calibrate.search.metrics import metric
 from skipstone.core.errors import RecipeError
-from skipstone.core.pipelines.loading import load_pipeline
-from skipstone.core.recipe import Recipe
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.lab.demo_models.loading import load_model
+from skipstone.pipelines.pictures import PipelinePictures
 
 pytest.importorskip("optuna")
 
@@ -30,7 +31,7 @@ CLASSES = ("0", "3")
 def loads(pipe: Any) -> Iterator[None]:
     """The command takes our pipeline for any model, and draws few controls."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "load_pipeline", lambda *args: pipe)
+        patch.setattr(command, "load_model", lambda *args: pipe)
         patch.setattr(command, "INTERVALS", (2, 5))
         patch.setattr(command, "DATO", ("dato_coco", "dato_d"))
         patch.setattr(command, "FEWER", (0.4,))
@@ -64,8 +65,8 @@ def test_a_search_writes_figures_plot_and_recipes_that_run(
     found = [row for row in result["rows"] if row["kind"] == "found"]
     assert 2 <= len(found) <= 3
     samples = evaluator.samples
-    own = Evaluator(pipe, dataclasses.replace(samples, seed=1000), metric("rel_l2"))
-    other = Evaluator(pipe, dataclasses.replace(samples, seed=1002, count=1), metric("rel_l2"))
+    own = Evaluator(PipelinePictures(pipe, dataclasses.replace(samples, seed=1000)), metric("rel_l2"))
+    other = Evaluator(PipelinePictures(pipe, dataclasses.replace(samples, seed=1002, count=1)), metric("rel_l2"))
     for row in found:
         recipe = Recipe.load(folder / row["file"])
         assert recipe.to_dict() == row["recipe"]
@@ -151,7 +152,7 @@ def test_bad_options_are_refused_in_one_line(
 
 
 def test_the_command_line_knows_the_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(command, "load_pipeline", load_pipeline)
+    monkeypatch.setattr(command, "load_model", load_model)
     assert cli.main(["search", "no/such/model"]) == 2
     assert "no model at 'no/such/model'" in capsys.readouterr().err
     assert cli.main(["search", "plot", "no/such/folder"]) == 2

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from skipstone.core.calibrate.search.cost import CostModel, watch
-from skipstone.core.calibrate.search.evaluator import Evaluator, Samples
+from skipstone.core.calibrate.search.evaluator import Evaluator
 from skipstone.core.calibrate.search.metrics import metric
-from skipstone.core.engine.accelerate import accelerate
 from skipstone.core.errors import ModelError
-from skipstone.core.evaluate.macs import count_macs
-from skipstone.core.recipe import Recipe, TokenMerge
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.measure.macs import count_macs
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.pictures import PipelinePictures, Samples
 
 CLASSES = ("0", "3")
 
@@ -56,7 +58,7 @@ def test_pruned_tokens_are_taken_off_the_cost(evaluator: Evaluator, pipe: Any) -
 
 def test_batches_count_together(pipe: Any, evaluator: Evaluator) -> None:
     recipe = Recipe(prune=TokenPrune(ratio=0.5, align_cfg=False, base="random"), skip=BlockSkip(every=2))
-    one_by_one = Evaluator(pipe, dataclasses.replace(evaluator.samples, batch=1), metric("rel_l2"))
+    one_by_one = Evaluator(PipelinePictures(pipe, dataclasses.replace(evaluator.samples, batch=1)), metric("rel_l2"))
     assert one_by_one.costs.per_call * 2 == evaluator.costs.per_call
     assert one_by_one(Recipe(skip=BlockSkip(every=2))).error == pytest.approx(
         evaluator(Recipe(skip=BlockSkip(every=2))).error, rel=1e-3
@@ -109,7 +111,7 @@ def test_evaluating_leaves_no_trace(pipe: Any, evaluator: Evaluator) -> None:
 def test_a_pipeline_without_a_schedule_is_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Samples, "draw", lambda self, pipe, output: torch.zeros(1, 4))
     with pytest.raises(ModelError, match="has no schedule of calls"):
-        Evaluator(pipe, Samples(CLASSES, 1, 0, 3), metric("rel_l2"))
+        Evaluator(PipelinePictures(pipe, Samples(CLASSES, 1, 0, 3)), metric("rel_l2"))
 
 
 def test_costs_are_probed_once_for_each_graph(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from skipstone.core.blocks import recognise
+from skipstone.cli.search import _metric
 from skipstone.core.calibrate.search.metrics import metric
 from skipstone.core.calibrate.search.space import Space, snap, stretched
 from skipstone.core.calibrate.search.stages import FULL, stage_space
 from skipstone.core.errors import RecipeError
-from skipstone.core.evaluate.fidelity import frechet_distance
-from skipstone.core.plan.skips import compiled
-from skipstone.core.recipe import Recipe, TokenMerge, preset
-from skipstone.core.recipe_prune import TokenPrune
-from skipstone.core.recipe_skip import BlockSkip
+from skipstone.core.measure.fidelity import frechet_distance
+from skipstone.core.models import recognise
+from skipstone.core.plan.block_plan import compiled
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.presets import preset
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
 
 
 def codes(space: Space, start: str) -> list[int]:
@@ -122,8 +125,8 @@ def test_every_start_and_every_draw_is_a_recipe_that_can_run(stage: str, tokens:
 def test_equal_outputs_have_no_error() -> None:
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for name, best in {"rel_l2": 0.0, "psnr": -100.0, "ssim": 0.0, "frechet": 0.0}.items():
-        assert metric(name).error(pictures, pictures) == pytest.approx(best, abs=1e-6)
-        assert metric(name).error(pictures, 1 - pictures) > best + 0.01
+        assert _metric(name).error(pictures, pictures) == pytest.approx(best, abs=1e-6)
+        assert _metric(name).error(pictures, 1 - pictures) > best + 0.01
 
 
 def test_relative_error_is_the_mean_over_samples() -> None:
@@ -140,4 +143,4 @@ def test_frechet_distance_of_normal_features_has_a_closed_form() -> None:
 
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(RecipeError, match="no metric named 'fid': choose one of rel_l2"):
-        metric("fid")
+        _metric("fid")

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.core.calibrate.search import breed, study
-from skipstone.core.calibrate.search.breed import Breeder
+from skipstone.core.calibrate.search import crossover as breed
+from skipstone.core.calibrate.search import study
+from skipstone.core.calibrate.search.crossover import Breeder
 from skipstone.core.calibrate.search.front import dominates, front, spread
 from skipstone.core.calibrate.search.space import Space, Values
 from skipstone.core.calibrate.search.study import Budget, Found, Goal, pareto, run_study
 from skipstone.core.errors import RecipeError
-from skipstone.core.recipe import Recipe
+from skipstone.core.recipe.recipe import Recipe
 
 pytest.importorskip("optuna")
 

@@ -1,0 +1,162 @@
+"""`skipstone blocks` and `skipstone mask make|show|check|convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from ..core.errors import ModelError, shown
+from ..core.files import whole_file
+from ..core.models import Family, recognise
+from ..core.models.graph import BlockGraph
+from ..core.plan.block_plan import compiled, evenly, graph_of
+from ..core.plan.liveness import State, liveness
+from ..core.plan.mask_fit import fitted, mapped
+from ..core.recipe.block_skip import BlockSkip, Rule
+from ..core.recipe.mask import Mask
+from ..core.recipe.validate import integer
+from ..lab.demo_models.loading import load_model
+
+Model = Annotated[str, tyro.conf.Positional]
+File = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Print the blocks of a model that a mask can skip, in the order they run."""
+
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class MakeMask:
+    """Write a mask by a rule, for a model and a number of calls."""
+
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    rule: Rule = "deepcache"
+    """deepcache, interval, fora, or depths."""
+    every: int = 3
+    """Calls from one full call to the next."""
+    branch: int = 0
+    """DeepCache's skip branch."""
+    depths: tuple[int, ...] = ()
+    """DaTo codes of the calls from 1 on."""
+    calls: int = 50
+    """Calls of the denoiser."""
+    out: Path = Path("mask.safetensors")
+    """File to write."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class ShowMask:
+    """Print the contents of a mask file; with --png draw it."""
+
+    file: File
+    """Mask file."""
+    png: Path | None = None
+    """Picture to write: calls by blocks."""
+
+
+@dataclass(frozen=True)
+class CheckMask:
+    """Check whether a mask file fits a model."""
+
+    file: File
+    """Mask file."""
+    model: Model
+    """`demo`, a diffusers folder, or a single .safetensors file."""
+    config: Path | None = None
+    """For a single file: a local diffusers folder of the same kind of model."""
+
+
+@dataclass(frozen=True)
+class ConvertMask:
+    """Map a mask to another number of calls, by timestep."""
+
+    file: File
+    """Mask file."""
+    calls: int
+    """Number of calls of the run."""
+    out: Path
+    """File to write."""
+
+
+def show_blocks(options: Blocks) -> None:
+    """Print the catalogue of a model's blocks."""
+    family, graph = _model(options.model, options.config)
+    print(
+        f"{family.name}: {len(graph.masked)} blocks, cached as {graph.caching} (possible: {', '.join(family.cachings)})"
+    )
+    for i in graph.masked:
+        block = graph.blocks[i]
+        depth = "middle" if block.depth > len(graph) else f"depth {block.depth}"
+        print(f"  {block.name:48} {block.kind:16} {depth}")
+
+
+def make_mask(options: MakeMask) -> None:
+    """Compile a rule and write it."""
+    settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
+    family, graph = _model(options.model, options.config, settings)
+    mask = compiled(settings, graph, family.name, _evenly(options.calls))
+    mask.save(options.out)
+    print(f"{options.out}: {_line(mask)}")
+
+
+def show_mask(options: ShowMask) -> None:
+    """Print, and draw."""
+    mask = Mask.load(options.file)
+    print(f"{options.file}: {_line(mask)}")
+    print(f"made by: {mask.provenance or 'unknown'}")
+    if options.png:
+        from ..core.plan.heatmap import heatmap
+
+        states = np.where(mask.run, State.RUN, State.REUSE)
+        picture = heatmap(states, mask.blocks, f"{mask.family}, {len(mask.run)} calls")
+        with whole_file(options.png) as part:
+            picture.save(part)
+        print(f"wrote {options.png}")
+
+
+def check_mask(options: CheckMask) -> None:
+    """Print one line. Raises :class:`MaskError` for a mask that does not fit."""
+    mask = Mask.load(options.file)
+    family, graph = _model(options.model, options.config, BlockSkip(mask=mask))
+    states = liveness(fitted(mask, family.name, graph).run, graph)
+    print(f"{options.file}: fits; {int((states == State.RUN).sum())} of {states.size} block runs are needed")
+
+
+def convert_mask(options: ConvertMask) -> None:
+    """Map and write."""
+    mask = mapped(Mask.load(options.file), _evenly(options.calls))
+    mask.save(options.out)
+    print(f"{options.out}: {_line(mask)}")
+
+
+def _evenly(calls: int) -> tuple[float, ...]:
+    integer("calls", calls, 1, "50 is the default")
+    return evenly(calls)
+
+
+def _line(mask: Mask) -> str:
+    return (
+        f"{mask.family}, {len(mask.run)} calls x {len(mask.blocks)} blocks, {mask.share:.0%} run, {mask.caching} cached"
+    )
+
+
+def _model(model: str, config: Path | None, settings: BlockSkip | None = None) -> tuple[Family, BlockGraph]:
+    pipe: Any = load_model(model, config=config)
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if network is None:
+        raise ModelError(f"{shown(model)} has neither a unet nor a transformer: give a pipeline that has one")
+    family = recognise(network)
+    return family, graph_of(settings or BlockSkip(), family, network)

@@ -1,0 +1,175 @@
+"""Masks made by rules for a budget: intervals (FORA, DeepCache) and a greedy one by feature variation. Training begins at one.
+
+Each takes a subject and a share of the multiply-adds and returns a mask bool [T, L] that needs at most that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import RecipeError, SkipstoneError
+from ...plan import rule_rows as rules
+from .costs import Costs, to_budget
+from .gated import Caches
+from .masked_model import Subject
+from .settings import TrainSettings
+
+_HALVINGS = 24
+_BENDS = tuple(0.05 * k for k in range(10, 31))
+
+
+def even_calls(calls: int, full: int) -> list[int]:
+    """`full` of `calls` calls, the first among them, evenly spread."""
+    return sorted({int(k * calls / full) for k in range(full)})
+
+
+def full_calls_mask(shape: tuple[int, int], full: Sequence[int]) -> np.ndarray:
+    """The mask bool [T, L] that runs everything at these calls, and nothing at the others."""
+    run = np.zeros(shape, dtype=bool)
+    run[list(full)] = True
+    return run
+
+
+def interval_scores(shape: tuple[int, int], costs: Costs, target: float) -> np.ndarray:
+    """Scores [T, L] whose cut at the budget is an interval mask: as many evenly spread full calls as fit, then a part of more."""
+    calls = shape[0]
+    counts = [n for n in range(1, calls + 1) if costs.share(full_calls_mask(shape, even_calls(calls, n))) <= target]
+    fits = max(counts, default=1)
+    scores = full_calls_mask(shape, even_calls(calls, fits)).astype(np.float64)
+    more = full_calls_mask(shape, even_calls(calls, min(calls, fits + 1)))
+    return scores + 0.5 * more
+
+
+def spaced_calls(calls: int, full: int, bend: float = 1.0) -> list[int]:
+    """`full` of `calls` calls, the first and the last among them. bend: 1 spreads evenly, less has them closer at the end."""
+    places = np.linspace(0, 1, max(full, 2)) ** bend * (calls - 1)
+    return sorted(set(np.round(places).astype(int).tolist()))
+
+
+def spaced_mask(subject: Subject, target: float, bend: float = 1.0) -> np.ndarray:
+    """As many spread full calls as the budget holds, the last call among them (see :func:`spaced_calls`)."""
+    shape, costs = subject.shape, subject.costs
+    made = [full_calls_mask(shape, spaced_calls(shape[0], n, bend)) for n in range(2, shape[0] + 1)]
+    fitting = [run for run in made if costs.share(run) <= target]
+    if not fitting:
+        raise RecipeError(f"two full calls need more than {target:.0%} of the multiply-adds")
+    return max(fitting, key=costs.share)
+
+
+def interval_mask(subject: Subject, target: float) -> np.ndarray:
+    """FORA's, made to fit: as many evenly spread full calls as the budget holds, and a part of one more."""
+    return to_budget(interval_scores(subject.shape, subject.costs, target), target, subject.costs)
+
+
+def deepcache_mask(subject: Subject, target: float) -> np.ndarray:
+    """DeepCache's interval and branch whose share is the largest within the budget. Raises :class:`RecipeError` for none."""
+    branches = sorted({b.depth for b in subject.graph.blocks})[:-1] or [0]
+    found = [
+        rules.deepcache(subject.calls, subject.graph, every, branch)
+        for every in range(1, subject.calls + 1)
+        for branch in branches
+    ]
+    fitting = [run for run in found if subject.costs.share(run) <= target]
+    if not fitting:
+        raise RecipeError(f"no DeepCache interval needs as little as {target:.0%} of the multiply-adds")
+    return max(fitting, key=subject.costs.share)
+
+
+@torch.no_grad()
+def block_changes(subject: Subject, seeds: Sequence[int]) -> np.ndarray:
+    """Relative L1 change [T, L] of each block's value from call to call, along dense runs; 0 at call 0.
+
+    Of a call in several forwards, their mean.
+    """
+    at = subject.denoiser.begin(seeds)
+    changes, blocks = np.zeros(subject.shape), subject.shape[1]
+    before: Caches | None = None
+    for call in range(subject.calls):
+        outcome = subject.dense(at, call)
+        if before is not None:
+            for number, (new, old) in enumerate(zip(outcome.caches, before, strict=True)):
+                moved = [
+                    (v - w).abs().sum() / w.abs().sum().clamp_min(1e-12)
+                    for v, w in zip(new.values, old.values, strict=True)
+                    if v is not None and w is not None
+                ]
+                changes[call, number % blocks] += float(torch.stack(moved).mean()) * blocks / len(before)
+        at, before = subject.denoiser.advance(at, outcome.output, call), outcome.caches
+    return changes
+
+
+def variation_mask(subject: Subject, target: float, seeds: Sequence[int]) -> np.ndarray:
+    """Greedy: a block runs when its changes since its last run add up to a threshold, which is set to meet the budget."""
+    changes = block_changes(subject, seeds)
+    low, high = 0.0, float(changes.sum(axis=0).max()) + 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if subject.costs.share(_due(changes, middle)) > target else (low, middle)
+    return _due(changes, high)
+
+
+def _due(changes: np.ndarray, threshold: float) -> np.ndarray:
+    run = np.zeros(changes.shape, dtype=bool)
+    run[0] = True
+    since = np.zeros(changes.shape[1])
+    for call in range(1, len(changes)):
+        since += changes[call]
+        run[call] = since > threshold
+        since[run[call]] = 0.0
+    return run
+
+
+def rule_masks(
+    subject: Subject, target: float, seeds: Sequence[int], refused: Callable[[str, SkipstoneError], None] | None = None
+) -> dict[str, np.ndarray]:
+    """What each rule that suits the network makes of the budget, by name.
+
+    seeds: samples on which the feature variation is measured. refused: told of rules that cannot meet the budget.
+    """
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        "interval": lambda: interval_mask(subject, target),
+        "interval, last full": lambda: spaced_mask(subject, target),
+        "feature variation": lambda: variation_mask(subject, target, seeds),
+    }
+    if subject.graph.caching == "output":
+        makers["DeepCache"] = lambda: deepcache_mask(subject, target)
+    made = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except SkipstoneError as reason:
+            if refused is not None:
+                refused(name, reason)
+    return made
+
+
+def spread_masks(subject: Subject, target: float) -> list[np.ndarray]:
+    """Spread full calls of many bends, each schedule once; none where the budget holds no two full calls."""
+    try:
+        made = [spaced_mask(subject, target, bend) for bend in _BENDS]
+    except RecipeError:
+        return []
+    return list({run.tobytes(): run for run in made}.values())
+
+
+def filled(run: np.ndarray, subject: Subject, target: float) -> np.ndarray:
+    """A mask with as many runs more as the budget holds: those of an interval mask first."""
+    scores = run + 0.5 * interval_scores(subject.shape, subject.costs, target) / 1.5
+    return to_budget(scores, target, subject.costs)
+
+
+def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
+    """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
+    rule = interval_mask(subject, settings.ceiling)
+    if settings.start == "uniform":
+        return torch.full(subject.shape, settings.initial)
+    return certain(rule, settings.sureness)
+
+
+def certain(run: np.ndarray, sureness: float) -> Tensor:
+    """Probabilities [T, L] that stand for a mask."""
+    return torch.from_numpy(np.where(run, sureness, 1 - sureness)).float()

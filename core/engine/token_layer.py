@@ -1,0 +1,232 @@
+"""One transformer block in one run: has its pairs found at checkpoints, reuses them between, and runs its modules on the map.
+
+The order inside a block is that of CA-ToMe and DaTo: `x + expand(attn1(reduce(norm1(x))))`, pairs found on the raw `x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import Decline
+from ..models import KeyBias, Site
+from ..models.readers import kept_map
+from ..models.rows import crossing, crossing_kernel
+from ..plan.token_plan import TokenSettings
+from ..tokens.grid import Grid, grid_of
+from ..tokens.maps import Pairs, TokenMap
+from .arguments import Arguments, split
+from .call import Call
+from .costs import module_macs
+from .override import Around, Override, beneath
+from .report import Entry, Meter
+
+_STREAM = 3
+"""Entries of a layout's key that say which stream it is of (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gave: pairs for the whole batch, and the multiply-adds that it took."""
+
+    pairs: Pairs
+    macs: int
+
+
+class Run(Protocol):
+    """What a layer reads of the run that it belongs to (:class:`.tokens.TokenPart`)."""
+
+    verb: str
+    meter: Meter
+    epoch: int
+    index: int
+    call: Call
+
+    @property
+    def settings(self) -> TokenSettings:
+        """What the user asked for."""
+
+    def check_level(self, grid: Grid) -> None:
+        """Raise Decline for a grid coarser than the recipe serves."""
+
+    @property
+    def shared(self) -> bool:
+        """Must all samples of a batch have one count, whatever their attention is?"""
+
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+        """The rule of the mechanism: pairs for layer `number`, whose raw hidden state is `raw` [B, N, C].
+
+        crossing: what may look at other rows of the batch, which then need one count; empty where nothing does.
+        """
+
+    def on_pairs(self, layer: str, pairs: Pairs) -> None:
+        """Told whenever pairs were searched."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Something kept since the checkpoint epoch at which it was found."""
+
+    epoch: int
+    pairs: Pairs
+
+
+class TokenLayer:
+    """A site's state over one run. Nothing of it outlives the session."""
+
+    def __init__(self, site: Site, number: int, run: Run, key_bias: KeyBias | None) -> None:
+        """number: the site's place in the network, part of the seed of what is drawn at random."""
+        self.site = site
+        self._number = number
+        self._run = run
+        self._key_bias = key_bias
+        self._targets = [(role, m) for role, m in site.modules.items() if role in run.settings.targets]
+        self._running: list[tuple[Any, ...]] = []
+        self._crossing = self._kept_map = self._kernel = ""
+        self._stored: dict[tuple[Any, ...], _Stored] = {}
+        self._maps: dict[tuple[tuple[Any, ...], ...], TokenMap] = {}
+        self._maps_epoch = -1
+        self.start_forward()
+
+    def start_forward(self) -> None:
+        """Forget what belongs to one forward."""
+        self._raw: Tensor | None = None
+        self._map: TokenMap | None = None
+        self._search_macs = 0
+        self._counted = False
+
+    def look(self) -> None:
+        """Before a forward, while the attentions' own forwards are in place: who runs them, if that changed."""
+        running = [(m, beneath(m), getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
+        if running != self._running:
+            self._running = running
+            self._kept_map = next(filter(None, (kept_map(processor) for *_, processor in running)), "")
+            self._crossing = next(filter(None, (crossing(m, forward) for m, forward, _ in running)), "")
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the pairs of these streams, and the maps that were put together of them."""
+        gone = set(keys)
+        self._stored = {key: kept for key, kept in self._stored.items() if key[:_STREAM] not in gone}
+        self._maps = {layout: m for layout, m in self._maps.items() if not gone & {key[:_STREAM] for key in layout}}
+
+    def clear(self) -> None:
+        """Free everything."""
+        self._stored, self._maps, self._running = {}, {}, []
+        self.start_forward()
+
+    def overrides(self) -> list[Override]:
+        """The overrides that serve this layer."""
+        targets = [Override(m, self._around(role)) for role, m in self._targets]
+        return [Override(self.site.norm, self._around_norm), *targets]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by pairs and maps, in bytes."""
+        return sum(s.pairs.nbytes for s in self._stored.values()) + sum(m.nbytes for m in self._maps.values())
+
+    def _around_norm(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._raw = x
+        return inner(x, *args, **kwargs)
+
+    def _around(self, role: str) -> Around:
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            call = Arguments(args, kwargs)
+            try:
+                if self._kept_map:
+                    raise Decline(self._kept_map)
+                self._kernel = crossing_kernel(kwargs)
+                token_map = self._token_map(args[0] if args else None)
+                parts = [] if token_map.identity else split(token_map, call, self_attention=role == "attn1")
+            except Decline as reason:
+                self._run.meter.decline(self.site.name, str(reason))
+                return inner(*args, **kwargs)
+            self._count(role, token_map, call)
+            if token_map.identity:
+                return inner(*args, **kwargs)
+            self._add_bias(role, token_map, parts)
+            return token_map.expand([inner(*p.args, **p.kwargs) for p in parts])
+
+        return around
+
+    def _add_bias(self, role: str, token_map: TokenMap, parts: list[Arguments]) -> None:
+        """Proportional attention: log(group size) on the key logits, where the host's attention can carry it."""
+        if role != "attn1" or not self._run.settings.proportional:
+            return
+        try:
+            if self._key_bias is None:
+                raise Decline("this model's attention takes no key bias here")
+            for part, bias in zip(parts, token_map.log_sizes(), strict=True):
+                part.kwargs = self._key_bias(self.site.modules[role], part.kwargs, bias.to(part.args[0].dtype))
+        except Decline as reason:
+            self._run.meter.note(f"proportional attention is off: {reason}")
+
+    def _token_map(self, x: Any) -> TokenMap:
+        """The map for this forward: assembled from stored pairs where all streams have them, else found anew."""
+        raw = self._raw
+        if not isinstance(x, Tensor) or x.ndim != 3 or raw is None or raw.shape[:2] != x.shape[:2]:
+            raise Decline("its tokens are not [batch, tokens, channels] with the block's norm in front")
+        if self._map is None:
+            self._map = self._assemble(raw)
+        return self._map
+
+    def _assemble(self, raw: Tensor) -> TokenMap:
+        epoch, layout = self._run.epoch, self._run.call.keys(raw.shape[1], raw.dtype, raw.device)
+        if self._maps_epoch != epoch:
+            self._maps, self._maps_epoch = {}, epoch
+        if layout not in self._maps or (self._one_group and len(self._maps[layout].groups) > 1):
+            self._maps[layout] = TokenMap(self._stored_pairs(layout) or self._search(raw, layout))
+        return self._maps[layout]
+
+    @property
+    def _one_group(self) -> bool:
+        """Must the rows of the batch run together?"""
+        return bool(self._crossing or self._kernel) or self._run.shared
+
+    def _stored_pairs(self, layout: tuple[Any, ...]) -> Pairs | None:
+        """The streams' pairs of this epoch; None where one lacks them, or their counts differ in rows that run together."""
+        stored = [self._stored.get(key) for key in layout]
+        current = [s.pairs for s in stored if s is not None and s.epoch == self._run.epoch]
+        if len(current) < len(layout):
+            return None
+        pairs = Pairs.cat(current)
+        return None if self._one_group and len(set(pairs.merged)) > 1 else pairs
+
+    def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
+        """Find pairs by the run's rule, and keep them per stream."""
+        call = self._run.call
+        if call.rows != raw.shape[0]:
+            raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
+        grid = grid_of(call.latent, raw.shape[1])
+        self._run.check_level(grid)
+        with torch.no_grad():
+            crosses = self._crossing or self._kernel if len(raw) > 1 else ""
+            found = self._run.find(self._number, raw.detach(), grid, crosses)
+        self._search_macs = found.macs
+        self._keep(layout, found.pairs)
+        return found.pairs
+
+    def _keep(self, layout: tuple[Any, ...], pairs: Pairs) -> None:
+        at = 0
+        for key, stream in zip(layout, self._run.call.streams, strict=True):
+            self._stored[key] = _Stored(self._run.epoch, pairs.rows(at, at + stream.rows))
+            at += stream.rows
+        self._run.on_pairs(self.site.name, pairs)
+
+    def _count(self, role: str, token_map: TokenMap, call: Arguments) -> None:
+        module, x = self.site.modules[role], call.args[0]
+        batch, tokens, channels = x.shape
+        context = call.context_tokens if role == "attn2" else None
+        groups = [(len(g), k) for g, k in zip(token_map.groups, token_map.kept, strict=True)]
+        dense = batch * module_macs(module, role, tokens, channels, context)
+        done = sum(n * module_macs(module, role, kept, channels, context) for n, kept in groups)
+        search = 0 if self._counted else self._search_macs
+        pairs = "" if self._counted else "searched" if search else "reused"
+        self._counted = True
+        name = self.site.name if role == "attn1" else f"{self.site.name}.{role}"
+        kept = sum(n * k for n, k in groups)
+        verb = self._run.verb
+        self._run.meter.add(Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs, verb))

@@ -1,0 +1,147 @@
+"""What merging and pruning of tokens share in one run: which forwards are served, when pairs are found anew, at which levels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import Decline
+from ..models import KeyBias, Site
+from ..plan.token_plan import TokenPlan, TokenSettings
+from ..tokens.grid import Grid
+from ..tokens.maps import Pairs
+from .call import Call, Horizon
+from .clock import Stream, Tick
+from .override import Override
+from .report import Meter
+from .token_layer import Found, TokenLayer
+
+_SEED_STEP = 1_000_003
+
+
+@dataclass(frozen=True)
+class PairsFound:
+    """Told to an observer whenever a layer searched its pairs: where, at which call, for whose rows, and what."""
+
+    layer: str
+    call: int
+    streams: tuple[Stream, ...]
+    pairs: Pairs
+
+
+Observer = Callable[[PairsFound], None]
+Settings = TypeVar("Settings", bound=TokenSettings)
+_NO_CALL = Call(0.0, (0, 0), ())
+
+
+class TokenPart(ABC, Generic[Settings]):
+    """A checkpoint raises the epoch; pairs of an older epoch do not count. verb: what becomes of the tokens left out."""
+
+    verb: str
+    evaluates = True
+    shared = False
+    plain_serves = True
+
+    def __init__(
+        self,
+        settings: Settings,
+        sites: Sequence[Site],
+        horizon: Horizon,
+        meter: Meter,
+        key_bias: KeyBias | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Before the first call."""
+        self.settings = settings
+        self.meter = meter
+        self.epoch = 0
+        self.index = -1
+        self.call = _NO_CALL
+        self._observer = observer
+        self._plan = TokenPlan(settings, horizon.timesteps, horizon.train_steps)
+        self._finest: int | None = None
+        self._layers = [TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)]
+        if dropped := self._plan.checkpoints.dropped():
+            meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
+
+    @abstractmethod
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+        """Pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]; see :meth:`.layer.Run.find`."""
+
+    def overrides(self) -> list[Override]:
+        """Those of all layers."""
+        return [o for layer in self._layers for o in layer.overrides()]
+
+    def begin(self, tick: Tick, call: Call) -> bool:
+        """Decide this forward; False leaves it alone."""
+        if len(call.latent) != 2:
+            self.meter.decline("a whole call", "its input is no picture latent [batch, channels, height, width]")
+            return False
+        if tick.surprise:
+            self._plan.abandon()
+        if tick.new:
+            checkpoint = self._plan.is_checkpoint(tick.index, call.timestep)
+            self.epoch += checkpoint or tick.surprise
+        self.index, self.call = tick.index, call
+        for layer in self._layers:
+            layer.start_forward()
+            layer.look()
+        return self._plan.serves(call.timestep)
+
+    def end(self) -> None:
+        """Let go of the forward's tensors."""
+        self.call = _NO_CALL
+        for layer in self._layers:
+            layer.start_forward()
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the pairs of streams that left the run."""
+        for layer in self._layers:
+            layer.forget(keys)
+
+    def close(self) -> None:
+        """Report which layers were never entered, and free everything."""
+        layers, self._layers = self._layers, []
+        for layer in layers:
+            layer.clear()
+        if self.index < 0:
+            return
+        report = self.meter.finish()
+        known = {name for names in report.declined.values() for name in names} | set(report.layers)
+        for layer in layers:
+            if layer.site.name not in known and not any(name.startswith(layer.site.name + ".") for name in known):
+                self.meter.decline(layer.site.name, "never entered: bypassed by the host, another patch, or the window")
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(layer.nbytes for layer in self._layers)
+
+    def check_level(self, grid: Grid) -> None:
+        """Raise :class:`Decline` for a grid coarser than `max_downsample`; "auto" learns the finest level on the way."""
+        self._finest = min(self._finest or grid.downsample, grid.downsample)
+        limit = self.settings.max_downsample
+        if limit == "auto":
+            limit = 1 if self._finest == 1 else 2 * self._finest
+        if grid.downsample > limit:
+            raise Decline(f"coarser than 1/{limit} of the latent (max_downsample)")
+
+    def on_pairs(self, layer: str, pairs: Pairs) -> None:
+        """A layer searched its pairs: tell the observer, if there is one (calibration)."""
+        if self._observer:
+            self._observer(PairsFound(layer, self.index, self.call.streams, pairs))
+
+    def _accepts(self, site: Site) -> bool:
+        if site.refusal:
+            self.meter.decline(site.name, site.refusal)
+        return not site.refusal
+
+
+def seeded(seed: int, number: int, at: int) -> torch.Generator:
+    """A generator of our own for layer `number` at a call or checkpoint `at`."""
+    return torch.Generator().manual_seed(((seed * _SEED_STEP + number) * _SEED_STEP + at) % 2**63)

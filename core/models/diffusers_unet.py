@@ -1,0 +1,103 @@
+"""diffusers' `UNet2DConditionModel` (SD, SDXL, class-conditional LDM)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import Decline, ModelError
+from ..recipe.block_skip import Caching
+from .family import Family, Site, block_sites, class_name
+from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
+
+_BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+
+
+_ODD = ("Skip", "AttnSkip", "KDown", "KUp", "KCross")
+"""Stages that hand on more than their hidden state, or in another way."""
+
+
+def mask_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
+    """diffusers' processors take an additive mask [B, 1, N] for the keys; it goes straight into their kernel."""
+    processor = type(getattr(attention, "processor", None)).__name__
+    if processor not in _BIAS_PROCESSORS:
+        raise Decline(f"attention processor {processor} takes no key bias")
+    if kwargs.get("attention_mask") is not None:
+        raise Decline("the attention already has a mask")
+    return {**kwargs, "attention_mask": bias[:, None]}
+
+
+def diffusers_sites(root: nn.Module) -> list[Site]:
+    """Sites of diffusers' `BasicTransformerBlock`, which its U-Nets and DiTs share."""
+    return block_sites(root, ("BasicTransformerBlock",), "attn1", "attn2", "ff")
+
+
+def unet_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
+    """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
+    if odd := next((s for s in (*root.down_blocks, *root.up_blocks) if class_name(s).startswith(_ODD)), None):  # type: ignore[misc]
+        raise ModelError(f"a {class_name(root)} with {class_name(odd)} has other skips: use it without block skipping")
+    builder = GraphBuilder(caching, split)
+    skips: list[frozenset[int]] = [builder.state]
+    for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]
+        path = f"down_blocks.{number}"
+        for layer in range(len(stage.resnets)):
+            _layer(builder, path, stage, layer, depth=len(skips))
+            skips.append(builder.state)
+        for sampler in range(len(getattr(stage, "downsamplers", None) or ())):
+            _sample(builder, f"{path}.downsamplers.{sampler}", stage.downsamplers[sampler], depth=len(skips))
+            skips.append(builder.state)
+    _middle(builder, root.mid_block)  # type: ignore[arg-type]
+    for number, stage in enumerate(root.up_blocks):  # type: ignore[arg-type, union-attr]
+        path = f"up_blocks.{number}"
+        for layer in range(len(stage.resnets)):
+            builder.join(skips.pop())
+            _layer(builder, path, stage, layer, depth=len(skips))
+        for sampler in range(len(getattr(stage, "upsamplers", None) or ())):
+            _sample(builder, f"{path}.upsamplers.{sampler}", stage.upsamplers[sampler], depth=len(skips))
+    return builder.build()
+
+
+def _layer(builder: GraphBuilder, path: str, stage: Any, layer: int, depth: int) -> None:
+    builder.add(Block(f"{path}.resnets.{layer}", "resnet", stage.resnets[layer], depth))
+    attentions = getattr(stage, "attentions", None)
+    if attentions is not None and len(attentions) > layer and attentions[layer] is not None:
+        builder.add(Block(f"{path}.attentions.{layer}", _kind(attentions[layer]), attentions[layer], depth))
+
+
+def _middle(builder: GraphBuilder, middle: Any) -> None:
+    if middle is None:
+        return
+    builder.add(Block("mid_block.resnets.0", "resnet", middle.resnets[0], MIDDLE))
+    for number, resnet in enumerate(list(middle.resnets)[1:]):
+        attention = middle.attentions[number] if len(middle.attentions) > number else None
+        if attention is not None:
+            builder.add(Block(f"mid_block.attentions.{number}", _kind(attention), attention, MIDDLE))
+        builder.add(Block(f"mid_block.resnets.{number + 1}", "resnet", resnet, MIDDLE))
+
+
+def _sample(builder: GraphBuilder, name: str, module: nn.Module, depth: int) -> None:
+    builder.add(Block(name, "sample", module, depth, derived=True))
+
+
+def _kind(attention: nn.Module) -> str:
+    return "transformer" if class_name(attention) == "Transformer2DModel" else "attention"
+
+
+DIFFUSERS_UNET = Family(
+    name="diffusers U-Net",
+    matches=lambda root: class_name(root) == "UNet2DConditionModel",
+    sites=diffusers_sites,
+    names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
+    graph=unet_graph,
+    splits=True,
+    key_bias=mask_bias,
+)
+
+DIFFUSERS_DDPM = Family(
+    name="diffusers DDPM U-Net",
+    matches=lambda root: class_name(root) == "UNet2DModel",
+    sites=lambda root: [],
+    names=(("sample",), ("timestep",), ("class_labels",)),
+    graph=unet_graph,
+)

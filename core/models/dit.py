@@ -1,0 +1,76 @@
+"""Transformers without rotary positions: DiT and PixArt, in diffusers, in the papers' code and in ComfyUI."""
+
+from __future__ import annotations
+
+from inspect import Parameter, signature
+
+from torch import nn
+
+from ..recipe.block_skip import Caching
+from .diffusers_unet import diffusers_sites, mask_bias
+from .family import Family, Site, block_sites, class_name, unwrapped
+from .graph import Block, BlockGraph, GraphBuilder
+
+_BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
+
+_BRANCHES = (
+    ("attention", ("attn1", "attn")),
+    ("cross-attention", ("attn2", "cross_attn")),
+    ("feed-forward", ("ff", "mlp")),
+)
+
+
+def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
+    """Blocks of a transformer: with branch caching the attentions and feed-forwards, with output caching whole blocks."""
+    builder = GraphBuilder(caching)
+    path = "transformer_blocks" if hasattr(root, "transformer_blocks") else "blocks"
+    for depth, block in enumerate(getattr(root, path)):
+        if caching == "output":
+            builder.add(Block(f"{path}.{depth}", "block", block, depth))
+            continue
+        for kind, names in _BRANCHES:
+            name = next((n for n in names if isinstance(getattr(block, n, None), nn.Module)), None)
+            if name is not None:
+                builder.add(Block(f"{path}.{depth}.{name}", kind, getattr(block, name), depth))
+    return builder.build()
+
+
+DIFFUSERS_DIT = Family(
+    name="diffusers DiT",
+    matches=lambda root: class_name(root) in ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
+    sites=diffusers_sites,
+    graph=dit_graph,
+    cachings=("branch", "output"),
+    names=(("hidden_states",), ("timestep",), ("encoder_hidden_states", "class_labels")),
+    key_bias=mask_bias,
+)
+
+
+def _has_dit_blocks(root: nn.Module) -> bool:
+    blocks = getattr(root, "blocks", None)
+    return isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and all(map(_is_dit_block, blocks))
+
+
+def _is_dit_block(block: nn.Module) -> bool:
+    """Takes tokens and one condition (PixArt: the text too), no rotary positions and no packed segments."""
+    parts = all(isinstance(getattr(block, name, None), nn.Module) for name in ("norm1", "attn", "mlp"))
+    parameters = list(signature(type(unwrapped(block)).forward).parameters.values())[1:]
+    needed = [p for p in parameters if p.default is Parameter.empty and p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    rotary = any(word in p.name for p in parameters for word in ("rope", "rotary", "freqs"))
+    return class_name(block) in _BLOCKS and parts and len(needed) in (2, 3) and not rotary
+
+
+def _sites(root: nn.Module) -> list[Site]:
+    return block_sites(root, _BLOCKS, "attn", "cross_attn", "mlp")
+
+
+DIT = Family(
+    name="DiT",
+    matches=_has_dit_blocks,
+    sites=_sites,
+    graph=dit_graph,
+    cachings=("branch", "output"),
+    names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
+    calls_forward=True,
+    notes="facebook DiT's forward_with_cfg calls forward directly",
+)

@@ -1,0 +1,128 @@
+"""What a model is made of, as far as the engine needs to know: its family and its transformer blocks.
+
+Families are recognised by class names, structure and what the forward takes, never by importing a host: the same U-Net lives
+under `ldm`, `sgm`, `comfy` and `backend`. A run's first call proves the structure (:mod:`skipstone.core.engine.proof`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..recipe.block_skip import Caching
+from .graph import BlockGraph
+
+
+@dataclass(frozen=True)
+class Site:
+    """One transformer block that can run on fewer tokens.
+
+    norm: the module that sees the block's raw hidden state [B, N, C] as its first argument.
+    modules: its attn1 (self-attention), and where it has them attn2 (cross-attention) and ff.
+    refusal: why this block cannot be served; empty when it can.
+    """
+
+    name: str
+    norm: nn.Module
+    modules: Mapping[str, nn.Module]
+    refusal: str = ""
+
+
+KeyBias = Callable[[nn.Module, dict[str, Any], Tensor], dict[str, Any]]
+"""(attention, its keyword arguments, bias [B, N] for the key logits) -> new keyword arguments, or raises Decline."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the engine reads of one call's arguments. conditioning identifies who the rows belong to."""
+
+    latent: Tensor
+    timestep: Any
+    conditioning: Any = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to find the blocks of one kind of network, and how to read the arguments of its forward.
+
+    names: for the latent, timestep and conditioning: keyword names, in the order tried; positions 0, 1, 2.
+    graph: (network, caching) -> its blocks and who reads whom. cachings: what can be cached, the default first.
+    splits: graph takes split=True, for a transformer's single blocks in place of the whole.
+    calls_forward: the family's own code calls `forward` without `__call__`, so that hooks would not fire.
+    time_scale: what turns the forward's timestep argument into a training timestep: 1000 where it runs from 0 to 1.
+    """
+
+    name: str
+    matches: Callable[[nn.Module], bool]
+    sites: Callable[[nn.Module], list[Site]]
+    names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    graph: Callable[..., BlockGraph]
+    cachings: tuple[Caching, ...] = ("output",)
+    splits: bool = False
+    key_bias: KeyBias | None = None
+    calls_forward: bool = False
+    time_scale: float = 1.0
+    notes: str = field(default="")
+
+    def reads(self, root: nn.Module) -> bool:
+        """Has the network's forward a latent and a timestep by this family's names? True where it takes anything (*args)."""
+        parameters = signature(root.forward).parameters.values()
+        names = {p.name for p in parameters}
+        anything = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+        return anything or all(names & set(known) for known in self.names[:2])
+
+    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+        """Read one call's arguments."""
+        found = [_argument(args, kwargs, i, names) for i, names in enumerate(self.names)]
+        return Inputs(*found)
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if kwargs.get(name) is not None:
+            return kwargs[name]
+    return args[position] if position < len(args) else None
+
+
+def architecture(family: str) -> str:
+    """What a family is in any code base: "U-Net" for "ldm U-Net" and "diffusers U-Net"."""
+    return family.removeprefix("diffusers ").removeprefix("ldm ")
+
+
+def class_name(module: nn.Module) -> str:
+    """The class name by which families are told apart; looks through torch.compile's wrapper."""
+    return type(unwrapped(module)).__name__
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module under torch.compile's OptimizedModule."""
+    return getattr(module, "_orig_mod", module)
+
+
+def named_blocks(root: nn.Module, kinds: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    """Modules below `root` whose class name is one of `kinds`, in definition order, with their paths."""
+    return [(name, m) for name, m in root.named_modules() if class_name(m) in kinds]
+
+
+def block_sites(root: nn.Module, kinds: tuple[str, ...], attn1: str, attn2: str, ff: str) -> list[Site]:
+    """Sites for blocks that hold `norm1` and the named modules."""
+    sites = []
+    for name, block in named_blocks(root, kinds):
+        found = {role: getattr(block, attr, None) for role, attr in (("attn1", attn1), ("attn2", attn2), ("ff", ff))}
+        modules = {role: m for role, m in found.items() if isinstance(m, nn.Module)}
+        norm = getattr(block, "norm1", None)
+        if isinstance(norm, nn.Module) and "attn1" in modules:
+            sites.append(Site(name, norm, modules, _refusal(block, modules["attn1"])))
+    return sites
+
+
+def _refusal(block: nn.Module, attn1: nn.Module) -> str:
+    if getattr(attn1, "sr_ratio", 1) != 1:
+        return "its attention compresses keys and values by convolution"
+    if getattr(block, "disable_self_attn", False) or getattr(block, "only_cross_attention", False):
+        return "its first attention is a cross-attention"
+    return ""

@@ -1,0 +1,51 @@
+"""A mask as a picture: calls from left to right, blocks from top to bottom, what runs, is reused, is dead. Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .liveness import State
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = {State.RUN: (38, 104, 140), State.REUSE: (198, 222, 230), State.DEAD: (246, 240, 228)}
+WORDS = {State.RUN: "runs", State.REUSE: "reused", State.DEAD: "not needed"}
+_BACKGROUND, _INK, _GRID = (255, 255, 255), (40, 40, 48), (255, 255, 255)
+_CELL = 14
+_MARGIN = 10
+_FONT_SIZE = 11
+
+
+def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Image:
+    """states [T, L] of :class:`State`, names of the L blocks -> picture with title, block names, call numbers and legend."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    calls, count = states.shape
+    font = ImageFont.load_default(_FONT_SIZE)
+    left = _MARGIN * 2 + max((int(font.getlength(b)) for b in blocks), default=0)
+    width = max(left + calls * _CELL + _MARGIN, int(font.getlength(title)) + 2 * _MARGIN, 360)
+    top = 2 * _MARGIN + 2 * _FONT_SIZE
+    image = Image.new("RGB", (width, top + count * _CELL + 5 * _MARGIN), _BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    draw.text((_MARGIN, _MARGIN // 2), title, fill=_INK, font=font)
+    for k in range(0, calls, 5):
+        draw.text((left + k * _CELL + _CELL // 2, top - _FONT_SIZE - 3), str(k), fill=_INK, font=font, anchor="mt")
+    for i, name in enumerate(blocks):
+        y = top + i * _CELL
+        draw.text((left - _MARGIN // 2, y + _CELL // 2), name, fill=_INK, font=font, anchor="rm")
+        for k in range(calls):
+            box = (left + k * _CELL, y, left + (k + 1) * _CELL, y + _CELL)
+            draw.rectangle(box, fill=COLOURS[State(int(states[k, i]))], outline=_GRID)
+    _legend(draw, font, left, top + count * _CELL + _MARGIN)
+    return image
+
+
+def _legend(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, x: int, y: int) -> None:
+    for state in (State.RUN, State.REUSE, State.DEAD):
+        draw.rectangle((x, y, x + _CELL, y + _CELL), fill=COLOURS[state], outline=_INK)
+        draw.text((x + _CELL + 5, y + _CELL // 2), WORDS[state], fill=_INK, font=font, anchor="lm")
+        x += _CELL + 20 + int(font.getlength(WORDS[state]))

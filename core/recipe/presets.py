@@ -1,0 +1,105 @@
+"""Ready recipes by name: CA-ToMe's and ours for merging, DaTo's published schedules.
+
+DaTo's lists (arXiv 2501.00375, released code) are cache depths for the 51 calls of 50 PLMS steps: one depth for every call
+from 1 on; call 0 runs everything. Written for SD1.5 and mapped to other samplers and step counts by timestep, as published:
+neither the first nor the last call is treated apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError, shown
+from .block_skip import BlockSkip, parse_depths
+from .checkpoint_lists import CHECKPOINT_PRESETS
+from .recipe import Method, Recipe
+from .token_merge import TokenMerge
+from .token_prune import TokenPrune
+
+_COCO = (
+    "1 1 1 1 0 1 1 0 1 1 0 1 1 12 1 0 0 0 1 1 0 1 0 12 0 "
+    "0 0 0 0 0 1 0 1 0 1 12 0 0 0 0 0 0 1 0 1 12 0 1 0 1"
+)  # 5 full calls (0, 14, 24, 36, 46), 21 shallow, 25 repeated
+_B = (
+    "0 1 0 0 0 0 0 0 1 1 0 12 0 1 1 0 12 1 1 0 0 12 0 1 0 "
+    "0 0 1 1 1 0 0 1 0 1 0 1 1 1 1 1 12 0 0 1 0 0 1 1 1"
+)  # 5 full calls (0, 12, 17, 22, 42), 22 shallow, 24 repeated
+_C = (
+    "0 1 1 1 1 1 11 1 1 1 1 1 1 1 0 0 11 1 1 1 0 11 1 0 1 "
+    "1 1 1 1 11 0 0 1 1 1 1 1 1 1 1 11 1 1 1 1 1 1 1 1 1"
+)  # 6 full calls (0, 7, 17, 22, 30, 41), 38 shallow, 7 repeated
+_D = (
+    "1 1 1 1 1 1 1 1 1 1 1 12 12 1 1 1 1 1 1 12 1 1 1 1 1 "
+    "1 1 1 1 1 1 1 1 1 0 12 1 12 1 1 1 12 1 1 1 1 1 1 12 1"
+)  # 8 full calls (0, 12, 13, 20, 36, 38, 42, 49), 42 shallow, 1 repeated
+
+_GENTLE = "0 0 0 12 0 0 12 12 0 12 12 0 0 12 1 12 0 0 12"
+# 9 full calls of 20, 1 shallow, 10 forecast; found on the demo U-Net by `skipstone search demo --steps 20` from lists with forecast
+
+_PRUNE = TokenPrune(ratio=0.4)
+_AS_RELEASED = replace(_PRUNE, normalise=False, flip_prob=0.5, recover_from="kept", max_downsample=1, align_cfg="first")
+
+
+def _depths(text: str) -> BlockSkip:
+    return BlockSkip(rule="depths", depths=parse_depths(text))
+
+
+DATO: dict[str, tuple[TokenPrune | BlockSkip, ...]] = {
+    "dato_coco": (_PRUNE, _depths(_COCO)),
+    "dato_b": (_PRUNE, _depths(_B)),
+    "dato_c": (_PRUNE, _depths(_C)),
+    "dato_d": (_PRUNE, _depths(_D)),
+    "dato_reference": (_AS_RELEASED, _depths(_COCO)),
+    "dato_gentle": (replace(_PRUNE, ratio=0.0), replace(_depths(_GENTLE), forecast=True)),
+}
+"""Preset name -> its methods. `dato_gentle` is our own, for 20 to 30 steps: calls are forecast, not repeated, nothing is pruned."""
+
+_PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
+_REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
+_MERGE_PRESETS = {
+    "ca_tome": _PAPER,
+    "balanced": replace(_PAPER, matching="local", proportional=True),
+    "reference": _REFERENCE,
+    "ca_tome_exact": replace(_PAPER, bucket=1),
+}
+
+
+def preset(name: str) -> Recipe:
+    """A ready recipe. Raises :class:`RecipeError` for other names.
+
+    Merging: `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper to the pair, slower in
+    batches), `reference` (choices of the released code), `balanced` (ours), or `ca_tome:<checkpoint preset>`, for instance
+    `ca_tome:config_1`. Pruning with cache depths: `dato_coco` and the others of :data:`DATO`.
+    """
+    if name in DATO:
+        return Recipe.of(DATO[name], name=name)
+    base, _, checkpoints = name.partition(":")
+    if base not in _MERGE_PRESETS:
+        known = ", ".join((*_MERGE_PRESETS, *DATO))
+        raise RecipeError(f"no preset named {shown(name)}: choose {known}, or ca_tome:config_1 and the like")
+    merge = _MERGE_PRESETS[base]
+    return Recipe(merge=replace(merge, checkpoints=checkpoints) if checkpoints else merge, name=name)
+
+
+def preset_names() -> list[str]:
+    """Names that :func:`preset` takes."""
+    return [*_MERGE_PRESETS, *DATO, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
+
+
+def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
+    """Accept a recipe in any of its forms: object, single method, preset name, JSON file path or dict."""
+    if isinstance(value, Recipe):
+        return value
+    if isinstance(value, Method):
+        return Recipe.of([value])
+    if isinstance(value, dict):
+        return Recipe.from_dict(value)
+    if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
+        return Recipe.load(value)
+    if isinstance(value, str):
+        return preset(value)
+    raise RecipeError(
+        f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, TokenPrune, BlockSkip, preset or JSON file"
+    )

@@ -1,0 +1,89 @@
+"""The ways to spend fewer multiply-adds that `skipstone bench fidelity` compares on the demo's models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ...core.recipe.block_skip import BlockSkip
+from ...core.recipe.presets import DATO, as_recipe, preset
+from ...core.recipe.recipe import Method, Recipe
+from ...core.recipe.token_merge import TokenMerge
+
+Model = Literal["unet", "dit"]
+FEWER = "fewer steps"
+_SHARES = (0.9, 0.76, 0.64, 0.5, 0.4, 0.34, 0.26, 0.2, 0.14, 0.1)
+"""Shares of the steps that the control takes."""
+_THRESHOLDS = (0.9, 0.8, 0.7)
+_INTERVALS = (2, 3, 4, 5, 8)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to draw: with a recipe, or with fewer steps. group: what it is plotted as."""
+
+    name: str
+    group: str
+    recipe: Recipe | None = None
+    steps: int | None = None
+
+
+def contenders(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Contender]:
+    """All that are drawn beside the dense run of `steps` steps; the user's recipe and mask files come last."""
+    counts = dict.fromkeys(max(1, round(share * steps)) for share in _SHARES)
+    control = [Contender(f"{n} steps", FEWER, steps=n) for n in counts if n < steps]
+    rules = _unet_rules() if model == "unet" else _dit_rules()
+    return [*control, *rules, *_merging(), *(Contender(path.stem, "files", _from_file(path)) for path in files)]
+
+
+def _unet_rules() -> Iterator[Contender]:
+    """DeepCache evenly and unevenly spaced, whole calls repeated, DaTo's presets; what is reused may be forecast."""
+    for every in _INTERVALS:
+        yield _skips(f"DeepCache {every}", "DeepCache", BlockSkip(every=every))
+        yield _skips(f"DeepCache {every}, forecast", "DeepCache, forecast", BlockSkip(every=every, forecast=True))
+    for every in (3, 5):
+        yield _skips(f"DeepCache {every}, uneven", "DeepCache, uneven", BlockSkip(every=every, mode="quad"))
+    for every in (2, 3):
+        repeated = BlockSkip(rule="interval", every=every)
+        yield _skips(f"call repeated {every}", "calls repeated", repeated)
+        yield _skips(f"call forecast {every}", "calls forecast", replace(repeated, forecast=True))
+    for name in DATO:
+        yield from _dato(name, preset(name))
+    merge = TokenMerge(threshold=0.8, matching="local", proportional=True)
+    yield Contender("DeepCache 3 + CA-ToMe", "both", Recipe(merge=merge, skip=BlockSkip(every=3)))
+
+
+def _dato(name: str, recipe: Recipe) -> Iterator[Contender]:
+    """A preset, and its schedule alone."""
+    yield Contender(name, "DaTo", recipe)
+    if recipe.skip and name != "dato_reference":  # whose schedule is another preset's
+        yield _skips(f"{name}, unpruned", "DaTo, unpruned", recipe.skip)
+        yield _skips(f"{name}, forecast", "DaTo, unpruned, forecast", replace(recipe.skip, forecast=True))
+
+
+def _dit_rules() -> Iterator[Contender]:
+    """FORA with the branches that it caches, with whole blocks, and with branches continued in a straight line."""
+    for every in _INTERVALS:
+        yield _skips(f"FORA {every}", "FORA (branch)", BlockSkip(rule="fora", every=every, caching="branch"))
+        yield _skips(f"output {every}", "interval, output", BlockSkip(rule="interval", every=every, caching="output"))
+        forecast = BlockSkip(rule="fora", every=every, caching="branch", forecast=True)
+        yield _skips(f"FORA {every}, forecast", "FORA, forecast", forecast)
+
+
+def _merging() -> Iterator[Contender]:
+    """CA-ToMe as published, and as the preset `balanced` has it: local matching, proportional attention."""
+    for threshold in _THRESHOLDS:
+        yield Contender(f"CA-ToMe {threshold}", "CA-ToMe", Recipe.of([TokenMerge(threshold)]))
+        merge = TokenMerge(threshold, matching="local", proportional=True)
+        yield Contender(f"balanced {threshold}", "CA-ToMe, balanced", Recipe.of([merge]))
+
+
+def _skips(name: str, group: str, skip: Method) -> Contender:
+    return Contender(name, group, Recipe.of([skip]))
+
+
+def _from_file(path: Path) -> Recipe:
+    """A recipe (.json), or a mask as a recipe. Raises :class:`SkipstoneError` for anything else."""
+    return as_recipe(path if path.suffix == ".json" else BlockSkip(mask=str(path)))

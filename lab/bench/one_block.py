@@ -1,0 +1,130 @@
+"""The thing that is timed: one real SD1.5 transformer block, and inputs of which a wanted share merges.
+
+The block is `ldm`'s own `BasicTransformerBlock` with random weights; its attention runs through torch's fused kernel, as
+every present host replaces it (the original builds the N x N matrix: 17 GB at 1024 px).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.errors import ModelError
+from ...core.tokens.grid import Grid, top_left
+from ...core.tokens.matching import best_pairs
+
+CHANNELS, HEADS, CONTEXT_DIM, CONTEXT_TOKENS = 320, 8, 768, 77
+LATENT_FACTOR = 8
+"""Pixels per latent position; the block sits at the latent's own resolution."""
+
+
+class UNetModel(nn.Module):
+    """A network of nothing but transformer blocks, under the name by which everybody knows ldm's U-Net."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        """blocks: run one after the other."""
+        super().__init__()
+        self.input_blocks = nn.ModuleList(blocks)
+        self.output_blocks = nn.ModuleList()
+
+    def forward(self, x: Tensor, timesteps: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W] with channels last in memory -> tokens [B, H*W, C]."""
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+        for block in self.input_blocks:
+            tokens = block(tokens, context=context)
+        return tokens
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """x [B, C, H, W] (channels last in memory) and context [B, 77, 768] of one size."""
+
+    x: Tensor
+    context: Tensor
+    timesteps: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """The block's hidden state [B, N, C], a view of x."""
+        return self.x.permute(0, 2, 3, 1).flatten(1, 2)
+
+    @property
+    def count(self) -> int:
+        """N, tokens per sample."""
+        return self.x.shape[2] * self.x.shape[3]
+
+
+def new_block(channels: int = CHANNELS, heads: int = HEADS, context: int = CONTEXT_DIM, seed: int = 0) -> nn.Module:
+    """ldm's transformer block with random weights. Raises :class:`ModelError` when `ldm` is not installed."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints on import
+            from ldm.modules.attention import BasicTransformerBlock
+    except ImportError as error:
+        raise ModelError(
+            f"the bench needs ldm's own block ({error}): pip install --no-deps stable-diffusion-sdkit==2.1.5"
+        ) from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        block = BasicTransformerBlock(channels, heads, channels // heads, context_dim=context, checkpoint=False)
+    for attention in (block.attn1, block.attn2):
+        attention.forward = MethodType(_fused_attention, attention)
+    return block.eval().requires_grad_(False)
+
+
+def twin(model: nn.Module) -> Any:
+    """A copy with modules of its own that shares the weights, so that patches do not meet."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) -> Inputs:
+    """A smooth field plus noise for pictures of `size` pixels; drawn by a generator of our own."""
+    side, generator = size // LATENT_FACTOR, torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, CHANNELS, 8, 8, generator=generator)
+    smooth = F.interpolate(coarse, size=(side, side), mode="bicubic")
+    x = smooth + noise * torch.randn(batch, CHANNELS, side, side, generator=generator)
+    context = torch.randn(batch, CONTEXT_TOKENS, CONTEXT_DIM, generator=generator)
+    return Inputs(x.contiguous(memory_format=torch.channels_last), context, torch.full((batch,), 500.0))
+
+
+def threshold_for(inputs: Inputs, merged: int, matching: Literal["dense", "local"]) -> float:
+    """The threshold at which the easiest sample of the batch has exactly `merged` pairs: midway between the batch's best
+    score of that rank and of the next, so that rounding cannot change the count. -1 where all sources merge."""
+    side = inputs.x.shape[2]
+    partition = top_left(Grid(side, inputs.x.shape[3], 1), (2, 2), inputs.x.device)
+    score, _ = best_pairs(inputs.tokens, partition, matching)
+    if merged >= score.shape[1]:
+        return -1.0
+    ranked = score.topk(merged + 1, dim=1).values
+    return float(ranked[:, merged - 1].max() + ranked[:, merged].max()) / 2
+
+
+def _fused_attention(self: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """ldm's `CrossAttention.forward` without its N x N matrix."""
+    source = x if context is None else context
+    q, k, v = (
+        layer(value).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        for layer, value in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
+    )
+    return self.to_out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
+def hollow(block: nn.Module) -> Any:
+    """The block with attention and feed-forward that return their input: what is left of a variant's time is merging."""
+    copied = twin(block)
+    for module in (copied.attn1, copied.attn2, copied.ff):
+        module.forward = _first_argument
+    return copied
+
+
+def _first_argument(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x

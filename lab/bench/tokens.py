@@ -1,0 +1,134 @@
+"""`skipstone bench tokens`: what merging costs, beside its peers, on one real SD1.5 transformer block.
+
+Overhead is block time minus the *ideal* block's: the same block whose self-attention runs on the reduced tokens, made
+ready beforehand. Random weights give no meaningful similarities, so the merged share is imposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import RecipeError
+from ...core.measure.timing import Timing, interleave, machine, threads
+from .figures import Figures, Progress, publish
+from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
+from .overhead import wrapper_costs
+from .token_tables import TOKENS
+from .token_ways import Variant, absent_peers, check, dense, variants
+from .unet import end_to_end
+
+MOST_MERGED = 0.75
+"""With cells of 2 x 2 a quarter of the tokens are destinations."""
+
+
+@dataclass(frozen=True)
+class TokenBench:
+    """Time token merging on one SD1.5 transformer block: dense, tomesd, ca-tome and Skipstone, interleaved."""
+
+    sizes: tuple[int, ...] = (512, 768, 1024)
+    """Picture sides in pixels."""
+    fractions: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Merged shares of the tokens, imposed."""
+    runs: tuple[int, ...] = (30,)
+    """Interleaved rounds: one number, or one per size."""
+    threads: int = 1
+    """torch threads."""
+    end_to_end: tuple[int, ...] = ()
+    """Picture sides at which a full-size SD1.5 U-Net runs as well (minutes each on a CPU)."""
+    end_to_end_runs: int = 3
+    """Rounds of each of these."""
+    out: Path = Path("out/bench_tokens.json")
+    """Where the figures go."""
+    markdown: Path | None = None
+    """A Markdown file whose section between the bench-tokens markers is replaced by the tables."""
+    load: Path | None = None
+    """Show the figures of an earlier run's JSON file; measure nothing."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        if any(size < 2 * LATENT_FACTOR or size % LATENT_FACTOR for size in (*self.sizes, *self.end_to_end)):
+            raise RecipeError(f"sizes {list(self.sizes)} must be multiples of {LATENT_FACTOR} pixels, for instance 512")
+        if not self.fractions or any(not 0 < f <= MOST_MERGED for f in self.fractions):
+            raise RecipeError(f"fractions {list(self.fractions)} must lie in (0, {MOST_MERGED}], for instance 0.5")
+        if len(self.runs) not in (1, len(self.sizes)) or min((*self.runs, self.end_to_end_runs, self.threads)) < 1:
+            raise RecipeError(f"runs {list(self.runs)} must be one number from 1 on, or one for each of the sizes")
+
+
+def run_token_bench(options: TokenBench, say: Progress = print, command: str = "") -> Figures:
+    """Measure, or load, then show, save and document. Returns what the JSON file holds.
+
+    Raises :class:`SkipstoneError` for options, files or packages that stand in the way.
+    """
+    options.check()
+    with threads(options.threads), torch.no_grad():
+        return publish(TOKENS, options, lambda: measure(options, say, command), say)
+
+
+def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
+    """All figures of one bench, as plain values. torch's thread count is the caller's."""
+    block = new_block()
+    each = options.runs * len(options.sizes) if len(options.runs) == 1 else options.runs
+    result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
+    for size, runs in zip(options.sizes, each, strict=True):
+        result["blocks"] += measure_size(block, size, options.fractions, runs, say)
+    result["wrapper"] = wrapper_costs()
+    result["end_to_end"] = [end_to_end(size, options.end_to_end_runs, say) for size in options.end_to_end]
+    return result
+
+
+def measure_size(
+    block: nn.Module, size: int, fractions: tuple[float, ...], runs: int, say: Progress
+) -> list[dict[str, Any]]:
+    """One size at all fractions, in the same rounds; one result per fraction."""
+    inputs = make_inputs(size)
+    merged = {fraction: round(inputs.count * fraction) for fraction in fractions}
+    full = {f: variants(block, inputs, m) for f, m in merged.items()}
+    differ = {f: check(found, merged[f], inputs) for f, found in full.items()}
+    bare = {f: variants(hollow(block), inputs, m) for f, m in merged.items()}
+    heading = f"{size} px, {inputs.count} tokens"
+    took = interleave(
+        {"dense": dense(block, inputs), **_cases(full)}, runs, lambda done: say(f"{heading}: round {done} of {runs}")
+    )
+    alone = interleave(_cases(bare), runs)
+    return [
+        {
+            "size": size,
+            "tokens": inputs.count,
+            "fraction": f,
+            "merged": merged[f],
+            "runs": runs,
+            "largest_difference": differ[f],
+            "rows": _rows(found, f, took, alone),
+        }
+        for f, found in full.items()
+    ]
+
+
+def _cases(found: dict[float, list[Variant]]) -> dict[str, Callable[[], Tensor]]:
+    return {f"{v.name} {f}": v.run for f, some in found.items() for v in some}
+
+
+def _rows(
+    found: list[Variant], fraction: float, took: dict[str, Timing], alone: dict[str, Timing]
+) -> list[dict[str, Any]]:
+    """The dense block, the ideal one, and each variant with its overhead in milliseconds.
+
+    overhead_*: whole block against ideal block. merging_ms: the same on hollow blocks, where no attention drowns it.
+    """
+    ideal, bare = took[f"ideal {fraction}"], alone[f"ideal {fraction}"]
+    rows = [{"name": "dense", "calls": "dense", **took["dense"].to_dict()}]
+    for variant in found:
+        time, merging = took[f"{variant.name} {fraction}"], alone[f"{variant.name} {fraction}"]
+        row = {"name": variant.name, "calls": variant.calls, **time.to_dict()}
+        if variant.calls != "ideal":
+            row["overhead_min_ms"] = (time.minimum - ideal.minimum) * 1e3
+            row["overhead_median_ms"] = time.over(ideal) * 1e3
+            row["merging_ms"] = (merging.minimum - bare.minimum) * 1e3
+        rows.append(row)
+    return rows

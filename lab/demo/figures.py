@@ -1,0 +1,103 @@
+"""The figures of the ways of drawing, each set against the dense one, and how they are shown and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ...core.files import make_folder, whole_file, write_text
+from ...core.measure.fidelity import fidelity, relative_error
+from ..demo_models.classifier import IconClassifier, accuracy, load_classifier
+from ..demo_models.pictures import CLASSES
+from .ways import Row
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One way. time_ratio, macs_ratio: dense over this. psnr_db: in decibel, None where the pictures equal the dense ones.
+
+    error: relative L2 distance of the final latents to the dense ones. readable: share that the classifier names right.
+    """
+
+    steps: int
+    seconds: float
+    time_ratio: float
+    macs: int
+    macs_ratio: float
+    psnr_db: float | None
+    ssim: float
+    error: float
+    readable: float
+
+    @property
+    def decibels(self) -> str:
+        """The PSNR in words."""
+        return "equal" if self.psnr_db is None else f"{self.psnr_db:.1f}"
+
+
+def figures_of(rows: Sequence[Row]) -> dict[str, Figures]:
+    """By name of the way. The first row is the dense one."""
+    judge = load_classifier()
+    return {row.way.name: _figures(row, rows[0], judge) for row in rows}
+
+
+def _figures(row: Row, dense: Row, judge: IconClassifier) -> Figures:
+    close = fidelity(row.pictures, dense.pictures)
+    return Figures(
+        steps=row.way.steps,
+        seconds=row.seconds,
+        time_ratio=dense.seconds / row.seconds,
+        macs=row.macs,
+        macs_ratio=dense.macs / row.macs,
+        psnr_db=close.psnr_db if isfinite(close.psnr_db) else None,
+        ssim=close.ssim,
+        error=relative_error(row.latents, dense.latents),
+        readable=accuracy(judge, row.pictures, torch.arange(len(CLASSES))),
+    )
+
+
+_CELLS: dict[str, Callable[[Figures], str]] = {
+    "seconds": lambda f: f"{f.seconds:.2f}",
+    "times\nfaster": lambda f: f"{f.time_ratio:.2f}",
+    "GMAC": lambda f: f"{f.macs / 1e9:.0f}",
+    "PSNR to\ndense, dB": lambda f: f.decibels,
+    "SSIM to\ndense": lambda f: f"{f.ssim:.4f}",
+    "error": lambda f: f"{f.error:.4f}",
+    "readable": lambda f: f"{f.readable:.0%}",
+}
+_TO_DENSE = ("PSNR to\ndense, dB", "SSIM to\ndense", "error")
+"""Columns that say nothing of the dense row."""
+
+
+def show(title: str, figures: dict[str, Figures], *lines: str, leave_out: Sequence[str] = ()) -> None:
+    """Print a table with rich, dense first, and some lines below it. leave_out: columns that are not wanted."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [heading for heading in _CELLS if heading not in leave_out]
+    table = Table("", title=title)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for place, (name, one) in enumerate(figures.items()):
+        table.add_row(name, *("-" if not place and h in _TO_DENSE else _CELLS[h](one) for h in columns))
+    console = Console()
+    console.print(table)
+    for line in lines:
+        console.print(line)
+
+
+def keep(out: Path, name: str, sheet: Image.Image, result: dict[str, Any]) -> str:
+    """Write NAME.png and NAME.json into a folder; returns a line that says so."""
+    make_folder(out)
+    picture, values = out / f"{name}.png", out / f"{name}.json"
+    with whole_file(picture) as part:
+        sheet.save(part)
+    write_text(values, json.dumps(result, indent=2) + "\n")
+    return f"wrote {picture} and {values}"

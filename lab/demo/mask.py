@@ -1,0 +1,116 @@
+"""`skipstone demo --mask`: a mask is trained on the small DiT and drawn by, beside FORA and fewer steps.
+
+Writes `demo_mask.png` (dense, then each way and its difference), `demo_mask.json`, and in the folder `demo_mask` the mask with
+its heat-map and the training's curves. The ten icons come from a noise that no training uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from ...core.calibrate.masks.baselines import interval_mask
+from ...core.calibrate.masks.masked_model import prepare
+from ...core.calibrate.masks.settings import TrainSettings
+from ...core.calibrate.masks.trainer import EVALUATION_SEEDS, Trained
+from ...core.errors import RecipeError
+from ...core.measure.timing import machine
+from ...core.recipe.block_skip import BlockSkip
+from ...core.recipe.mask import Mask
+from ...core.recipe.recipe import Recipe
+from ...pipelines.denoiser import denoiser_of
+from ..demo_models.model import load_demo
+from ..demo_models.pictures import CLASSES
+from ..demo_models.pipeline import IconPipeline
+from .figures import Figures, figures_of, keep, show
+from .options import DemoOptions
+from .sheet import contact_sheet, difference
+from .ways import Drawing, Row, Way, measure
+
+NAME = "demo_mask"
+OURS, FORA = "trained mask", "FORA"
+TRAINING = TrainSettings(target=0.5, passes=5, refine_batch=8)
+"""The default form of training, for half of the multiply-adds, on so few samples that two cores need a few minutes."""
+
+
+Train = Callable[[DemoOptions, TrainSettings, Path], Trained]
+"""Trains a mask on the small DiT and writes it, with its curves, into a folder."""
+
+
+def run_mask_demo(options: DemoOptions, train: Train) -> dict[str, Any]:
+    """Train, draw, tell; returns what `demo_mask.json` holds. Raises :class:`RecipeError` for bad options."""
+    settings, seed, folder = training_of(options), noise_seed(options.seed), options.out / NAME
+    started = perf_counter()
+    trained = train(options, settings, folder)
+    seconds = perf_counter() - started
+    print(f"trained in {seconds:.0f} s; now drawing, all ways in turns")
+    pipe = load_demo("dit", device=options.device)
+    ways = _ways(pipe, folder, settings.ceiling, options.calls)
+    rows = measure(Drawing(pipe, seed), ways, options.rounds)
+    figures = figures_of(rows)
+    result = _result(figures, trained, seconds, options)
+    wrote = keep(options.out, NAME, contact_sheet(_strips(rows, figures), CLASSES), result)
+    title = f"Ten icons, {options.calls} DDIM steps with guidance, on {options.device}"
+    show(title, figures, f"{wrote}, the mask and its training in {folder}")
+    return result
+
+
+def training_of(options: DemoOptions) -> TrainSettings:
+    """How the mask is trained. Raises :class:`RecipeError` for settings that cannot be."""
+    given: dict[str, Any] = {"target": options.target, "passes": options.passes}
+    return replace(TRAINING, **{name: value for name, value in given.items() if value is not None})
+
+
+def noise_seed(seed: int) -> int:
+    """The generator's seed for the icons' noise, among those that no training uses. Raises :class:`RecipeError`."""
+    if not 0 <= seed < EVALUATION_SEEDS:
+        raise RecipeError(f"--seed {seed} is not in [0, {EVALUATION_SEEDS}): other noises may have been trained on")
+    return EVALUATION_SEEDS + seed
+
+
+def fora_mask(pipe: IconPipeline, steps: int, share: float) -> Mask:
+    """FORA at a share of the multiply-adds: evenly spaced full calls, the cache repeated between them."""
+    subject = prepare(denoiser_of(pipe, steps))
+    return subject.mask(interval_mask(subject, share))
+
+
+def _ways(pipe: IconPipeline, folder: Path, share: float, steps: int) -> list[Way]:
+    masks = {OURS: Mask.load(folder / "mask.safetensors"), FORA: fora_mask(pipe, steps, share)}
+    by_mask = [Way(name, steps, Recipe(skip=BlockSkip(mask=mask))) for name, mask in masks.items()]
+    return [Way("dense", steps), *by_mask]
+
+
+def _result(figures: dict[str, Figures], trained: Trained, seconds: float, options: DemoOptions) -> dict[str, Any]:
+    settings = training_of(options)
+    return {
+        "rows": {name: asdict(one) for name, one in figures.items()},
+        "target": settings.share,
+        "share": trained.mask.provenance["share"],
+        "training": {"seconds": seconds, "stopped": trained.stopped, "settings": settings.to_dict()},
+        "seed": options.seed,
+        "noise_seed": noise_seed(options.seed),
+        "device": options.device,
+        "steps": options.calls,
+        "rounds": options.rounds,
+        "machine": machine(options.device),
+    }
+
+
+def _strips(rows: list[Row], figures: dict[str, Figures]) -> list[tuple[str, Tensor]]:
+    """The dense pictures, then each way's and its difference."""
+    dense, *others = rows
+    strips = [(f"dense, {dense.way.steps} steps  {dense.seconds:.1f} s  {_gmac(dense)}", dense.pictures)]
+    for row in others:
+        one, apart = figures[row.way.name], difference(row.pictures, dense.pictures)
+        strips.append((f"{row.way.name}  {row.seconds:.1f} s  ({one.time_ratio:.2f}x)  {_gmac(row)}", row.pictures))
+        strips.append((f"difference x4  ({one.decibels} dB, error {one.error:.3f})", apart))
+    return strips
+
+
+def _gmac(row: Row) -> str:
+    return f"{row.macs / 1e9:.0f} GMAC"

@@ -1,0 +1,27 @@
+"""Models by name: the shipped ones, and the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.errors import ModelError
+from ...pipelines.loading import SUFFIX, load_pipeline, loaded
+from .model import load_demo
+
+DEMO = "demo"
+DEMOS = {DEMO: "unet", "demo-dit": "dit"}
+"""Names of the shipped models, and their kinds."""
+
+
+def load_model(model: str, device: str = "cpu", half: bool = False, config: Path | None = None) -> Any:
+    """A diffusers pipeline: `"demo"` or `"demo-dit"`, or what :func:`load_pipeline` reads. Raises :class:`ModelError`."""
+    if model in DEMOS:
+        dtype = torch.float16 if half else torch.float32
+        return loaded(lambda: load_demo(DEMOS[model], device=device, dtype=dtype), model)
+    if not Path(model).exists():
+        names = ", ".join(map(repr, DEMOS))
+        raise ModelError(f"no model at {model!r}: give {names}, a diffusers folder or a {SUFFIX} checkpoint")
+    return load_pipeline(model, device, half, config)

@@ -1,0 +1,112 @@
+"""What the demo's two pipelines share: pictures as latents, classifier-free guidance, the sampling loop."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch.nn import functional as F
+
+from ...pipelines.conditions import Conditions, class_numbers, given
+from .pictures import CLASSES
+
+PATCH = 2
+"""Each 2x2 block of pixels is one latent pixel, so a 64x64 picture is a 12 x 32 x 32 latent."""
+LATENT_CHANNELS, LATENT_SIZE = 3 * PATCH**2, 32
+NULL = len(CLASSES)
+"""The label of classifier-free guidance's unconditional half."""
+
+
+def to_latents(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures uint8 [B, 3, H, W] -> latents [B, 12, H/2, W/2] in -1..1."""
+    return F.pixel_unshuffle(pictures.float() / 127.5 - 1, PATCH)
+
+
+def to_pictures(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [B, 12, h, w] -> pictures [B, 3, 2h, 2w] in 0..1."""
+    return (F.pixel_shuffle(latents.float(), PATCH) / 2 + 0.5).clamp(0, 1)
+
+
+def to_pil(pictures: torch.Tensor) -> list[Image.Image]:
+    """Pictures [B, 3, H, W] in 0..1 -> PIL pictures."""
+    pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+class IconPipeline(DiffusionPipeline):
+    """Class-conditional generation with classifier-free guidance, in the manner of the diffusers pipelines."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The denoiser."""
+
+    @abstractmethod
+    def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The velocity [B, 12, 32, 32] for latents of the same shape at timesteps [] or [B] and labels int64 [B]."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: list[int | str] | torch.Tensor,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 3.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        eta: float = 0.0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw one picture per label (a class number or name).
+
+        `latents` [B, 12, 32, 32] is unit noise. `output_type` is "pil", "pt" (pictures [B, 3, 64, 64] in 0..1) or
+        "latent". A `guidance_scale` of 1 or less runs the conditional half alone.
+        """
+        labels = self.encode_labels(class_labels)
+        guided = guidance_scale > 1
+        asked = torch.cat([torch.full_like(labels, NULL), labels]) if guided else labels
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        latents = self.prepare_latents(len(labels), generator, latents)
+        step_kwargs = {"eta": eta} if isinstance(self.scheduler, DDIMScheduler) else {}
+
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for t in self.scheduler.timesteps:
+                inputs = self.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+                output = self.predict(inputs, t, asked)
+                if guided:
+                    uncond, cond = output.chunk(2)
+                    output = uncond + guidance_scale * (cond - uncond)
+                latents = self.scheduler.step(output, t, latents, **step_kwargs).prev_sample
+                bar.update()
+
+        images = latents if output_type == "latent" else to_pictures(latents)
+        images = to_pil(images) if output_type == "pil" else images
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_labels(self, class_labels: list[int | str] | torch.Tensor) -> torch.Tensor:
+        """Class numbers or names -> int64 [B] on the pipeline's device."""
+        if not isinstance(class_labels, torch.Tensor):
+            class_labels = torch.tensor([CLASSES.index(c) if isinstance(c, str) else c for c in class_labels])
+        return class_labels.to(self._execution_device)
+
+    def prepare_latents(
+        self, batch: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The given or drawn unit noise [B, 12, 32, 32], scaled to the scheduler's first sigma."""
+        shape = (batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.network.dtype)
+        return latents.to(self._execution_device, self.network.dtype) * self.scheduler.init_noise_sigma
+
+    def conditions(self, prompts: list[str]) -> Conditions:
+        """What mask training needs: the network's arguments for these classes, or for all of them."""
+        numbers = class_numbers(prompts, {name: n for n, name in enumerate(CLASSES)}, len(CLASSES))
+        labels, null = self.encode_labels(numbers), self.encode_labels([NULL])
+        if hasattr(self, "class_table"):
+            return given(self.class_table(labels), self.class_table(null))
+        return Conditions({"class_labels": labels}, {"class_labels": null}, len(labels))

@@ -1,0 +1,140 @@
+"""How each kind of text-to-image pipeline turns prompts into the keyword arguments of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ModelError
+
+Arguments = dict[str, Any]
+"""Keyword arguments of a network: tensors [n, ...], None, or dicts of these."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """n prompts as text encoders give them. tokens [n, tokens, channels]; pooled [n, channels]; mask [n, tokens]."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """A kind of pipeline. encoders: the components that it cannot encode without. pooled: are pooled texts needed?
+
+    arguments: (pipeline, encoded prompts, picture side in pixels or None) -> what the network is called with.
+    empty: the empty prompt of classifier-free guidance as the pipeline has it, from the encoded "".
+    """
+
+    names: tuple[str, ...]
+    encoders: tuple[str, ...]
+    encode: Callable[[Any, list[str]], Encoded]
+    arguments: Callable[[Any, Encoded, int | None], Arguments]
+    pooled: bool = False
+    empty: Callable[[Any, Encoded], Encoded] = lambda pipe, encoded: encoded
+
+    def encoded(self, pipe: Any, prompts: list[str]) -> Encoded:
+        """Encode prompts. Raises :class:`ModelError` where the model came without a text encoder."""
+        if any(getattr(pipe, name, None) is None for name in self.encoders):
+            raise ModelError(f"this model came without {' and '.join(self.encoders)}: give --embeddings")
+        return self.encode(pipe, prompts)
+
+
+def network_of(pipe: Any) -> Any:
+    """A pipeline's U-Net or transformer. Raises :class:`ModelError` where it has neither."""
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if network is None:
+        raise ModelError(f"{type(pipe).__name__} has neither a U-Net nor a transformer: give another model")
+    return network
+
+
+def _side(pipe: Any, size: int | None) -> int:
+    """The picture's side in pixels."""
+    return size or int(network_of(pipe).config.sample_size) * int(pipe.vae_scale_factor)
+
+
+def _tokens(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+    return {"encoder_hidden_states": encoded.tokens}
+
+
+def _encode_ldm(pipe: Any, prompts: list[str]) -> Encoded:
+    words = pipe.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    return Encoded(pipe.bert(words.input_ids.to(pipe.unet.device))[0])
+
+
+def _encode_sd(pipe: Any, prompts: list[str]) -> Encoded:
+    return Encoded(pipe.encode_prompt(prompts, pipe.unet.device, 1, False)[0])
+
+
+def _encode_sdxl(pipe: Any, prompts: list[str]) -> Encoded:
+    tokens, _, pooled, _ = pipe.encode_prompt(prompts, device=pipe.unet.device, do_classifier_free_guidance=False)
+    return Encoded(tokens, pooled)
+
+
+def _sdxl_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+    side, tokens = _side(pipe, size), encoded.tokens
+    ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=tokens.dtype, device=tokens.device)
+    added = {"text_embeds": encoded.pooled, "time_ids": ids.expand(len(tokens), -1)}
+    return {**_tokens(pipe, encoded, size), "added_cond_kwargs": added}
+
+
+def _sdxl_empty(pipe: Any, encoded: Encoded) -> Encoded:
+    if not pipe.config.get("force_zeros_for_empty_prompt", True):
+        return encoded
+    pooled = None if encoded.pooled is None else torch.zeros_like(encoded.pooled)
+    return replace(encoded, tokens=torch.zeros_like(encoded.tokens), pooled=pooled)
+
+
+def _can_clean() -> bool:
+    """The pipelines clean captions where these are installed, and complain where not."""
+    return all(find_spec(name) is not None for name in ("bs4", "ftfy"))
+
+
+def _encode_pixart(pipe: Any, prompts: list[str]) -> Encoded:
+    how = {"do_classifier_free_guidance": False, "device": pipe.transformer.device, "clean_caption": _can_clean()}
+    tokens, mask, _, _ = pipe.encode_prompt(prompts, **how)
+    return Encoded(tokens, mask=mask)
+
+
+def _pixart_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+    added: Arguments = {"resolution": None, "aspect_ratio": None}
+    if type(pipe).__name__ == "PixArtAlphaPipeline" and pipe.transformer.config.sample_size == 128:
+        side, rows = float(_side(pipe, size)), len(encoded.tokens)
+        added = {
+            "resolution": encoded.tokens.new_full((rows, 2), side),
+            "aspect_ratio": encoded.tokens.new_ones(rows, 1),
+        }
+    return {
+        **_tokens(pipe, encoded, size),
+        "encoder_attention_mask": encoded.mask,
+        "added_cond_kwargs": added,
+    }
+
+
+def _encode_sd3(pipe: Any, prompts: list[str]) -> Encoded:
+    device = pipe.transformer.device
+    tokens, _, pooled, _ = pipe.encode_prompt(prompts, None, None, device, do_classifier_free_guidance=False)
+    return Encoded(tokens, pooled)
+
+
+def _sd3_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+    return {**_tokens(pipe, encoded, size), "pooled_projections": encoded.pooled}
+
+
+PLAIN_TEXT = TextKind(("StableDiffusionPipeline",), ("text_encoder",), _encode_sd, _tokens)
+TEXT_KINDS = (
+    PLAIN_TEXT,
+    TextKind(
+        ("StableDiffusionXLPipeline",), ("text_encoder_2",), _encode_sdxl, _sdxl_arguments, True, empty=_sdxl_empty
+    ),
+    TextKind(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), ("text_encoder",), _encode_pixart, _pixart_arguments),
+    TextKind(("StableDiffusion3Pipeline",), ("text_encoder", "text_encoder_2"), _encode_sd3, _sd3_arguments, True),
+    TextKind(("LDMTextToImagePipeline",), ("bert",), _encode_ldm, _tokens),
+)
