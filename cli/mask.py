@@ -20,6 +20,7 @@ from ..core.recipe.block_skip import BlockSkip, Rule
 from ..core.recipe.mask import Mask
 from ..core.recipe.validate import integer
 from ..lab.demo_models.loading import load_model
+from .options import helped
 
 Model = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]
@@ -41,14 +42,10 @@ class MakeMask:
 
     model: Model
     """`demo`, a diffusers folder, or a single .safetensors file."""
-    rule: Rule = "deepcache"
-    """deepcache, interval, fora, or depths."""
-    every: int = 3
-    """Calls from one full call to the next."""
-    branch: int = 0
-    """DeepCache's skip branch."""
-    depths: tuple[int, ...] = ()
-    """DaTo codes of the calls from 1 on."""
+    rule: Annotated[Rule, helped(BlockSkip, "rule")] = BlockSkip.rule
+    every: Annotated[int, helped(BlockSkip, "every")] = BlockSkip.every
+    branch: Annotated[int, helped(BlockSkip, "branch")] = BlockSkip.branch
+    depths: Annotated[tuple[int, ...], helped(BlockSkip, "depths")] = BlockSkip.depths
     calls: int = 50
     """Calls of the denoiser."""
     out: Path = Path("mask.safetensors")

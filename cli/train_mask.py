@@ -22,9 +22,10 @@ from ..core.files import make_folder
 from ..lab.demo_models.loading import load_model
 from ..pipelines.conditions import conditions_of
 from ..pipelines.denoiser import PipelineDenoiser, denoiser_of
+from .options import described, plain
 
 Model = Annotated[str, tyro.conf.Positional]
-Training = Annotated[TrainSettings, tyro.conf.arg(name="")]
+TrainOptions = described(TrainSettings)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TrainMask:
 
     model: Model
     """"demo", "demo-dit", a diffusers folder, or a single .safetensors checkpoint."""
-    training: Training = field(default_factory=TrainSettings)
+    training: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)  # type: ignore[valid-type]
     steps: int = 20
     """Sampling steps that the mask is for, with the pipeline's own scheduler."""
     guidance: float | None = None
@@ -66,8 +67,9 @@ def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained
             _check_shared(checkpoint, shards)
         if shards.first:
             _check_writable(options.out)
-        with _shown(options.training, shards.first) as show:
-            trained = train(denoiser, options.training, show, checkpoint, options.model, options.resume)
+        settings = plain(options.training, TrainSettings)
+        with _shown(settings, shards.first) as show:
+            trained = train(denoiser, settings, show, checkpoint, options.model, options.resume)
         if shards.first:
             _write(options.out, trained, say)
     return trained

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
-from .validate import as_tuple, choice, integer, number, text, window
+from .fields import check_fields, documented, setting
+from .validate import check_window, text
+from .windows import window_end, window_start
 
 if TYPE_CHECKING:
     from .mask import Mask
@@ -29,60 +31,96 @@ def parse_depths(given: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+@documented
 @dataclass(frozen=True)
 class BlockSkip:
-    """Blocks return their cached output at calls where a mask says so (methods page, "Block masks").
+    """Blocks return their cached output at calls where a rule or a mask says so (methods page, "Block masks").
 
-    rule: `"deepcache"` runs the outermost layers between full calls (arXiv 2312.00858); `"interval"` and `"fora"`
-        (arXiv 2407.01425) run nothing between them; `"depths"` follows `depths`, one DaTo code per call; `"mask"` a mask file.
-    every: calls from one full call to the next. branch: DeepCache's skip branch. mode: DeepCache's spacing of full calls.
-    depths: 0 repeats a call, d runs the d outermost levels, 10 and above all. Mapped to other step counts by timestep.
-    mask: a :class:`Mask` or the path of its file; giving one chooses rule `"mask"`.
-    caching: what is cached: `"output"` of a block or the `"branch"` it adds; `"auto"` is the family's default.
-    last_full: run all blocks at the last call (removes residual noise).
-    start, end: outside this part of the run every block runs.
-    split: mask each transformer block of a U-Net by itself (SDXL has 70).
-    forecast: extrapolate the last two cached values linearly over the timesteps, instead of repeating the last.
-    rectify: how blocks whose output is not consumed are found: `"liveness"`, on the dataflow graph, is bit-exact; `"paper"` (Eq. 12
-        of arXiv 2603.19939) is refused where it is not; `"off"` runs everything in the mask.
-    offload: keep cached values in CPU memory.
-    memory_budget: MiB of cached values, 0 for no limit; if a plan needs more, some blocks run instead of being reused.
+    Example::
+
+        accelerate(pipe, BlockSkip(rule="interval", every=2, forecast=True))
+
+    Raises :class:`RecipeError` for values that cannot run.
     """
 
-    rule: Rule = "deepcache"
-    every: int = 3
-    branch: int = 0
-    mode: SkipMode = "uniform"
-    depths: tuple[int, ...] = ()
-    mask: str | Mask = ""
-    caching: Literal["auto", "output", "branch"] = "auto"
-    last_full: bool = False
-    start: float = 0.0
-    end: float = 1.0
-    split: bool = False
-    forecast: bool = False
-    rectify: Rectify = "liveness"
-    offload: bool = False
-    memory_budget: float = 0.0
+    rule: Rule = setting(
+        "deepcache",
+        "deepcache runs only the outer layers of a U-Net between full steps (arXiv 2312.00858). interval and fora (arXiv "
+        "2407.01425, for transformers) repeat the whole model between full steps. depths takes a list, mask a mask file.",
+        choices=get_args(Rule),
+    )  # fmt: skip
+    every: int = setting(
+        3,
+        "Run the whole model every so many steps: 2 is careful, 3 the usual choice, 5 fast, and 1 skips nothing. Not used "
+        "by depths and mask.",
+        low=1, high=_MOST_CODE, usual=(1, 20), step=1, unit="steps", remedy="1 runs every call in full, 3 is DeepCache's choice",
+    )  # fmt: skip
+    branch: int = setting(
+        0,
+        "How many layers deepcache still runs between full steps; 0 runs the fewest. In transformers, the number of the "
+        "last block that still runs.",
+        low=0, high=_MOST_CODE, usual=(0, 11), step=1, remedy="0 runs least", advanced=True,
+    )  # fmt: skip
+    mode: SkipMode = setting(
+        "uniform",
+        "Spacing of deepcache's full steps: uniform, or quad for more of them early in the run.",
+        choices=get_args(SkipMode), advanced=True,
+    )  # fmt: skip
+    depths: tuple[int, ...] = setting(
+        (),
+        "Used when rule is depths: one number per step, from the second on, scaled to your number of steps. 0 repeats the "
+        "step before, 1 runs the outermost layers, 10 or more runs everything.",
+        low=0, high=_MOST_CODE, remedy="0 repeats a call, 1 runs the last layer, 12 runs all", advanced=True,
+    )  # fmt: skip
+    mask: str | Mask = setting(
+        "", "A mask file, or a Mask in memory: which blocks run at which step. Giving one chooses the rule mask.",
+        label="Mask file",
+    )  # fmt: skip
+    caching: Literal["auto", "output", "branch"] = setting(
+        "auto",
+        "What is cached: a block's output, or only what the block adds to its input. auto picks output for U-Nets and "
+        "branch for transformers.",
+        choices=("auto", *get_args(Caching)), advanced=True,
+    )  # fmt: skip
+    last_full: bool = setting(
+        False,
+        "Run the whole model at the last step, which removes residual noise.",
+        label="Last call full",
+        advanced=True,
+    )
+    start: float = window_start()
+    end: float = window_end()
+    split: bool = setting(
+        False,
+        "Treat each transformer block inside a U-Net separately (SDXL has 70). Finer control, more cache memory.",
+        advanced=True,
+    )
+    forecast: bool = setting(
+        False,
+        "Extrapolate cached values from the last two instead of repeating the last one. Needs twice the cache memory.",
+        advanced=True,
+    )
+    rectify: Rectify = setting(
+        "liveness",
+        "How blocks whose output nothing consumes are found: liveness, on the dataflow graph, never changes the picture; "
+        "paper (Eq. 12 of arXiv 2603.19939) is refused where it would; off runs everything in the mask.",
+        choices=get_args(Rectify), shown=False,
+    )  # fmt: skip
+    offload: bool = setting(False, "Keep cached values in system memory instead of VRAM. Slower.", advanced=True)
+    memory_budget: float = setting(
+        0.0,
+        "Limit of the cache in MiB, or 0 for no limit. If more is needed, the blocks that save least run at every step.",
+        low=0.0, high=2.0**20, usual=(0.0, 8192.0), step=16.0, unit="MiB", remedy="give MiB, or 0 for no limit",
+        advanced=True,
+    )  # fmt: skip
 
     kind = "block_skip"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run. Raises :class:`RecipeError`."""
-        object.__setattr__(self, "depths", as_tuple("depths", self.depths))
+        """Normalise lists and refuse what cannot run."""
         self._check_mask()
-        choice("rule", self.rule, get_args(Rule))
-        choice("mode", self.mode, get_args(SkipMode))
-        choice("caching", self.caching, ("auto", "output", "branch"))
-        choice("rectify", self.rectify, get_args(Rectify))
-        for name in ("last_full", "split", "forecast", "offload"):
-            choice(name, getattr(self, name), (True, False))
-        number("memory_budget", self.memory_budget, 0.0, 2.0**20, "give MiB, or 0 for no limit")
-        integer("every", self.every, 1, "1 runs every call in full, 3 is DeepCache's choice", _MOST_CODE)
-        integer("branch", self.branch, 0, "0 runs least", _MOST_CODE)
-        window(self.start, self.end)
-        for code in self.depths:
-            integer("depths", code, 0, "0 repeats a call, 1 runs the last layer, 12 runs all", _MOST_CODE)
+        check_fields(self)
+        check_window(self.start, self.end)
         if self.rule == "depths" and not self.depths:
             raise RecipeError("rule 'depths' needs a list of depth codes, such as 12, 1, 1, 0")
         if self.rule == "mask" and not self.mask:

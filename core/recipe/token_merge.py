@@ -5,77 +5,121 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .checkpoint_lists import parse_checkpoints
-from .validate import MOST_SEED, as_tuple, choice, integer, number, stride_pair, window
+from .checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
+from .fields import check_fields, documented, setting
+from .validate import MOST_SEED, check_window, stride_pair
+from .windows import window_end, window_start
 
 Destination = Literal["top_left", "random"]
 BatchRule = Literal["per_sample", "max"]
 Matching = Literal["dense", "local"]
 Target = Literal["attn1", "attn2", "ff"]
 MAX_DOWNSAMPLES = (1, 2, 4, 8)
+
 _MOST_BUCKET = 1 << 20
 
 
+@documented
 @dataclass(frozen=True)
 class TokenMerge:
     """Cached adaptive token merging (CA-ToMe, arXiv 2501.00946, section III).
 
-    threshold: cosine similarity in [-1, 1] above which a source token is merged into its best destination; 1 is off.
-    checkpoints: calls at which the pairs are searched again: a preset name, `"every"`, or a list of call indices of the
-        paper's 51 calls. In between, the pairs are reused.
-    stride: cell size (rows, columns); each full cell has one destination token.
-    max_downsample: coarsest level served, as latent side over token-grid side. `"auto"` is the finest level that has
-        attention and, where that is not the latent's own resolution (SDXL, DiT), the next one as well.
-    destination: `"top_left"` token of each cell (the paper), or one drawn at random per checkpoint (the released code).
-    batch: `"per_sample"` merges each sample by its own count; `"max"` (the released code) by the largest of the batch.
-    targets: modules that run on merged tokens.
-    matching: `"dense"` compares every source with every destination; `"local"` only inside tiles of 8 x 8 cells.
-    proportional: add log(group size) to the key logits, so that a merged token counts as many times as the tokens it stands for.
-    start, end: part of the sampling run that is accelerated, 0 the noisiest call and 1 the last.
-    bucket: merged counts are rounded down to a multiple of this; `"auto"` is N/16 rounded to 32.
-    absolute: take `checkpoints` as indices of the actual calls, without mapping to the run's length.
-    index_base: 1 counts calls from one, as the released code does.
-    seed: seed of the random destinations.
+    Example::
+
+        accelerate(pipe, TokenMerge(threshold=0.8, checkpoints="config_3"))
+
+    Raises :class:`RecipeError` for values that cannot run.
     """
 
-    threshold: float = 0.7
-    checkpoints: str | tuple[int, ...] = "config_3"
-    stride: tuple[int, int] = (2, 2)
-    max_downsample: int | Literal["auto"] = "auto"
-    destination: Destination = "top_left"
-    batch: BatchRule = "per_sample"
-    targets: tuple[Target, ...] = ("attn1",)
-    matching: Matching = "dense"
-    proportional: bool = False
-    start: float = 0.0
-    end: float = 1.0
-    bucket: int | Literal["auto"] = "auto"
-    absolute: bool = False
-    index_base: Literal[0, 1] = 0
-    seed: int = 0
+    threshold: float = setting(
+        0.7,
+        "Merge tokens that are more similar than this (cosine similarity). The paper uses 0.7; lower values are faster, "
+        "0.9 changes little, and 1 turns merging off.",
+        low=-1.0, high=1.0, usual=(0.0, 1.0), step=0.01,
+        remedy="1 switches merging off, 0.7 is the paper's choice",
+    )  # fmt: skip
+    checkpoints: str | tuple[int, ...] = setting(
+        "config_3",
+        "Steps at which pairs of similar tokens are searched; they are reused in between. config_3 searches at about a "
+        "quarter of the steps, every at all of them.",
+        choices=tuple(CHECKPOINT_PRESETS),
+        custom="Used when checkpoints is custom: a list of steps from 0 to 50, such as 0, 8, 20, which is scaled to your "
+        "number of steps.",
+    )  # fmt: skip
+    stride: tuple[int, int] = setting(
+        (2, 2),
+        "Size of the cells in tokens. At most three quarters of the tokens can be merged with 2, and more with larger "
+        "cells.",
+        low=1, high=64, usual=(2, 8), unit="tokens", remedy="the paper uses 2", advanced=True,
+    )  # fmt: skip
+    max_downsample: int | Literal["auto"] = setting(
+        "auto",
+        "Coarsest attention layers that are included: 1 is full resolution, 8 the coarsest. auto suits each model; larger "
+        "values save little more and cost quality.",
+        label="Coarsest level", choices=("auto", *MAX_DOWNSAMPLES), advanced=True,
+    )  # fmt: skip
+    destination: Destination = setting(
+        "top_left",
+        "Token of each cell that the others are merged into: the top left one, or a random one. The random choice does "
+        "not affect your noise seed.",
+        choices=get_args(Destination), advanced=True,
+    )  # fmt: skip
+    batch: BatchRule = setting(
+        "per_sample",
+        "How many tokens are merged when a batch has several images. per_sample keeps each image independent of the "
+        "others; max merges the largest count in all of them, like the paper's code.",
+        choices=get_args(BatchRule), advanced=True,
+    )  # fmt: skip
+    targets: tuple[Target, ...] = setting(
+        ("attn1",),
+        "Layers that run on fewer tokens: attn1 is self-attention, attn2 cross-attention, ff the feed-forward layers. "
+        "The paper uses self-attention only.",
+        label="Merge in", choices=get_args(Target), advanced=True,
+        parts=(
+            ("attn2", "Also merge tokens in cross-attention. This saves little; the paper does not do it."),
+            ("ff", "Also merge tokens in the feed-forward layers. Saves a little more time and loses detail; the paper "
+            "does not do it."),
+        ),
+    )  # fmt: skip
+    matching: Matching = setting(
+        "dense",
+        "dense compares each token with all others, as in the paper. local compares only inside tiles of 16 x 16: much "
+        "cheaper for large images, but merges slightly fewer tokens.",
+        choices=get_args(Matching), advanced=True,
+    )  # fmt: skip
+    proportional: bool = setting(
+        False,
+        "Weight each merged token by the number of tokens it stands for. Closer to the original image but slower; works "
+        "on SD and SDXL with PyTorch attention.",
+        label="Proportional attention", advanced=True,
+    )  # fmt: skip
+    start: float = window_start()
+    end: float = window_end()
+    bucket: int | Literal["auto"] = setting(
+        "auto",
+        "Merged counts are rounded down to a multiple of this; 1 merges every pair. auto is a sixteenth of the tokens, "
+        "rounded to 32.",
+        low=1, high=_MOST_BUCKET, also=("auto",), unit="tokens", remedy="use 1 for exact counts or 'auto'", shown=False,
+    )  # fmt: skip
+    absolute: bool = setting(
+        False, "Take checkpoints as they are, without scaling them to the number of steps.", shown=False
+    )
+    index_base: Literal[0, 1] = setting(
+        0, "1 counts checkpoints from one, as the released code does.", choices=(0, 1), shown=False
+    )
+    seed: int = setting(
+        0, "Seed of the random destinations.",
+        low=0, high=MOST_SEED, remedy="use any whole number from 0 on", shown=False,
+    )  # fmt: skip
 
     kind = "token_merge"
 
     def __post_init__(self) -> None:
-        """Normalise lists to tuples and refuse what cannot run. Raises :class:`RecipeError`."""
-        for name in ("stride", "targets"):
-            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        """Normalise lists and refuse what cannot run."""
+        check_fields(self)
         object.__setattr__(self, "checkpoints", parse_checkpoints(self.checkpoints))
-        number("threshold", self.threshold, -1.0, 1.0, "1 switches merging off, 0.7 is the paper's choice")
-        window(self.start, self.end)
-        choice("destination", self.destination, get_args(Destination))
-        choice("batch", self.batch, get_args(BatchRule))
-        choice("matching", self.matching, get_args(Matching))
-        choice("index_base", self.index_base, (0, 1))
-        choice("max_downsample", self.max_downsample, ("auto", *MAX_DOWNSAMPLES))
-        for target in self.targets:
-            choice("targets", target, get_args(Target))
         stride_pair(self.stride)
-        if self.bucket != "auto":
-            integer("bucket", self.bucket, 1, "use 1 for exact counts or 'auto'", _MOST_BUCKET)
-        integer("seed", self.seed, 0, "use any whole number from 0 on", MOST_SEED)
-        for name in ("proportional", "absolute"):
-            choice(name, getattr(self, name), (True, False))
+        check_window(self.start, self.end)
 
     @property
     def neutral(self) -> bool:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
-from .checkpoint_lists import parse_checkpoints
-from .validate import MOST_SEED, as_tuple, choice, integer, number, stride_pair, window
+from .checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
+from .fields import check_fields, documented, setting, shared
+from .token_merge import Target, TokenMerge
+from .validate import MOST_SEED, as_tuple, check_window, number, stride_pair
+from .windows import window_end, window_start
 
 BaseRule = Literal["dynamics", "random"]
 Recovery = Literal["base", "kept"]
@@ -26,44 +29,83 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     return ratios
 
 
+@documented
 @dataclass(frozen=True)
 class TokenPrune:
     """Dynamics-aware token pruning (DaTo, arXiv 2501.00375): attention runs on tokens that change, others copy a result.
 
-    ratio: share of the tokens that is pruned, up to 1 - 1 / (cells of `stride`); a list gives one for each call of a
-        full run, mapped to other step counts by timestep.
-    stride: cell size (rows, columns); each full cell has one base token, which is never pruned.
-    max_downsample: coarsest level served, as in :class:`TokenMerge`.
-    matching: `"dense"` compares every token with every base; `"local"` only inside tiles of 8 x 8 cells.
-    base: `"dynamics"` takes each cell's most dynamic token, `"random"` any.
-    gamma, alpha: weight of the dynamics and of seeded normal noise in that choice.
-    normalise: bring the dynamics of each sample to a deviation of 1 first, so that gamma / alpha means the same anywhere.
-    flip_prob: probability that the sign of gamma flips; 0.5 in the released code.
-    recover_from: a pruned token takes the output of its nearest `"base"`, or of the nearest token `"kept"`.
-    align_cfg: a sample's cond and uncond share their bases: True by the mean of their dynamics, `"first"` by those of the
-        one that comes first in the batch, as the released code does (uncond, in the order of LDM and diffusers).
-    targets: modules that run on fewer tokens.
-    checkpoints: calls at which tokens are chosen again, as in :class:`TokenMerge`; in between they stay.
-    start, end: part of the sampling run that is accelerated.
-    seed: seed of the noise.
+    Example::
+
+        accelerate(pipe, TokenPrune(ratio=0.4))
+
+    Raises :class:`RecipeError` for values that cannot run.
     """
 
-    ratio: float | tuple[float, ...] = 0.4
-    stride: tuple[int, int] = (2, 2)
-    max_downsample: int | Literal["auto"] = "auto"
-    matching: Literal["dense", "local"] = "dense"
-    base: BaseRule = "dynamics"
-    gamma: float = 1.0
-    alpha: float = 0.1
-    normalise: bool = True
-    flip_prob: float = 0.0
-    recover_from: Recovery = "base"
-    align_cfg: Align = True
-    targets: tuple[Literal["attn1", "attn2", "ff"], ...] = ("attn1",)
-    checkpoints: str | tuple[int, ...] = "every"
-    start: float = 0.0
-    end: float = 1.0
-    seed: int = 0
+    ratio: float | tuple[float, ...] = setting(
+        0.4,
+        "Share of tokens left out of self-attention. The paper uses 0.4; 0 turns pruning off.",
+        low=0.0, high=0.99, usual=(0.0, 0.75), step=0.01,
+        custom="Used when the preset is custom: pruning ratios over the run, such as 0.6, 0.4, 0.2. Leave it empty to use "
+        "the ratio above.",
+    )  # fmt: skip
+    stride: tuple[int, int] = setting(
+        (2, 2),
+        "Size of the cells in tokens; one token of each cell is always kept. At most three quarters of the tokens can be "
+        "pruned with 2, and more with larger cells.",
+        low=1, high=64, usual=(2, 8), unit="tokens", remedy="the paper uses 2", advanced=True,
+    )  # fmt: skip
+    max_downsample: int | Literal["auto"] = shared(TokenMerge, "max_downsample", "auto")
+    matching: Literal["dense", "local"] = setting(
+        "dense",
+        "dense compares each token with all base tokens, as in the paper. local compares only inside tiles of 16 x 16: "
+        "much cheaper for large images, but cannot be combined with recover_from kept.",
+        choices=("dense", "local"), advanced=True,
+    )  # fmt: skip
+    base: BaseRule = setting(
+        "dynamics", "Token of each cell that is always kept: the one that changes most, or a random one.",
+        choices=get_args(BaseRule), shown=False,
+    )  # fmt: skip
+    gamma: float = setting(
+        1.0,
+        "How strongly the tokens that change most are preferred as base tokens. The paper uses 1; 0 makes the choice "
+        "random.",
+        low=-_MOST, high=_MOST, usual=(-10.0, 10.0), step=0.05, remedy="1 is the usual weight of the dynamics", advanced=True,
+    )  # fmt: skip
+    alpha: float = setting(
+        0.1,
+        "How much randomness is mixed into that choice. It has its own seed and does not affect your noise seed.",
+        low=0.0, high=_MOST, usual=(0.0, 10.0), step=0.05, remedy="0.1 is the usual weight of the noise", advanced=True,
+    )  # fmt: skip
+    normalise: bool = setting(
+        True, "Bring the dynamics of each image to a deviation of 1 first, so that gamma and alpha mean the same anywhere.",
+        shown=False,
+    )  # fmt: skip
+    flip_prob: float = setting(
+        0.0, "Probability that the sign of gamma flips; 0.5 in the released code.",
+        low=0.0, high=1.0, remedy="0 never turns the sign, 0.5 is the released code", shown=False,
+    )  # fmt: skip
+    recover_from: Recovery = setting(
+        "base",
+        "Where a pruned token takes its output from: the base token of its cell, or the most similar token that was kept.",
+        choices=get_args(Recovery), advanced=True,
+    )  # fmt: skip
+    align_cfg: Align = setting(
+        True,
+        "An image's cond and uncond share their base tokens: on by the mean of their dynamics, first by those of the one "
+        "that comes first in the batch, as the released code does (uncond, in the order of LDM and diffusers).",
+        also=("first",), shown=False,
+    )  # fmt: skip
+    targets: tuple[Target, ...] = shared(TokenMerge, "targets", ("attn1",))
+    checkpoints: str | tuple[int, ...] = setting(
+        "every", "Steps at which tokens are chosen again; in between they stay.",
+        choices=tuple(CHECKPOINT_PRESETS), custom="A list of steps from 0 to 50, scaled to your number of steps.", shown=False,
+    )  # fmt: skip
+    start: float = window_start()
+    end: float = window_end()
+    seed: int = setting(
+        0, "Seed of the random choice of base tokens. The same number repeats the same choice.",
+        low=0, high=MOST_SEED, remedy="use any whole number from 0 on", advanced=True,
+    )  # fmt: skip
 
     kind = "token_prune"
     absolute = False
@@ -71,25 +113,12 @@ class TokenPrune:
     proportional = False
 
     def __post_init__(self) -> None:
-        """Normalise lists to tuples and refuse what cannot run. Raises :class:`RecipeError`."""
-        for name in ("stride", "targets"):
-            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        """Normalise lists and refuse what cannot run."""
+        check_fields(self)
         object.__setattr__(self, "checkpoints", parse_checkpoints(self.checkpoints))
         stride_pair(self.stride)
         self._check_ratio()
-        choice("max_downsample", self.max_downsample, ("auto", 1, 2, 4, 8))
-        choice("matching", self.matching, ("dense", "local"))
-        choice("base", self.base, get_args(BaseRule))
-        choice("recover_from", self.recover_from, get_args(Recovery))
-        choice("normalise", self.normalise, (True, False))
-        choice("align_cfg", self.align_cfg, (True, False, "first"))
-        number("gamma", self.gamma, -_MOST, _MOST, "1 is the usual weight of the dynamics")
-        number("alpha", self.alpha, 0.0, _MOST, "0.1 is the usual weight of the noise")
-        number("flip_prob", self.flip_prob, 0.0, 1.0, "0 never turns the sign, 0.5 is the released code")
-        for target in self.targets:
-            choice("targets", target, ("attn1", "attn2", "ff"))
-        integer("seed", self.seed, 0, "use any whole number from 0 on", MOST_SEED)
-        window(self.start, self.end)
+        check_window(self.start, self.end)
         if self.matching == "local" and self.recover_from == "kept":
             raise RecipeError("recover_from='kept' looks at all kept tokens: use it with matching='dense'")
 

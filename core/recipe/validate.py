@@ -60,10 +60,8 @@ def text(name: str, value: Any, most: int, error: type[SkipstoneError] = RecipeE
         raise error(f"{name}={shown(value)} has characters that cannot be shown: use plain text")
 
 
-def window(start: Any, end: Any) -> None:
+def check_window(start: float, end: float) -> None:
     """Two positions of a run, start before end."""
-    for name, value in (("start", start), ("end", end)):
-        number(name, value, 0.0, 1.0, "0 is the noisiest call, 1 the last")
     if start > end:
         raise RecipeError(f"start={start:g} is after end={end:g}: give start <= end")
 
@@ -72,5 +70,3 @@ def stride_pair(stride: tuple[Any, ...]) -> None:
     """A cell size: two whole numbers from 1 on."""
     if len(stride) != 2:
         raise RecipeError(f"stride={shown(list(stride))} must have two numbers (rows, columns), for instance [2, 2]")
-    for value in stride:
-        integer("stride", value, 1, "the paper uses 2")

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from ...errors import RecipeError
-from ...recipe.validate import choice, integer, number
+from ...recipe.block_skip import BlockSkip
+from ...recipe.fields import check_fields, documented, setting, shared
+from ...recipe.validate import number
 from .gates import Sampling
 
 Form = Literal["search", "exchange", "windowed", "interleaved", "sequential", "paper"]
@@ -39,94 +41,163 @@ _READ_BY: dict[str, set[str]] = {
 }
 """Settings that not every form reads, by the forms that do."""
 
-_NUMBERS = {"initial": (0.0, 1.0), "sureness": (0.5, 1.0), "lr": (0.0, 10.0), "lambda1": (0.0, 1e6)}
-_NUMBERS |= {"lambda2_ratio": (0.0, 100.0), "weight_low": (0.0, 1e3), "weight_high": (0.0, 1e3)}
-_COUNTS = {"passes": (0, 10**6), "batch": (1, 10**4), "refine": (0, 10**6), "window": (0, 10**6), "updates": (1, 10**4)}
-_COUNTS |= {"tries": (0, 10**6), "refine_batch": (1, 10**4), "profile_batch": (1, 10**4), "seed": (0, 2046)}
 
-
+@documented
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of :func:`skipstone.core.calibrate.masks.trainer.train`."""
+    """Settings of :func:`skipstone.core.calibrate.masks.trainer.train`. Raises :class:`RecipeError` for values that cannot run.
 
-    target: float = 0.6
-    """Share of the whole network's multiply-adds that the mask may need; met within 2 points."""
-    speedup: float = 0.0
-    """The same as a ratio, such as 1.6; wins over target where it is not 0."""
-    passes: int = 20
-    """Rounds of training."""
-    batch: int = 4
-    """Samples of a pass, over all processes; search uses none."""
-    form: Form = "search"
-    """search: verified moves of a binary mask. exchange: the same, chosen by estimates of every flip. windowed: gradients
-    through several calls. interleaved: one loss and step per call. sequential: call after call. paper: interleaved as
-    published, with a uniform start, sparsity and bi-modal terms, equal block costs, and no forecast or refinement."""
-    window: int = 0
-    """windowed: calls that gradients go back through; 0 is the whole run."""
-    start: Start = "rule"
-    """rule: an interval mask of the same budget. uniform: `initial` everywhere."""
-    initial: float = 0.9
-    """Probability of the uniform start."""
-    sureness: float = 0.95
-    """Probability of a run in the rule's start, and 1 less it of a reuse."""
-    sampling: Sampling = "bernoulli"
-    """How gates are drawn: bernoulli (straight-through), gumbel, or mean (the probability mixes)."""
-    lr: float = 0.05
-    """Adam's step on the probabilities."""
-    control: Control = "project"
-    """project: probabilities are moved to the budget after each pass. dual: lambda1 is adapted. fixed: it is kept."""
-    lambda1: float = 1e-3
-    """First weight of the sparsity term (dual, fixed)."""
-    lambda2_ratio: float = 0.5
-    """Weight of the bi-modal term, as a share of lambda1; up to 1 it never pushes a probability up."""
-    weight_low: float = 0.5
-    """w(s) where features vary more than at half the calls (Eq. 10)."""
-    weight_high: float = 1.5
-    """w(s) where they vary less."""
-    cost_weighted: bool = True
-    """Weigh the sparsity term by multiply-adds."""
-    advance: Literal["student", "teacher"] = "student"
-    """Whose output moves the sample on in the per-call forms."""
-    loss_at: Literal["end", "output"] = "end"
-    """Where the per-call forms compare: after the end block, or at the network's output."""
-    updates: int = 8
-    """sequential: steps on each call."""
-    tries: int = 8
-    """search, exchange: moves tried in a pass."""
-    caching: Caching = "auto"
-    """What is cached: a block's output, or the branch it adds; the family's default."""
-    split: bool = False
-    """Take a U-Net's transformers apart into their single blocks."""
-    forecast: bool = True
-    """Continue the last two cached values in a straight line, in training and in use."""
-    checkpointing: Checkpointing = "auto"
-    """What the backward pass evaluates again: block (per-call forms), call (windowed, exchange), or none."""
-    refine: int = 0
-    """Moves tried after a training by gradients."""
-    refine_batch: int = 16
-    """Samples on which moves are found; each move must also hold on as many others."""
-    profile_batch: int = 4
-    """Samples on which the feature variation is measured."""
-    seed: int = 0
-    """Of noises and draws; from 2047 on noises would be among those that masks are reported on."""
+    Example::
+
+        train(denoiser, TrainSettings(target=0.5, passes=10))
+    """
+
+    target: float = setting(
+        0.6,
+        "Share of the model's computation that may run: 0.6 is about 1.7 times less than the full model, 0.4 is "
+        "2.5 times less. Met within 2 points.",
+        low=0.01, high=1.0, step=0.01, remedy="0.6 is a good beginning",
+    )  # fmt: skip
+    speedup: float = setting(
+        0.0,
+        "The target as a ratio of multiply-adds, such as 1.6. Replaces target where it is not 0.",
+        low=0.0, high=100.0, remedy="1.6 is a good beginning",
+    )  # fmt: skip
+    passes: int = setting(
+        20,
+        "Rounds of training. Start with 20; more rounds take longer and can find better masks.",
+        low=0, high=10**6,
+    )  # fmt: skip
+    batch: int = setting(
+        4,
+        "Samples per round, over all processes. Not used by search.",
+        low=1, high=10000,
+    )  # fmt: skip
+    form: Form = setting(
+        "search",
+        "How the mask is found. search tries moves of a mask and verifies each; it needs no gradients and the "
+        "least memory. exchange estimates every move by gradients and verifies the best. windowed, interleaved and "
+        "sequential step on probabilities along gradients: through several calls, once per call, or call after "
+        "call. paper is interleaved as published, with all of its settings.",
+        choices=get_args(Form), advanced=True,
+    )  # fmt: skip
+    window: int = setting(
+        0,
+        "Calls that gradients go back through in the form windowed; 0 is the whole run.",
+        low=0, high=10**6,
+    )  # fmt: skip
+    start: Start = setting(
+        "rule",
+        "Where training starts: rule, an interval mask of the same budget, or uniform, the probability `initial` "
+        "everywhere.",
+        choices=get_args(Start),
+    )  # fmt: skip
+    initial: float = setting(
+        0.9,
+        "Probability that a block runs, in the uniform start.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    sureness: float = setting(
+        0.95,
+        "Probability that a block runs where the starting rule runs it; where it reuses, 1 less this.",
+        low=0.5, high=1.0,
+    )  # fmt: skip
+    sampling: Sampling = setting(
+        "bernoulli",
+        "How gates are drawn from probabilities: bernoulli (straight-through), gumbel, or mean, which mixes both "
+        "values by the probability.",
+        choices=get_args(Sampling),
+    )  # fmt: skip
+    lr: float = setting(
+        0.05,
+        "Adam's step size on the probabilities.",
+        low=0.0, high=10.0,
+    )  # fmt: skip
+    control: Control = setting(
+        "project",
+        "How the budget is met: project moves the probabilities to it after each round, dual adapts lambda1, fixed "
+        "keeps lambda1.",
+        choices=get_args(Control),
+    )  # fmt: skip
+    lambda1: float = setting(
+        0.001,
+        "First weight of the sparsity term (dual, fixed).",
+        low=0.0, high=1e6,
+    )  # fmt: skip
+    lambda2_ratio: float = setting(
+        0.5,
+        "Weight of the bi-modal term, as a share of lambda1. Up to 1 it never pushes a probability up.",
+        low=0.0, high=100.0,
+    )  # fmt: skip
+    weight_low: float = setting(
+        0.5,
+        "w(s) of Eq. 10 where features vary more than at half the calls.",
+        low=0.0, high=1000.0,
+    )  # fmt: skip
+    weight_high: float = setting(
+        1.5,
+        "w(s) of Eq. 10 where features vary less.",
+        low=0.0, high=1000.0,
+    )  # fmt: skip
+    cost_weighted: bool = setting(True, "Weight the sparsity term by each block's multiply-adds.")
+    advance: Literal["student", "teacher"] = setting(
+        "student",
+        "Whose output moves a sample on to the next call, in the per-call forms: the masked network's (student) or "
+        "the full one's (teacher).",
+        choices=("student", "teacher"),
+    )  # fmt: skip
+    loss_at: Literal["end", "output"] = setting(
+        "end",
+        "Where the per-call forms compare the two: after the last block, or at the network's output.",
+        choices=("end", "output"),
+    )  # fmt: skip
+    updates: int = setting(
+        8,
+        "Steps on each call, in the form sequential.",
+        low=1, high=10000,
+    )  # fmt: skip
+    tries: int = setting(
+        8,
+        "Moves tried per round, in the forms search and exchange.",
+        low=0, high=10**6,
+    )  # fmt: skip
+    caching: Caching = shared(BlockSkip, "caching", "auto")
+    split: bool = shared(BlockSkip, "split", False)
+    forecast: bool = shared(BlockSkip, "forecast", True)
+    checkpointing: Checkpointing = setting(
+        "auto",
+        "What the backward pass computes again to save memory: block (per-call forms), call (windowed, exchange), "
+        "or none.",
+        choices=get_args(Checkpointing),
+    )  # fmt: skip
+    refine: int = setting(
+        0,
+        "Moves tried after a training by gradients.",
+        low=0, high=10**6,
+    )  # fmt: skip
+    refine_batch: int = setting(
+        16,
+        "Samples on which moves are compared; each must also hold on as many others. Fewer are faster and need "
+        "less memory, but the mask fits them more closely.",
+        low=1, high=10000, advanced=True,
+    )  # fmt: skip
+    profile_batch: int = setting(
+        4,
+        "Samples on which the variation of features is measured.",
+        low=1, high=10000,
+    )  # fmt: skip
+    seed: int = setting(
+        0,
+        "Seed of the training: the same one gives the same mask. From 2047 on noises would be among those that "
+        "masks are reported on.",
+        low=0, high=2046, advanced=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, and complete the paper's form. Raises :class:`RecipeError`."""
-        choice("form", self.form, get_args(Form))
-        choice("start", self.start, get_args(Start))
-        choice("sampling", self.sampling, get_args(Sampling))
-        choice("control", self.control, get_args(Control))
-        choice("advance", self.advance, ("student", "teacher"))
-        choice("loss_at", self.loss_at, ("end", "output"))
-        choice("caching", self.caching, get_args(Caching))
-        choice("checkpointing", self.checkpointing, get_args(Checkpointing))
+        check_fields(self)
         if self.speedup:
             number("speedup", self.speedup, 1.0, 100.0, "1.6 is a good beginning")
-        number("target", self.target, 0.01, 1.0, "0.6 is a good beginning")
-        for name, (low, high) in _NUMBERS.items():
-            number(name, getattr(self, name), low, high, f"{_default(name)} is the default")
-        for name, (least, most) in _COUNTS.items():
-            integer(name, getattr(self, name), least, f"{_default(name)} is the default", most)
         if self.form == "paper":
             self._as_published()
 
@@ -173,7 +244,3 @@ class TrainSettings:
                 f"the checkpoint was made with other settings ({', '.join(differing[:5])}{more}): "
                 "give the same, or train without --resume"
             )
-
-
-def _default(name: str) -> Any:
-    return getattr(TrainSettings, name)
