@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skipstone.core.engine.costs import module_macs
-from skipstone.core.engine.probe import CostProbe
+from skipstone.core.measure.macs import CostProbe, module_macs
 
 TOKENS, IN, OUT = 5, 8, 12
 MACS = TOKENS * IN * OUT

@@ -10,8 +10,8 @@ import torch
 from support.interrupts import interrupted
 from torch import nn
 
-from skipstone.core.engine import hooks, probe
-from skipstone.core.engine.probe import CostProbe
+from skipstone.core.measure import hooks, macs
+from skipstone.core.measure.macs import CostProbe
 
 
 class Attention(nn.Module):
@@ -38,7 +38,7 @@ def test_interrupted_anywhere_a_closed_probe_leaves_no_hook() -> None:
             with counted:
                 model(x)
 
-        stopped = interrupted(run, places, {probe.__file__, hooks.__file__})
+        stopped = interrupted(run, places, {macs.__file__, hooks.__file__})
         counted.close()
         assert not tiny.hooked(model), places
         if not stopped:

@@ -17,9 +17,8 @@ from skipstone.core.engine.block_part import SkipPart
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream, Tick
 from skipstone.core.engine.override import Overrides
-from skipstone.core.engine.probe import CostProbe
 from skipstone.core.errors import MaskError, RecipeError
-from skipstone.core.measure.macs import count_macs
+from skipstone.core.measure.macs import CostProbe, count_macs
 from skipstone.core.models import recognise
 from skipstone.core.models.graph import Block, BlockGraph, GraphBuilder
 from skipstone.core.plan import rule_rows as rules

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..measure.macs import CostProbe
 from ..models.graph import BlockGraph
 from ..models.readers import Watch, foreign_hook
 from ..plan.block_plan import SkipPlan
@@ -18,7 +19,6 @@ from .cache import BlockCache
 from .call import Call
 from .clock import Tick
 from .override import Around, Override
-from .probe import CostProbe
 from .proof import Proof
 from .report import Meter, shortened
 from .values import Values, added, as_output, as_values, carried, subtracted

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..measure.macs import matching_macs
 from ..recipe.token_merge import TokenMerge
 from ..tokens.grid import Grid, Partition, drawn, top_left
 from ..tokens.maps import bucket_size, counts_above, select_pairs
 from ..tokens.matching import best_pairs
-from .costs import matching_macs
 from .token_layer import Found
 from .token_part import Observer, PairsFound, TokenPart, seeded
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..measure.hooks import Hooks
 from ..models.graph import Block, BlockGraph
-from .hooks import Hooks
 from .values import Values
 
 _REMEDY = "another feature repeats or replaces blocks, or this is another network; token merging may still serve it"

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..measure.macs import matching_macs, recovery_macs
 from ..recipe.token_prune import TokenPrune
 from ..tokens.grid import Grid, chosen
 from ..tokens.maps import Pairs
 from ..tokens.prune import base_offsets, pooled, prune_count, prune_pairs, unit_deviation
 from .call import Call
 from .clock import Tick
-from .costs import matching_macs, recovery_macs
 from .dynamics import Dynamics
 from .token_layer import Found
 from .token_part import TokenPart, seeded

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Decline
+from ..measure.macs import module_macs
 from ..models import KeyBias, Site
 from ..models.readers import kept_map
 from ..models.rows import crossing, crossing_kernel
@@ -21,7 +22,6 @@ from ..tokens.grid import Grid, grid_of
 from ..tokens.maps import Pairs, TokenMap
 from .arguments import Arguments, split
 from .call import Call
-from .costs import module_macs
 from .override import Around, Override, beneath
 from .report import Entry, Meter
 

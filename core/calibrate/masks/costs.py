@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ...engine.probe import CostProbe
 from ...errors import RecipeError
+from ...measure.macs import count_modules
 from ...models.graph import BlockGraph
 from ...plan.liveness import State, liveness
 
@@ -50,12 +49,9 @@ class Costs:
 
 def measure_costs(graph: BlockGraph, network: nn.Module, call: Callable[[], Any]) -> Costs:
     """Count one dense call of the network."""
-    with ExitStack() as stack:
-        whole = stack.enter_context(CostProbe(network))
-        probes = [stack.enter_context(CostProbe(b.module)) for b in graph.blocks]
-        call()
-    blocks = np.array([p.macs for p in probes], dtype=np.float64)
-    return Costs(graph, blocks, float(whole.macs - blocks.sum()))
+    whole, *parts = count_modules([network, *(block.module for block in graph.blocks)], call)
+    blocks = np.array(parts, dtype=np.float64)
+    return Costs(graph, blocks, float(whole - blocks.sum()))
 
 
 def to_budget(scores: np.ndarray, target: float, costs: Costs) -> np.ndarray:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ...engine.probe import CostProbe
-from ...measure.macs import count_macs
+from ...measure.macs import count_macs, count_modules
 from ...models import recognise, unwrapped
 from ...models.graph import BlockGraph
 from ...plan.block_plan import compiled, graph_of
@@ -73,11 +72,7 @@ class CostModel:
         """Multiply-adds of each block of the graph in one dense forward."""
         names = tuple(block.name for block in graph.blocks)
         if names not in self._costs:
-            self._costs[names] = self._probe(graph)
+            modules = [block.module for block in graph.blocks]
+            counts = count_modules(modules, lambda: self._network(*self._first[0], **self._first[1]))
+            self._costs[names] = np.array(counts, dtype=np.float64)
         return self._costs[names]
-
-    def _probe(self, graph: BlockGraph) -> np.ndarray:
-        with ExitStack() as stack:
-            probes = [stack.enter_context(CostProbe(block.module)) for block in graph.blocks]
-            count_macs(lambda: self._network(*self._first[0], **self._first[1]))
-        return np.array([probe.macs for probe in probes], dtype=np.float64)
