@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skipstone.core.errors import Decline, ModelError
-from skipstone.core.models import FAMILIES, recognise, sites_of
+from skipstone.core.models import FAMILIES, HOST_FAMILIES, models_served, recognise, sites_of
 from skipstone.core.models.diffusers_unet import mask_bias
 
 EXPECTED = {
@@ -41,6 +41,24 @@ def test_family_and_sites(case: tiny.Case) -> None:
 
 def test_families_do_not_overlap(case: tiny.Case) -> None:
     assert sum(f.matches(case.model) for f in FAMILIES) == 1
+
+
+def test_a_family_says_which_methods_its_structure_serves(case: tiny.Case) -> None:
+    family = recognise(case.model)
+    by_structure = {"block_skip"} if len(family.graph(case.model, family.cachings[0])) else set()
+    by_structure |= {"token_merge", "token_prune"} if family.sites(case.model) else set()
+    assert all(set(kinds) - {"dato"} <= by_structure for kinds in family.serves.values())
+    assert set().union(*family.serves.values()) - {"dato"} == by_structure
+
+
+def test_lists_of_supported_models_come_from_the_families() -> None:
+    assert models_served("token_merge", HOST_FAMILIES) == ("SD1.x", "SD2.x", "SDXL", "PixArt")
+    assert models_served("token_merge") == ("SD1.x", "SD2.x", "SDXL", "LDM", "DiT", "PixArt")
+    assert models_served("dato", HOST_FAMILIES) == ("SD1.x", "SD2.x", "SDXL")
+    hosts = ("SD1.x", "SD2.x", "SDXL", "SVD", "PixArt", "SD3", "Flux", "Chroma")
+    assert models_served("block_skip", HOST_FAMILIES) == hosts == models_served(families=HOST_FAMILIES)
+    with pytest.raises(ModelError, match=r"Linear is of no supported family .*SD1\.x, .*DiT, .*Chroma"):
+        recognise(nn.Linear(1, 1))
 
 
 def test_roles_of_a_block() -> None:
@@ -160,7 +178,7 @@ class UNetModel(NoBlocks):
 
 @pytest.mark.parametrize("kind", [Flux, MMDiT, UNetModel])
 def test_a_network_of_a_known_class_name_that_takes_other_arguments_is_refused(kind: type[nn.Module]) -> None:
-    with pytest.raises(ModelError, match=r"diffusers U-Net.*give the U-Net or transformer itself"):
+    with pytest.raises(ModelError, match=r"SDXL.*give the U-Net or transformer itself"):
         recognise(kind())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from ..errors import ModelError
@@ -23,7 +25,37 @@ FAMILIES: tuple[Family, ...] = (
     DIFFUSERS_FLUX,
 )
 
-__all__ = ["FAMILIES", "Family", "Inputs", "KeyBias", "Site", "class_name", "recognise", "sites_of", "unwrapped"]
+HOST_FAMILIES = tuple(family for family in FAMILIES if not family.name.startswith("diffusers "))
+"""Families that ComfyUI, A1111 and Forge load; the others are diffusers' own code of the same models."""
+
+__all__ = [
+    "FAMILIES",
+    "HOST_FAMILIES",
+    "Family",
+    "Inputs",
+    "KeyBias",
+    "Site",
+    "class_name",
+    "models_served",
+    "recognise",
+    "sites_of",
+    "unwrapped",
+]
+
+
+def models_served(method: str = "", families: Iterable[Family] = FAMILIES) -> tuple[str, ...]:
+    """Display names of the models that a method works on, each once.
+
+    Args:
+        method: kind of method, such as "token_merge", or "dato" for DaTo as published; models of any method where it is empty.
+        families: where to look.
+
+    Example::
+
+        models_served("token_merge", HOST_FAMILIES)  # ("SD1.x", "SD2.x", "SDXL", "PixArt")
+    """
+    found = (name for family in families for name, kinds in family.serves.items() if not method or method in kinds)
+    return tuple(dict.fromkeys(found))
 
 
 def recognise(root: nn.Module) -> Family:
@@ -32,7 +64,7 @@ def recognise(root: nn.Module) -> Family:
     for family in FAMILIES:
         if family.matches(network) and family.reads(network):
             return family
-    known = ", ".join(f.name for f in FAMILIES)
+    known = ", ".join(models_served())
     raise ModelError(f"{class_name(root)} is of no supported family ({known}): give the U-Net or transformer itself")
 
 

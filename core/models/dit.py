@@ -8,7 +8,7 @@ from torch import nn
 
 from ..recipe.block_skip import Caching
 from .diffusers_unet import diffusers_sites, mask_bias
-from .family import Family, Site, block_sites, class_name, unwrapped
+from .family import TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name, unwrapped
 from .graph import Block, BlockGraph, GraphBuilder
 
 _BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
@@ -40,6 +40,7 @@ DIFFUSERS_DIT = Family(
     matches=lambda root: class_name(root) in ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
     sites=diffusers_sites,
     graph=dit_graph,
+    serves=dict.fromkeys(("DiT", "PixArt"), TOKENS_AND_BLOCKS),
     cachings=("branch", "output"),
     names=(("hidden_states",), ("timestep",), ("encoder_hidden_states", "class_labels")),
     key_bias=mask_bias,
@@ -69,6 +70,7 @@ DIT = Family(
     matches=_has_dit_blocks,
     sites=_sites,
     graph=dit_graph,
+    serves={"PixArt": TOKENS_AND_BLOCKS},
     cachings=("branch", "output"),
     names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
     calls_forward=True,

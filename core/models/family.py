@@ -13,8 +13,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..recipe.block_skip import Caching
+from ..recipe.block_skip import BlockSkip, Caching
+from ..recipe.token_merge import TokenMerge
+from ..recipe.token_prune import TokenPrune
 from .graph import BlockGraph
+
+BLOCKS = (BlockSkip.kind,)
+"""Served by block skipping alone."""
+TOKENS_AND_BLOCKS = (TokenMerge.kind, TokenPrune.kind, BlockSkip.kind)
+"""Served by all methods."""
+DATO = "dato"
+"""Served by DaTo as published: its depth lists count the levels of a U-Net."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,19 @@ class Inputs:
 class Family:
     """How to find the blocks of one kind of network, and how to read the arguments of its forward.
 
-    names: for the latent, timestep and conditioning: keyword names, in the order tried; positions 0, 1, 2.
-    graph: (network, caching) -> its blocks and who reads whom. cachings: what can be cached, the default first.
-    splits: graph takes split=True, for a transformer's single blocks in place of the whole.
-    calls_forward: the family's own code calls `forward` without `__call__`, so that hooks would not fire.
-    time_scale: what turns the forward's timestep argument into a training timestep: 1000 where it runs from 0 to 1.
+    Args:
+        name: identifies the family in mask files and error messages.
+        matches: whether a network is of this family.
+        sites: network -> transformer blocks that can run on fewer tokens.
+        names: keyword names of the latent, the timestep and the conditioning, in the order tried; positions 0, 1, 2.
+        graph: (network, caching) -> its blocks, and which block reads which outputs.
+        serves: display name of a model -> kinds of methods that work on it.
+        cachings: what can be cached, the default first.
+        splits: whether `graph` takes split=True, which lists a transformer's inner blocks in place of the whole.
+        key_bias: adds a bias on the keys to an attention's arguments; None where the family has no such argument.
+        calls_forward: whether the family's own code calls `forward` without `__call__`, so that hooks would not fire.
+        time_scale: factor from the forward's timestep argument to a training timestep: 1000 where it runs from 0 to 1.
+        notes: what is particular to the family.
     """
 
     name: str
@@ -61,6 +78,7 @@ class Family:
     sites: Callable[[nn.Module], list[Site]]
     names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
     graph: Callable[..., BlockGraph]
+    serves: Mapping[str, tuple[str, ...]]
     cachings: tuple[Caching, ...] = ("output",)
     splits: bool = False
     key_bias: KeyBias | None = None

@@ -10,7 +10,7 @@ from inspect import signature
 from torch import nn
 
 from ..recipe.block_skip import Caching
-from .family import Family, Site, class_name, unwrapped
+from .family import BLOCKS, Family, Site, class_name, unwrapped
 from .graph import Block, BlockGraph, GraphBuilder
 
 Carries = tuple[tuple[str, int], ...]
@@ -51,6 +51,7 @@ def _family(
     has: str,
     graph: object,
     names: tuple[tuple[str, ...], ...],
+    models: tuple[str, ...],
     time_scale: float = 1.0,
 ) -> Family:
     return Family(
@@ -59,6 +60,7 @@ def _family(
         sites=_none,
         names=names,  # type: ignore[arg-type]
         graph=graph,  # type: ignore[arg-type]
+        serves=dict.fromkeys(models, BLOCKS),
         cachings=("branch", "output"),
         time_scale=time_scale,
     )
@@ -73,6 +75,7 @@ SD3 = _family(
     "joint_blocks",
     _graph(("joint_blocks", _JOINT)),
     _HOST_NAMES,
+    ("SD3",),
 )
 DIFFUSERS_SD3 = _family(
     "diffusers SD3",
@@ -80,6 +83,7 @@ DIFFUSERS_SD3 = _family(
     "transformer_blocks",
     _graph(("transformer_blocks", _DIFFUSERS)),
     _DIFFUSERS_NAMES,
+    ("SD3",),
 )
 FLUX = _family(
     "Flux",
@@ -87,6 +91,7 @@ FLUX = _family(
     "double_blocks",
     _graph(("double_blocks", _DOUBLE), ("single_blocks", _SINGLE)),
     _HOST_NAMES,
+    ("Flux", "Chroma"),
     time_scale=1000.0,
 )
 DIFFUSERS_FLUX = _family(
@@ -95,5 +100,6 @@ DIFFUSERS_FLUX = _family(
     "single_transformer_blocks",
     _graph(("transformer_blocks", _DIFFUSERS), ("single_transformer_blocks", _DIFFUSERS)),
     _DIFFUSERS_NAMES,
+    ("Flux", "Chroma"),
     time_scale=1000.0,
 )

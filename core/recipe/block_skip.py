@@ -46,13 +46,13 @@ class BlockSkip:
     rule: Rule = setting(
         "deepcache",
         "deepcache runs only the outer layers of a U-Net between full steps (arXiv 2312.00858). interval and fora (arXiv "
-        "2407.01425, for transformers) repeat the whole model between full steps. depths takes a list, mask a mask file.",
-        choices=get_args(Rule),
+        "2407.01425, for transformers) repeat the whole model between full steps. depths follows a list of depths.",
+        choices=get_args(Rule), unlisted=("mask",),
     )  # fmt: skip
     every: int = setting(
         3,
         "Run the whole model every so many steps: 2 is careful, 3 the usual choice, 5 fast, and 1 skips nothing. Not used "
-        "by depths and mask.",
+        "by depths and masks.",
         low=1, high=_MOST_CODE, usual=(1, 20), step=1, unit="steps", remedy="1 runs every call in full, 3 is DeepCache's choice",
     )  # fmt: skip
     branch: int = setting(
@@ -68,9 +68,10 @@ class BlockSkip:
     )  # fmt: skip
     depths: tuple[int, ...] = setting(
         (),
-        "Used when rule is depths: one number per step, from the second on, scaled to your number of steps. 0 repeats the "
-        "step before, 1 runs the outermost layers, 10 or more runs everything.",
-        low=0, high=_MOST_CODE, remedy="0 repeats a call, 1 runs the last layer, 12 runs all", advanced=True,
+        "For the rule depths: one number per step, from the second on, scaled to your number of steps. 0 repeats the step "
+        "before, 1 runs the outermost layers, 10 or more runs everything.",
+        low=0, high=_MOST_CODE, remedy="0 repeats a call, 1 runs the last layer, 12 runs all",
+        example="12, 1, 1, 0", parse=parse_depths, advanced=True,
     )  # fmt: skip
     mask: str | Mask = setting(
         "", "A mask file, or a Mask in memory: which blocks run at which step. Giving one chooses the rule mask.",

@@ -8,7 +8,7 @@ documentation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class Field:
         also: values that are allowed beside numbers, such as "auto".
         remedy: what a refusal suggests; the default where it is empty.
         custom: help of a text box for a list of one's own; empty where there is none.
+        example: a list as text, shown in that box at first.
+        parse: reads a list from text. Raises :class:`RecipeError`.
+        unlisted: choices that panels leave out.
         parts: for a list of choices, pairs of an entry and the help of its own switch.
         advanced: kept among the rare settings of panels.
         shown: has a control in panels.
@@ -48,6 +51,9 @@ class Field:
     also: tuple[Any, ...] = ()
     remedy: str = ""
     custom: str = ""
+    example: str = ""
+    parse: Callable[[str], Any] | None = None
+    unlisted: tuple[Any, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
     advanced: bool = False
     shown: bool = True

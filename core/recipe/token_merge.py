@@ -45,6 +45,7 @@ class TokenMerge:
         choices=tuple(CHECKPOINT_PRESETS),
         custom="Used when checkpoints is custom: a list of steps from 0 to 50, such as 0, 8, 20, which is scaled to your "
         "number of steps.",
+        example="0, 10, 20, 30, 40", parse=parse_checkpoints,
     )  # fmt: skip
     stride: tuple[int, int] = setting(
         (2, 2),

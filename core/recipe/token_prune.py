@@ -47,6 +47,7 @@ class TokenPrune:
         low=0.0, high=0.99, usual=(0.0, 0.75), step=0.01,
         custom="Used when the preset is custom: pruning ratios over the run, such as 0.6, 0.4, 0.2. Leave it empty to use "
         "the ratio above.",
+        parse=parse_ratios,
     )  # fmt: skip
     stride: tuple[int, int] = setting(
         (2, 2),
@@ -98,7 +99,8 @@ class TokenPrune:
     targets: tuple[Target, ...] = shared(TokenMerge, "targets", ("attn1",))
     checkpoints: str | tuple[int, ...] = setting(
         "every", "Steps at which tokens are chosen again; in between they stay.",
-        choices=tuple(CHECKPOINT_PRESETS), custom="A list of steps from 0 to 50, scaled to your number of steps.", shown=False,
+        choices=tuple(CHECKPOINT_PRESETS), custom="A list of steps from 0 to 50, scaled to your number of steps.",
+        parse=parse_checkpoints, shown=False,
     )  # fmt: skip
     start: float = window_start()
     end: float = window_end()

@@ -61,7 +61,7 @@ class TrainSettings:
     speedup: float = setting(
         0.0,
         "The target as a ratio of multiply-adds, such as 1.6. Replaces target where it is not 0.",
-        low=0.0, high=100.0, remedy="1.6 is a good beginning",
+        low=0.0, high=100.0, remedy="1.6 is a good beginning", shown=False,
     )  # fmt: skip
     passes: int = setting(
         20,
@@ -71,95 +71,94 @@ class TrainSettings:
     batch: int = setting(
         4,
         "Samples per round, over all processes. Not used by search.",
-        low=1, high=10000,
+        low=1, high=10000, shown=False,
     )  # fmt: skip
     form: Form = setting(
         "search",
-        "How the mask is found. search tries moves of a mask and verifies each; it needs no gradients and the "
-        "least memory. exchange estimates every move by gradients and verifies the best. windowed, interleaved and "
-        "sequential step on probabilities along gradients: through several calls, once per call, or call after "
-        "call. paper is interleaved as published, with all of its settings.",
-        choices=get_args(Form), advanced=True,
+        "How the mask is found. search tries changes; it needs no gradients and the least memory. The others need the "
+        "weights twice: exchange estimates each change by gradients; windowed, interleaved and sequential follow gradients "
+        "through several calls, once per call, or call after call; paper is interleaved as published.",
+        choices=get_args(Form), unlisted=("sequential",), advanced=True,
     )  # fmt: skip
     window: int = setting(
         0,
         "Calls that gradients go back through in the form windowed; 0 is the whole run.",
-        low=0, high=10**6,
+        low=0, high=10**6, shown=False,
     )  # fmt: skip
     start: Start = setting(
         "rule",
         "Where training starts: rule, an interval mask of the same budget, or uniform, the probability `initial` "
         "everywhere.",
-        choices=get_args(Start),
+        choices=get_args(Start), shown=False,
     )  # fmt: skip
     initial: float = setting(
         0.9,
         "Probability that a block runs, in the uniform start.",
-        low=0.0, high=1.0,
+        low=0.0, high=1.0, shown=False,
     )  # fmt: skip
     sureness: float = setting(
         0.95,
         "Probability that a block runs where the starting rule runs it; where it reuses, 1 less this.",
-        low=0.5, high=1.0,
+        low=0.5, high=1.0, shown=False,
     )  # fmt: skip
     sampling: Sampling = setting(
         "bernoulli",
         "How gates are drawn from probabilities: bernoulli (straight-through), gumbel, or mean, which mixes both "
         "values by the probability.",
-        choices=get_args(Sampling),
+        choices=get_args(Sampling), shown=False,
     )  # fmt: skip
     lr: float = setting(
         0.05,
         "Adam's step size on the probabilities.",
-        low=0.0, high=10.0,
+        low=0.0, high=10.0, shown=False,
     )  # fmt: skip
     control: Control = setting(
         "project",
         "How the budget is met: project moves the probabilities to it after each round, dual adapts lambda1, fixed "
         "keeps lambda1.",
-        choices=get_args(Control),
+        choices=get_args(Control), shown=False,
     )  # fmt: skip
     lambda1: float = setting(
         0.001,
         "First weight of the sparsity term (dual, fixed).",
-        low=0.0, high=1e6,
+        low=0.0, high=1e6, shown=False,
     )  # fmt: skip
     lambda2_ratio: float = setting(
         0.5,
         "Weight of the bi-modal term, as a share of lambda1. Up to 1 it never pushes a probability up.",
-        low=0.0, high=100.0,
+        low=0.0, high=100.0, shown=False,
     )  # fmt: skip
     weight_low: float = setting(
         0.5,
         "w(s) of Eq. 10 where features vary more than at half the calls.",
-        low=0.0, high=1000.0,
+        low=0.0, high=1000.0, shown=False,
     )  # fmt: skip
     weight_high: float = setting(
         1.5,
         "w(s) of Eq. 10 where features vary less.",
-        low=0.0, high=1000.0,
+        low=0.0, high=1000.0, shown=False,
     )  # fmt: skip
-    cost_weighted: bool = setting(True, "Weight the sparsity term by each block's multiply-adds.")
+    cost_weighted: bool = setting(True, "Weight the sparsity term by each block's multiply-adds.", shown=False)
     advance: Literal["student", "teacher"] = setting(
         "student",
         "Whose output moves a sample on to the next call, in the per-call forms: the masked network's (student) or "
         "the full one's (teacher).",
-        choices=("student", "teacher"),
+        choices=("student", "teacher"), shown=False,
     )  # fmt: skip
     loss_at: Literal["end", "output"] = setting(
         "end",
         "Where the per-call forms compare the two: after the last block, or at the network's output.",
-        choices=("end", "output"),
+        choices=("end", "output"), shown=False,
     )  # fmt: skip
     updates: int = setting(
         8,
         "Steps on each call, in the form sequential.",
-        low=1, high=10000,
+        low=1, high=10000, shown=False,
     )  # fmt: skip
     tries: int = setting(
         8,
         "Moves tried per round, in the forms search and exchange.",
-        low=0, high=10**6,
+        low=0, high=10**6, shown=False,
     )  # fmt: skip
     caching: Caching = shared(BlockSkip, "caching", "auto")
     split: bool = shared(BlockSkip, "split", False)
@@ -168,29 +167,28 @@ class TrainSettings:
         "auto",
         "What the backward pass computes again to save memory: block (per-call forms), call (windowed, exchange), "
         "or none.",
-        choices=get_args(Checkpointing),
+        choices=get_args(Checkpointing), shown=False,
     )  # fmt: skip
     refine: int = setting(
         0,
         "Moves tried after a training by gradients.",
-        low=0, high=10**6,
+        low=0, high=10**6, shown=False,
     )  # fmt: skip
     refine_batch: int = setting(
         16,
-        "Samples on which moves are compared; each must also hold on as many others. Fewer are faster and need "
-        "less memory, but the mask fits them more closely.",
+        "Number of samples on which changes of the mask are compared; each must also hold on as many others. Fewer are "
+        "faster and need less memory, but the mask fits them more closely.",
         low=1, high=10000, advanced=True,
     )  # fmt: skip
     profile_batch: int = setting(
         4,
         "Samples on which the variation of features is measured.",
-        low=1, high=10000,
+        low=1, high=10000, shown=False,
     )  # fmt: skip
     seed: int = setting(
         0,
-        "Seed of the training: the same one gives the same mask. From 2047 on noises would be among those that "
-        "masks are reported on.",
-        low=0, high=2046, advanced=True,
+        "Seed of the training. The same seed gives the same mask.",
+        low=0, high=2046, remedy="give 2046 at most; later noises are kept for reports on masks", advanced=True,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
