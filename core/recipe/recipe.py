@@ -1,6 +1,6 @@
-"""What the user asks for: frozen dataclasses, presets, and their JSON form.
+"""A recipe: the settings of the methods that are used together, and their JSON form.
 
-A :class:`Recipe` holds one settings object per mechanism. Everything is checked on construction: a recipe that exists can run.
+Everything is checked on construction: a recipe that exists can run.
 """
 
 from __future__ import annotations
@@ -27,50 +27,80 @@ _MOST_BYTES = 1 << 20
 
 Method = TokenMerge | TokenPrune | BlockSkip
 
+METHODS: dict[str, type[Any]] = {"merge": TokenMerge, "prune": TokenPrune, "skip": BlockSkip}
+"""Name of a method in a recipe -> its settings class, in the order in which they act. A new method is one line here."""
 
-@dataclass(frozen=True)
+_KINDS = {cls.kind: name for name, cls in METHODS.items()}
+_UNCHANGED: Any = object()
+
+
+@dataclass(frozen=True, init=False)
 class Recipe:
-    """Everything Skipstone does to one model: one setting object per mechanism, None where it is not used."""
+    """Everything Skipstone does to one model: settings of methods, at most one of each kind.
 
-    merge: TokenMerge | None = None
-    name: str = ""
-    skip: BlockSkip | None = None
-    prune: TokenPrune | None = None
+    Args:
+        merge, skip, prune: settings of one method each, or None. Given beside `methods`, they replace the one of their kind.
+        name: a short name, shown where recipes are listed.
+        methods: settings objects of any kinds.
 
-    def __post_init__(self) -> None:
-        """Refuse wrong types, and two ways of reducing one module's tokens. Raises :class:`RecipeError`."""
+    Raises :class:`RecipeError` for wrong types, for two methods of one kind, and for two that reduce one module's tokens.
+
+    Example::
+
+        recipe = Recipe(merge=TokenMerge(threshold=0.8), skip=BlockSkip(every=2))
+        recipe.save("mine.json")
+        Recipe.load("mine.json") == recipe
+    """
+
+    methods: tuple[Method, ...]
+    name: str
+
+    def __init__(
+        self,
+        merge: TokenMerge | None = _UNCHANGED,
+        name: str = "",
+        skip: BlockSkip | None = _UNCHANGED,
+        prune: TokenPrune | None = _UNCHANGED,
+        methods: Iterable[Method] = (),
+    ) -> None:
+        """Put the methods in their order and check them."""
+        found = _by_name(methods)
+        for slot, given in (("merge", merge), ("prune", prune), ("skip", skip)):
+            if given is not _UNCHANGED:
+                found[slot] = _checked(slot, given)
+        ordered = (found.get(slot) for slot in METHODS)
+        object.__setattr__(self, "methods", tuple(m for m in ordered if m is not None))
+        object.__setattr__(self, "name", name)
         text("name", self.name, _MOST_NAME)
-        for name, cls in _KINDS.values():
-            if not isinstance(getattr(self, name), (cls, type(None))):
-                raise RecipeError(f"{name}={shown(getattr(self, name))} must be {cls.__name__} settings")
-        both = [m for m in (self.merge, self.prune) if m is not None and not m.neutral]
-        shared = set(both[0].targets) & set(both[1].targets) if len(both) == 2 else ()
-        if shared:
-            raise RecipeError(
-                f"token_merge and token_prune both act on {', '.join(sorted(shared))}: "
-                "keep one of them, or give them different targets"
-            )
+        _check_targets(self.merge, self.prune)
 
     @classmethod
     def of(cls, methods: Iterable[Method], name: str = "") -> Recipe:
-        """The recipe of these setting objects. Raises :class:`RecipeError` for two of a kind."""
-        slots: dict[str, Any] = {}
-        for method in methods:
-            slot = _KINDS[method.kind][0]
-            if slot in slots:
-                raise RecipeError(f"recipe has two methods of kind {method.kind!r}: keep one")
-            slots[slot] = method
-        return cls(name=name, **slots)
+        """The recipe of these settings objects. Raises :class:`RecipeError` for two of a kind."""
+        return cls(methods=methods, name=name)
+
+    @property
+    def merge(self) -> TokenMerge | None:
+        """The settings of token merging."""
+        return self._of_kind(TokenMerge)
+
+    @property
+    def prune(self) -> TokenPrune | None:
+        """The settings of token pruning."""
+        return self._of_kind(TokenPrune)
+
+    @property
+    def skip(self) -> BlockSkip | None:
+        """The settings of block skipping."""
+        return self._of_kind(BlockSkip)
+
+    def _of_kind(self, cls: type[Any]) -> Any:
+        return next((m for m in self.methods if isinstance(m, cls)), None)
 
     @property
     def neutral(self) -> bool:
         """True when the recipe changes nothing."""
         return all(method.neutral for method in self.methods)
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        """The setting objects that are there."""
-        return tuple(m for m in (self.merge, self.prune, self.skip) if m is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`."""
@@ -117,18 +147,38 @@ class Recipe:
         return dataclasses.replace(recipe, skip=recipe.skip and recipe.skip.beside(Path(path).parent))
 
 
-_KINDS: dict[str, tuple[str, type[Any]]] = {
-    TokenMerge.kind: ("merge", TokenMerge),
-    TokenPrune.kind: ("prune", TokenPrune),
-    BlockSkip.kind: ("skip", BlockSkip),
-}
+def _by_name(methods: Iterable[Method]) -> dict[str, Method | None]:
+    found: dict[str, Method | None] = {}
+    for method in methods:
+        slot = _KINDS[method.kind]
+        if slot in found:
+            raise RecipeError(f"recipe has two methods of kind {method.kind!r}: keep one")
+        found[slot] = method
+    return found
+
+
+def _checked(slot: str, given: Any) -> Any:
+    if not isinstance(given, (METHODS[slot], type(None))):
+        raise RecipeError(f"{slot}={shown(given)} must be {METHODS[slot].__name__} settings")
+    return given
+
+
+def _check_targets(merge: TokenMerge | None, prune: TokenPrune | None) -> None:
+    """One module's tokens are either merged or pruned."""
+    both = [m for m in (merge, prune) if m is not None and not m.neutral]
+    shared = set(both[0].targets) & set(both[1].targets) if len(both) == 2 else ()
+    if shared:
+        raise RecipeError(
+            f"token_merge and token_prune both act on {', '.join(sorted(shared))}: "
+            "keep one of them, or give them different targets"
+        )
 
 
 def _method_from_dict(data: dict[str, Any]) -> Method:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise RecipeError(f"unknown method kind {shown(kind)}: known kinds are {', '.join(_KINDS)}")
-    cls = _KINDS[kind][1]
+    cls = METHODS[_KINDS[kind]]
     values = {k: v for k, v in data.items() if k != "kind"}
     known_keys(kind, values, {f.name for f in dataclasses.fields(cls)})
     return cls(**values)
