@@ -16,7 +16,7 @@ from ..core.models.graph import BlockGraph
 from ..core.plan.block_plan import compiled, evenly, graph_of
 from ..core.plan.liveness import State, liveness
 from ..core.plan.mask_fit import fitted, mapped
-from ..core.recipe.block_skip import BlockSkip, Rule
+from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.mask import Mask
 from ..core.recipe.validate import integer
 from ..lab.demo_models.loading import load_model
@@ -42,7 +42,7 @@ class MakeMask:
 
     model: Model
     """`demo`, a diffusers folder, or a single .safetensors file."""
-    rule: Annotated[Rule, helped(BlockSkip, "rule")] = BlockSkip.rule
+    rule: Annotated[str, helped(BlockSkip, "rule")] = BlockSkip.rule
     every: Annotated[int, helped(BlockSkip, "every")] = BlockSkip.every
     branch: Annotated[int, helped(BlockSkip, "branch")] = BlockSkip.branch
     depths: Annotated[tuple[int, ...], helped(BlockSkip, "depths")] = BlockSkip.depths

@@ -14,7 +14,9 @@ Settings = TypeVar("Settings")
 
 def helped(settings: type[Any], name: str) -> Any:
     """What gives an option the help of a settings field, inside `Annotated`."""
-    return tyro.conf.arg(help=field_of(settings, name).help)
+    field = field_of(settings, name)
+    choices = {"metavar": "{" + ",".join(map(str, field.choices)) + "}"} if field.choices and not field.custom else {}
+    return tyro.conf.arg(help=field.help, **choices)
 
 
 def described(settings: type[Settings]) -> type[Settings]:

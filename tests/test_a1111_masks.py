@@ -15,7 +15,8 @@ from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, REFUSED
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.plan.block_plan import BlockPlan
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
@@ -36,7 +37,7 @@ def file(host: a1111.Host, job: a1111.Job, tmp_path: Path) -> Path:
     """The mask of the rule above for the job's timesteps, in the web UI's folder."""
     family = recognise(job.unet)
     graph = family.graph(job.unet)
-    run = SkipPlan(BlockSkip(every=2), graph, family.name, None).planned_mask(job.timesteps)
+    run = BlockPlan(BlockSkip(every=2), graph, family.name, Horizon(tuple(job.timesteps))).planned_rows()
     names = tuple(graph.blocks[i].name for i in graph.masked)
     path = tmp_path / "skipstone_masks" / "half.safetensors"
     path.parent.mkdir()

@@ -11,11 +11,12 @@ import torch
 
 from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.models import recognise
-from skipstone.core.plan import rule_rows as rules
-from skipstone.core.plan.block_plan import SkipPlan, compiled, evenly, graph_of
+from skipstone.core.plan.block_plan import BlockPlan, compiled, evenly, graph_of
 from skipstone.core.plan.liveness import derive, liveness
 from skipstone.core.plan.mapping import depth_rows, mapped_rows
 from skipstone.core.plan.mask_fit import fitted
+from skipstone.core.plan.rules import interval as interval_rule
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.pipelines.accelerate import accelerate
@@ -80,7 +81,7 @@ def test_an_unplanned_run_makes_up_for_rows_that_it_steps_over(unet: tiny.Case) 
     run = np.zeros((20, len(graph.masked)), dtype=bool)  # type: ignore[attr-defined]
     run[0] = run[5] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
-    plan = SkipPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, None)  # type: ignore[arg-type]
+    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, Horizon())  # type: ignore[arg-type]
     steps = evenly(20)
     ran = [bool((plan.row(k, steps[at])[0] == 2).any()) for k, at in enumerate((0, 3, 7, 7, 9))]
     again = bool((plan.row(4, steps[9])[0] == 2).any())
@@ -90,7 +91,7 @@ def test_an_unplanned_run_makes_up_for_rows_that_it_steps_over(unet: tiny.Case) 
 def test_an_unplanned_run_of_a_depth_list_takes_nearest_rows_and_the_full_calls_that_it_passes(unet: tiny.Case) -> None:
     graph, family = graph_and_family(unet)
     codes = tuple(12 if k in (14, 24, 36, 46) else k % 2 for k in range(1, 51))
-    plan = SkipPlan(BlockSkip(rule="depths", depths=codes), graph, family, None)  # type: ignore[arg-type]
+    plan = BlockPlan(BlockSkip(rule="depths", depths=codes), graph, family, Horizon())  # type: ignore[arg-type]
     rows = [plan.row(k, t)[0] == 2 for k, t in enumerate(evenly(20))]
     full = [k for k, row in enumerate(rows) if row.all()]
     assert full == [0, 6, 9, 14, 18], "each at the first call at or after its place"
@@ -103,7 +104,7 @@ def test_forwards_of_one_unplanned_call_see_the_same_row(unet: tiny.Case) -> Non
     run = np.zeros((20, len(graph.masked)), dtype=bool)  # type: ignore[attr-defined]
     run[0] = run[5] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
-    plan = SkipPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, None)  # type: ignore[arg-type]
+    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, Horizon())  # type: ignore[arg-type]
     steps = evenly(20)
     rows = [plan.row(k, steps[at])[0] for k, at in ((0, 0), (1, 3), (2, 7), (2, 7))]
     assert np.array_equal(rows[2], rows[3]) and (rows[2] == 2).all()
@@ -198,7 +199,7 @@ def test_rectify_paper_is_refused_on_a_unet_and_exact_on_a_chain(unet: tiny.Case
         handle.begin(list(evenly(6)))
     case = tiny.dit()
     graph, family = graph_and_family(case, caching="output")
-    run = rules.interval(6, graph, 2)  # type: ignore[arg-type]
+    run = interval_rule.interval(6, graph, 2)  # type: ignore[arg-type]
     run[:, 0] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
     mask = Mask(run, family, names, evenly(6), caching="output")

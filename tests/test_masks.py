@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipstone.core.engine.block_part import SkipPart
+from skipstone.core.engine.block_part import BlockPart
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream, Tick
 from skipstone.core.engine.override import Overrides
@@ -21,10 +21,13 @@ from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.measure.macs import CostProbe, count_macs
 from skipstone.core.models import recognise
 from skipstone.core.models.graph import Block, BlockGraph, GraphBuilder
-from skipstone.core.plan import rule_rows as rules
-from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.plan.block_plan import BlockPlan
 from skipstone.core.plan.liveness import State, derive, liveness, paper_rule
 from skipstone.core.plan.mask_fit import fitted, mapped
+from skipstone.core.plan.rules import deepcache as deepcache_rule
+from skipstone.core.plan.rules import depths as depths_rule
+from skipstone.core.plan.rules import interval as interval_rule
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 
@@ -59,10 +62,10 @@ def part_of(
     run: np.ndarray,
     graph: BlockGraph,
     timesteps: tuple[float, ...] | None,
-    kind: type[SkipPart] = SkipPart,
+    kind: type[BlockPart] = BlockPart,
     **options: Any,
-) -> SkipPart:
-    plan = SkipPlan(BlockSkip(mask=mask_of(run, graph), **options), graph, "x", timesteps)
+) -> BlockPart:
+    plan = BlockPlan(BlockSkip(mask=mask_of(run, graph), **options), graph, "x", Horizon(timesteps))
     return kind(plan, graph)
 
 
@@ -71,7 +74,7 @@ def mask_of(run: np.ndarray, graph: BlockGraph, family: str = "x") -> Mask:
     return Mask(run, family, names, TIMESTEPS[: len(run)], graph.caching)
 
 
-class Poisoned(SkipPart):
+class Poisoned(BlockPart):
     """Dead values are NaN: whoever reads one spoils the picture."""
 
     def _around(self, number: int) -> Any:
@@ -86,7 +89,7 @@ class Poisoned(SkipPart):
         return poisoned
 
 
-def sample(case: tiny.Case, part: SkipPart) -> Tensor:
+def sample(case: tiny.Case, part: BlockPart) -> Tensor:
     """A run of CALLS calls with cond and uncond in one batch."""
     x, cond = case.latent(), case.cond()
     overrides = Overrides(part.overrides())
@@ -177,7 +180,7 @@ def test_the_deepcache_rule_gives_the_image_of_the_deepcache_package(every: int,
 
     case = tiny.diffusers_unet(layers_per_block=2)
     graph = recognise(case.model).graph(case.model)
-    part = part_of(rules.deepcache(CALLS, graph, every, branch), graph, TIMESTEPS)
+    part = part_of(deepcache_rule.deepcache(CALLS, graph, every, branch), graph, TIMESTEPS)
     ours = sample(case, part)
 
     class Scheduler:
@@ -202,13 +205,13 @@ def test_the_deepcache_rule_gives_the_image_of_the_deepcache_package(every: int,
 def test_fora_runs_all_branches_at_each_nth_call() -> None:
     case = tiny.BUILDERS["dit"]()
     graph = recognise(case.model).graph(case.model)
-    mask = rules.fora(CALLS, graph, 3)
+    mask = interval_rule.interval(CALLS, graph, 3)
     assert mask.sum(axis=1).tolist() == [len(graph) if k % 3 == 0 else 0 for k in range(CALLS)]
 
 
 def test_depth_codes_run_the_outermost_levels(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    mask = rules.depths([0, 1, 2, 12], graph)
+    mask = depths_rule.depths([0, 1, 2, 12], graph)
     rows = [{graph.blocks[i].depth for i, on in zip(graph.masked, row, strict=True) if on} for row in mask]
     everything = {graph.blocks[i].depth for i in graph.masked}
     assert rows == [everything, set(), {0}, {0, 1}, everything]
@@ -216,7 +219,7 @@ def test_depth_codes_run_the_outermost_levels(unet: tiny.Case) -> None:
 
 def test_a_depth_of_zero_repeats_the_last_prediction(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    part = part_of(rules.depths([0], graph), graph, TIMESTEPS[:2])
+    part = part_of(depths_rule.depths([0], graph), graph, TIMESTEPS[:2])
     overrides, x, outputs = Overrides(part.overrides()), unet.latent(), []
     for k in range(2):
         part.begin(Tick(k, new=True), Call(TIMESTEPS[k], unet.size, (Stream("a", 2),)))
@@ -229,7 +232,7 @@ def test_a_depth_of_zero_repeats_the_last_prediction(unet: tiny.Case) -> None:
 
 def test_a_stream_without_cache_runs_in_full(unet: tiny.Case) -> None:
     graph = recognise(unet.model).graph(unet.model)
-    part = part_of(rules.interval(3, graph, 3), graph, None)
+    part = part_of(interval_rule.interval(3, graph, 3), graph, None)
     overrides = Overrides(part.overrides())
 
     def call(k: int, name: str) -> Tensor:
@@ -280,7 +283,7 @@ def test_a_mask_for_another_family_or_other_blocks_is_refused(unet: tiny.Case) -
     graph = family.graph(unet.model)
     with pytest.raises(MaskError, match=r"is for a ldm U-Net|others"):
         fitted(a_mask(), family.name, graph)
-    fitted(mask_of(rules.interval(CALLS, graph, 2), graph, family.name), family.name, graph)
+    fitted(mask_of(interval_rule.interval(CALLS, graph, 2), graph, family.name), family.name, graph)
 
 
 def test_a_mapped_mask_runs_all_blocks_first_and_takes_the_nearest_rows_where_calls_become_more() -> None:
@@ -325,7 +328,7 @@ def test_the_deepcache_rule_reaches_its_multiply_add_bound_on_stable_diffusion(e
             unet(torch.randn(1, 4, 64, 64), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 768))
     cost = np.array([p.macs for p in probes])
     outside = whole.macs - cost.sum()
-    states = liveness(rules.deepcache(every, graph, every), graph)
+    states = liveness(deepcache_rule.deepcache(every, graph, every), graph)
     spent = sum((cost * (row == State.RUN)).sum() + outside for row in states)
     assert whole.macs == pytest.approx(401.6e9, rel=1e-3)
     assert every * whole.macs / spent == pytest.approx(bound, abs=0.01)

@@ -13,8 +13,9 @@ import tiny
 import skipstone
 from skipstone.core.errors import RecipeError
 from skipstone.core.models import recognise
-from skipstone.core.plan import rule_rows as rules
-from skipstone.core.plan.block_plan import SkipPlan, evenly
+from skipstone.core.plan.block_plan import BlockPlan, evenly
+from skipstone.core.plan.rules import depths as depths_rule
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import DATO, as_recipe, preset, preset_names
 from skipstone.core.recipe.recipe import Recipe
@@ -152,7 +153,7 @@ def test_published_schedules_have_their_full_shallow_and_repeated_calls(name: st
     recipe = preset(name)
     assert recipe.skip and recipe.prune and len(recipe.skip.depths) == 50
     graph = recognise(tiny.ldm_unet().model).graph(tiny.ldm_unet().model)
-    run = rules.depths(recipe.skip.depths, graph)
+    run = depths_rule.depths(recipe.skip.depths, graph)
     assert tuple(np.flatnonzero(run.all(axis=1))) == full
     assert int((~run.any(axis=1)).sum()) == repeated
     assert int((run.any(axis=1) & ~run.all(axis=1)).sum()) == shallow
@@ -162,7 +163,7 @@ def test_the_guide_says_how_many_calls_dato_coco_repeats_at_other_lengths() -> N
     skip, case = preset("dato_coco").skip, tiny.ldm_unet()
     family = recognise(case.model)
     graph = family.graph(case.model)
-    runs = [SkipPlan(skip, graph, family.name, evenly(calls)).planned_mask(evenly(calls)) for calls in (50, 30, 20)]  # type: ignore[arg-type]
+    runs = [BlockPlan(skip, graph, family.name, Horizon(evenly(calls))).planned_rows() for calls in (50, 30, 20)]  # type: ignore[arg-type]
     repeated = [int((~run.any(axis=1)).sum()) for run in runs]
     guide = " ".join((Path(skipstone.__file__).parent / "docs" / "user_guide.md").read_text().split())
     assert [int(run.all(axis=1).sum()) for run in runs] == [5, 5, 5]

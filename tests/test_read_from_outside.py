@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from skipstone.core.engine.report import Report
 from skipstone.core.models import recognise
 from skipstone.core.models.readers import Watch, kept_map
-from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.plan.block_plan import BlockPlan
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.pipelines.accelerate import accelerate
@@ -58,7 +59,7 @@ def test_its_inputs_are_real_where_they_would_be_dead() -> None:
     case, seen = tiny.diffusers_unet(), []
     graph = recognise(case.model).graph(case.model)
     at = [b.name for b in graph.blocks].index(MIDDLE)
-    plan = SkipPlan(BlockSkip(rule="deepcache", every=5), graph, "diffusers U-Net", tuple(STEPS))
+    plan = BlockPlan(BlockSkip(rule="deepcache", every=5), graph, "diffusers U-Net", Horizon(tuple(STEPS)))
     assert plan.row(1, STEPS[1])[0][at] == 0
     plan.run_always([at])
     assert all(plan.row(k, t)[0][at] == 2 for k, t in enumerate(STEPS))
@@ -71,7 +72,9 @@ def test_its_inputs_are_real_where_they_would_be_dead() -> None:
 def test_the_papers_rectification_keeps_blocks_that_are_read() -> None:
     case = tiny.dit()
     graph = recognise(case.model).graph(case.model, "output")
-    plan = SkipPlan(BlockSkip(every=5, caching="output", rectify="paper"), graph, "diffusers DiT", tuple(STEPS))
+    plan = BlockPlan(
+        BlockSkip(every=5, caching="output", rectify="paper"), graph, "diffusers DiT", Horizon(tuple(STEPS))
+    )
     plan.run_always([0])
     assert [plan.row(k, t)[0][0] for k, t in enumerate(STEPS)] == [2] * len(STEPS)
 

@@ -15,7 +15,7 @@ import tiny
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.models import recognise
-from skipstone.core.plan import rule_rows as rules
+from skipstone.core.plan.rules import deepcache as deepcache_rule
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +38,17 @@ def test_quad_is_deepcaches_own_spacing(released: Callable[..., Any]) -> None:
             for every in range(2, calls):
                 count = -(-calls // every)
                 theirs = [int(k) for k in released(calls, count, calls * 3 // 10, 1.4)[0]]
-                assert rules.quad_calls(calls, count) == theirs, (calls, every)
+                assert deepcache_rule.quad_calls(calls, count) == theirs, (calls, every)
 
 
 def test_quad_of_50_calls_and_10_full_ones() -> None:
-    assert rules.quad_calls(50, 10) == [0, 5, 9, 13, 17, 21, 26, 31, 37, 43]
+    assert deepcache_rule.quad_calls(50, 10) == [0, 5, 9, 13, 17, 21, 26, 31, 37, 43]
 
 
 def test_quad_takes_every_number_of_calls_and_refuses_what_cannot_be_placed() -> None:
     for calls in (1, 2, 3, 999):
         for every in (2, 3, 500, 999):
-            placed = rules.quad_calls(calls, -(-calls // every))
+            placed = deepcache_rule.quad_calls(calls, -(-calls // every))
             assert (
                 placed == sorted(set(placed))
                 and placed[0] == 0
@@ -56,18 +56,18 @@ def test_quad_takes_every_number_of_calls_and_refuses_what_cannot_be_placed() ->
                 and len(placed) == -(-calls // every)
             )
     with pytest.raises(RecipeError, match="cannot place 9 full calls among 3"):
-        rules.quad_calls(3, 9)
+        deepcache_rule.quad_calls(3, 9)
 
 
 def test_the_deepcache_rule_runs_in_full_at_the_calls_of_its_mode() -> None:
     case = tiny.BUILDERS["diffusers"]()
     graph = recognise(case.model).graph(case.model)
     for every, mode, full in [
-        (5, "quad", rules.quad_calls(50, 10)),
+        (5, "quad", deepcache_rule.quad_calls(50, 10)),
         (5, "uniform", list(range(0, 50, 5))),
         (1, "quad", list(range(50))),
         (50, "quad", [0]),
         (99, "quad", [0]),
     ]:
-        rows = rules.deepcache(50, graph, every, mode=mode)
+        rows = deepcache_rule.deepcache(50, graph, every, mode=mode)
         assert np.flatnonzero(rows.all(axis=1)).tolist() == full, (every, mode)

@@ -15,14 +15,15 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.engine.block_part import SkipPart
+from skipstone.core.engine.block_part import BlockPart
 from skipstone.core.engine.call import Call, one_timestep
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.token_layer import TokenLayer
 from skipstone.core.errors import Decline
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import SkipPlan, graph_of
+from skipstone.core.plan.block_plan import BlockPlan, graph_of
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Method, Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -208,8 +209,8 @@ def test_second_order_samplers_decide_once_for_both_evaluations_of_a_step() -> N
         assert report.planned and report.calls == 11
         assert report.blocks_run * 11 == report.blocks * 6
     graph = graph_of(BlockSkip(), recognise(pipe.unet), pipe.unet)
-    plan = SkipPlan(BlockSkip(rule="interval", every=2), graph, "x", tuple(range(11, 0, -1)), stages=2)  # type: ignore[arg-type]
-    rows = plan.planned_mask(tuple(map(float, range(11, 0, -1)))).all(axis=1)
+    plan = BlockPlan(BlockSkip(rule="interval", every=2), graph, "x", Horizon(tuple(map(float, range(11, 0, -1))), stages=2))
+    rows = plan.planned_rows().all(axis=1)
     assert rows.tolist() == [True, True, False, False] * 2 + [True, True, False]
 
 
@@ -252,7 +253,7 @@ def test_a_window_holds_for_rules_in_runs_that_nobody_announced(
     unet: tiny.Case, start: float, end: float, full: int
 ) -> None:
     graph = graph_of(BlockSkip(), recognise(unet.model), unet.model)
-    plan = SkipPlan(BlockSkip(rule="interval", every=2, start=start, end=end), graph, "x", None)
+    plan = BlockPlan(BlockSkip(rule="interval", every=2, start=start, end=end), graph, "x", Horizon())
     rows = [plan.row(k, t)[0].all() and (plan.row(k, t)[0] == 2).all() for k, t in enumerate((999, 800, 600, 300, 0))]
     assert [bool(row) for row in rows] == [bool(full >> (4 - k) & 1) for k in range(5)]
 
@@ -336,10 +337,10 @@ def test_gradients_are_those_of_the_plain_model(unet: tiny.Case, method: Method,
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (SkipPart, "begin"),
-        (SkipPart, "end"),
-        (SkipPart, "_store"),
-        (SkipPlan, "row"),
+        (BlockPart, "begin"),
+        (BlockPart, "end"),
+        (BlockPart, "_store"),
+        (BlockPlan, "row"),
         (TokenLayer, "_token_map"),
         (Engine, "begin"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.plan.checkpoints import Checkpoints
-from skipstone.core.plan.run import Positions
+from skipstone.core.plan.run import Horizon, Positions
 from skipstone.core.plan.token_plan import TokenPlan
 from skipstone.core.recipe.checkpoint_lists import CHECKPOINT_PRESETS, PAPER_CALLS, checkpoint_calls, parse_checkpoints
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -39,13 +39,13 @@ def even(calls: int, top: float = 999.0, bottom: float = 0.0) -> list[float]:
 
 def planned(merge: TokenMerge, steps: list[float]) -> list[int]:
     """Checkpoint calls of a planned run."""
-    plan = TokenPlan(merge, steps)
+    plan = TokenPlan(merge, Horizon(tuple(steps)))
     return [k for k, t in enumerate(steps) if plan.is_checkpoint(k, t)]
 
 
 def unplanned(merge: TokenMerge, steps: list[float]) -> list[int]:
     """Checkpoint calls of the same run when its timesteps are not announced."""
-    plan = TokenPlan(merge, None)
+    plan = TokenPlan(merge, Horizon())
     return [k for k, t in enumerate(steps) if plan.is_checkpoint(k, t)]
 
 
@@ -99,7 +99,7 @@ def test_a_list_maps_to_another_number_of_calls_by_rounding(calls: int, name: st
 @given(st.integers(1, 300), st.lists(st.integers(0, 60), max_size=15), st.booleans(), st.integers(0, 1))
 def test_no_run_is_indexed_past_its_end(total: int, calls: list[int], absolute: bool, base: int) -> None:
     merge = TokenMerge(checkpoints=calls, absolute=absolute, index_base=base)
-    plan = TokenPlan(merge, even(total))
+    plan = TokenPlan(merge, Horizon(tuple(even(total))))
     assert plan.checkpoints.planned() <= set(range(total))
     assert 0 in plan.checkpoints.planned()
 
@@ -167,9 +167,9 @@ def test_going_back_up_in_noise_searches_anew() -> None:
 
 
 def test_window_by_position() -> None:
-    plan = TokenPlan(TokenMerge(start=0.15, end=0.55), even(11))
+    plan = TokenPlan(TokenMerge(start=0.15, end=0.55), Horizon(tuple(even(11))))
     assert [k for k, t in enumerate(even(11)) if plan.serves(t)] == [2, 3, 4, 5]
-    last = TokenPlan(TokenMerge(start=0.75), even(11))
+    last = TokenPlan(TokenMerge(start=0.75), Horizon(tuple(even(11))))
     assert [k for k, t in enumerate(even(11)) if last.serves(t)] == [8, 9, 10]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from toys import Residual
 
-from skipstone.core.plan.block_plan import SkipPlan
+from skipstone.core.plan.block_plan import BlockPlan
 from skipstone.core.plan.liveness import State
+from skipstone.core.plan.run import Horizon
 from skipstone.core.plan.token_plan import TokenPlan
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -19,7 +20,7 @@ WINDOWS = {(0.25, 0.75): [1, 2], (0.0, 0.5): [0, 1], (0.5, 0.5): [], (0.75, 1.0)
 
 @pytest.mark.parametrize(("start", "end"), WINDOWS)
 def test_tokens_are_merged_from_the_start_up_to_but_not_at_the_end(start: float, end: float) -> None:
-    plan = TokenPlan(TokenMerge(start=start, end=end), QUARTERS)
+    plan = TokenPlan(TokenMerge(start=start, end=end), Horizon(QUARTERS))
     assert [k for k, t in enumerate(QUARTERS) if plan.serves(t)] == WINDOWS[start, end]
 
 
@@ -29,7 +30,7 @@ def test_blocks_are_skipped_from_the_start_up_to_but_not_at_the_end(start: float
     """The first call always runs whole."""
     graph = Residual().graph()
     settings = BlockSkip(rule="interval", every=9, start=start, end=end, last_full=False)
-    plan = SkipPlan(settings, graph, "toy", QUARTERS if known else None)
+    plan = BlockPlan(settings, graph, "toy", Horizon(QUARTERS if known else None))
     rows = np.stack([plan.row(k, t)[0] for k, t in enumerate(QUARTERS)])
     skipped = np.flatnonzero((rows == State.REUSE).all(axis=1)).tolist()
     assert skipped == [k for k in WINDOWS[start, end] if k > 0]

@@ -11,28 +11,39 @@ from typing import Any
 import numpy as np
 
 from ..measure.macs import CostProbe
+from ..models import unwrapped
 from ..models.graph import BlockGraph
 from ..models.readers import Watch, foreign_hook
-from ..plan.block_plan import SkipPlan
+from ..plan.block_plan import BlockPlan, graph_of
 from ..plan.liveness import State
+from ..recipe.block_skip import BlockSkip
 from .cache import BlockCache
 from .call import Call
 from .clock import Tick
+from .network import Network
 from .override import Around, Override
 from .proof import Proof
 from .report import Meter, shortened
+from .session import Maker
 from .values import Values, added, as_output, as_values, carried, subtracted
 
 _NO_CALL = Call(0.0, (0, 0), ())
 
 
-class SkipPart:
+class BlockPart:
     """Block skipping in one run: the plan's row for each forward, and a cache per block."""
 
-    def __init__(self, plan: SkipPlan, graph: BlockGraph, meter: Meter | None = None) -> None:
+    @classmethod
+    def on(cls, settings: BlockSkip, network: Network) -> Maker:
+        """What makes this part in each run on a network. Raises :class:`MaskError` for settings that do not fit it."""
+        family = network.family
+        graph = graph_of(settings, family, unwrapped(network.root))
+        return lambda horizon, meter: cls(BlockPlan(settings, graph, family.name, horizon), graph, meter)
+
+    def __init__(self, plan: BlockPlan, graph: BlockGraph, meter: Meter | None = None) -> None:
         """Before the first call."""
         self._plan, self._graph = plan, graph
-        self._meter = meter
+        self._meter = meter or Meter()
         settings = plan.settings
         self._caches = [BlockCache(settings.offload, settings.forecast) for _ in graph.blocks]
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
@@ -71,7 +82,7 @@ class SkipPart:
             self._proof.open()
         self._rows += call.rows if tick.index == 0 else 0
         self._call, keys = call, call.keys()
-        self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last, call.step)
+        self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last, call.step, call.input)
         self._index = tick.index
         self._due[self._row == State.RUN] = tick.index
         reused = np.flatnonzero(self._row == State.REUSE)
@@ -133,7 +144,7 @@ class SkipPart:
             found = ((i, foreign_hook(b.module)) for i, b in enumerate(self._graph.blocks))
             self._read = {i: reader for i, reader in found if reader}
         self._plan.run_always(self._read)
-        for reader in sorted(set(self._read.values())) if self._meter is not None else ():
+        for reader in sorted(set(self._read.values())):
             names = shortened([self._graph.blocks[i].name for i, r in self._read.items() if r == reader])
             self._meter.note(f"runs at every call, as {reader} reads it: {names}")
 
@@ -141,8 +152,7 @@ class SkipPart:
         """The first call was not that of the graph: from now on the network runs as without us."""
         self._drop(np.ones(len(self._graph), dtype=bool))
         self.counts[:] = self.macs[:] = 0
-        if self._meter is not None:
-            self._meter.decline("block skipping", self._proof.failure)
+        self._meter.decline("block skipping", self._proof.failure)
 
     def _budget(self) -> None:
         """After the first call sizes and costs are known: the plan says what it will hold, and runs more where that is
@@ -151,14 +161,12 @@ class SkipPart:
         self._note(self._plan.fit(sizes, np.array([c or 0 for c in self._cost]), self._room))
 
     def _note(self, *notes: str) -> None:
-        for note in notes if self._meter is not None else ():
+        for note in notes:
             if note:
-                self._meter.note(note)  # type: ignore[union-attr]
+                self._meter.note(note)
 
     def _report(self) -> None:
         """Add to the meter what was counted since the last time."""
-        if self._meter is None:
-            return
         counts, macs = self.counts - self._reported[0], self.macs - self._reported[1]
         run, reused, dead = (int(counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
         self._meter.count_blocks(run, reused, dead, int(macs[State.RUN]), int(macs.sum()))

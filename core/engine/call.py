@@ -40,19 +40,6 @@ class Call:
         return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
 
 
-@dataclass(frozen=True)
-class Horizon:
-    """What is known of a run ahead.
-
-    timesteps: of its calls, in order; None where they are not known. train_steps: length of the training range.
-    stages: calls that the sampler makes in each of its steps (2: Heun, DPM2), where the calls are known.
-    """
-
-    timesteps: tuple[float, ...] | None = None
-    train_steps: float = 1000.0
-    stages: int = 1
-
-
 def raw_output(output: Any) -> Tensor | None:
     """The prediction in what a network returns: a tensor, a tuple that begins with one, or diffusers' output object."""
     first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)

@@ -18,17 +18,16 @@ import torch
 from torch import nn
 
 from ..errors import Decline
-from ..models import Family, KeyBias, Site, recognise, sites_of, unwrapped
-from ..models.graph import BlockGraph
-from ..plan.block_plan import SkipPlan, graph_of
+from ..models import KeyBias
+from ..plan.run import Horizon
 from ..recipe.recipe import Recipe
-from .block_part import SkipPart
-from .call import Call, Horizon
-from .merge import MergePart, Observer
+from .call import Call
+from .network import Network
 from .override import Tap
-from .prune import PrunePart
-from .report import Meter, Report
-from .session import Part, Session
+from .parts import makers
+from .report import Report
+from .session import Session
+from .token_part import Observer
 
 log = logging.getLogger("skipstone")
 
@@ -54,18 +53,11 @@ class Engine:
         threads: bool = False,
     ) -> None:
         """Look the model over; nothing is changed."""
-        self.family: Family = recognise(root)
+        network = Network.of(root, key_bias, observer)
+        self.family = network.family
         self.recipe = recipe
         self.report = Report()
-        self._merge = recipe.merge if recipe.merge and not recipe.merge.neutral else None
-        self._prune = recipe.prune if recipe.prune and not recipe.prune.neutral else None
-        self._skip = recipe.skip if recipe.skip and not recipe.skip.neutral else None
-        self._sites: list[Site] = sites_of(root, self.family) if self._merge or self._prune else []
-        self._graph: BlockGraph | None = None
-        if self._skip:
-            self._graph = graph_of(self._skip, self.family, unwrapped(root))
-        self._key_bias = key_bias or self.family.key_bias
-        self._observer = observer
+        self._makers = makers(recipe.methods, network)
         self._tap = Tap(root)
         self._root = root
         self._threads = threads
@@ -88,7 +80,7 @@ class Engine:
         stages: calls in each step of the sampler, where the calls are known (:class:`.call.Horizon`).
         """
         known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
-        session = Session(Horizon(known, train_steps, stages), self._parts)
+        session = Session(Horizon(known, train_steps, stages), self._makers)
         self._stack.append(session)
         return session
 
@@ -148,7 +140,7 @@ class Engine:
 
     def _begin_plain(self) -> Session:
         """A run in which nothing is served."""
-        session = Session(Horizon(), lambda horizon, meter: [])
+        session = Session(Horizon(), [])
         self._stack.append(session)
         return session
 
@@ -164,16 +156,3 @@ class Engine:
         self.report = session.close()
         if self.report.calls and self.report.idle and not self.recipe.neutral:
             log.warning(self.report.summary())
-
-    def _parts(self, horizon: Horizon, meter: Meter) -> list[Part]:
-        """Skipping wraps merging and pruning: a block that is reused never asks for its tokens."""
-        parts: list[Part] = []
-        if self._merge:
-            parts.append(MergePart(self._merge, self._sites, horizon, meter, self._key_bias, self._observer))
-        if self._prune:
-            parts.append(PrunePart(self._prune, self._sites, horizon, meter, self._key_bias, self._observer))
-        if self._skip and self._graph:
-            known = (horizon.timesteps, horizon.train_steps, horizon.stages)
-            plan = SkipPlan(self._skip, self._graph, self.family.name, *known)
-            parts.append(SkipPart(plan, self._graph, meter))
-        return parts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ..errors import Decline, SkipstoneError
-from .call import Call, Horizon, raw_output
+from ..plan.run import Horizon
+from .call import Call, raw_output
 from .clock import Clock, Tick
 from .override import Override, Overrides
 from .report import Meter, Report
@@ -55,6 +56,10 @@ class Part(Protocol):
         """The run is over: report what was done, and free everything."""
 
 
+Maker = Callable[[Horizon, Meter], Part]
+"""Makes the part of one run."""
+
+
 @runtime_checkable
 class Listener(Protocol):
     """A part that reads what the network returns."""
@@ -66,7 +71,7 @@ class Listener(Protocol):
 class Session:
     """State of one run. Parts are installed in order, so that a later one wraps an earlier one on the same module."""
 
-    def __init__(self, horizon: Horizon, parts: Callable[[Horizon, Meter], Sequence[Part]]) -> None:
+    def __init__(self, horizon: Horizon, makers: Iterable[Maker]) -> None:
         """Begin a run; the model is not touched before :meth:`enter`."""
         self.meter = Meter()
         self.idle = Event()
@@ -75,7 +80,8 @@ class Session:
         self._trails = Trails()
         self._declined = 0
         self._failed = False
-        self._parts = [(part, self._overrides(part)) for part in parts(horizon, self.meter)]
+        parts = [make(horizon, self.meter) for make in makers]
+        self._parts = [(part, self._overrides(part)) for part in parts]
 
     def enter(self, call: Call) -> None:
         r"""Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""

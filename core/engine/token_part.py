@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import Decline
-from ..models import KeyBias, Site
+from ..models import KeyBias, Site, sites_of
+from ..plan.run import Horizon
 from ..plan.token_plan import TokenPlan, TokenSettings
 from ..tokens.grid import Grid
 from ..tokens.maps import Pairs
-from .call import Call, Horizon
+from .call import Call
 from .clock import Stream, Tick
+from .network import Network
 from .override import Override
 from .report import Meter
+from .session import Maker
 from .token_layer import Found, TokenLayer
 
 _SEED_STEP = 1_000_003
@@ -63,11 +66,17 @@ class TokenPart(ABC, Generic[Settings]):
         self.index = -1
         self.call = _NO_CALL
         self._observer = observer
-        self._plan = TokenPlan(settings, horizon.timesteps, horizon.train_steps)
+        self._plan = TokenPlan(settings, horizon)
         self._finest: int | None = None
         self._layers = [TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)]
         if dropped := self._plan.checkpoints.dropped():
             meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
+
+    @classmethod
+    def on(cls, settings: Settings, network: Network) -> Maker:
+        """What makes this part in each run on a network. Raises :class:`ModelError` for one without self-attention."""
+        sites = sites_of(network.root, network.family)
+        return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
 
     @abstractmethod
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:

@@ -4,64 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import MaskError, SkipstoneError
 from ..models.family import Family
 from ..models.graph import BlockGraph
 from ..recipe.block_skip import BlockSkip, Caching
 from ..recipe.mask import Mask, load_mask
-from . import rule_rows as rules
 from .liveness import State, derive, rectified
-from .mapping import crossed, depth_rows, nearest
-from .mask_fit import fitted, mapped
+from .mask_fit import mapped
 from .memory import peak_bytes, within
-from .run import Positions
+from .rules import followed, rule_of
+from .rules.base import Moment
+from .rules.by_mask import ByMask
+from .run import Horizon
 
-_NO_QUAD = "mode='quad' needs the number of calls, which is not known ahead here: full calls were evenly spaced"
 
-
-class SkipPlan:
+class BlockPlan:
     """Which block does what at which call.
 
     Where the calls are known, dead blocks are left out and caches freed; where they are not, a rule is followed call by
     call, a list or mask by timestep, every block of a row runs, and no cache is freed before the end.
     """
 
-    def __init__(
-        self,
-        settings: BlockSkip,
-        graph: BlockGraph,
-        family: str,
-        timesteps: tuple[float, ...] | None,
-        train_steps: float = 1000.0,
-        stages: int = 1,
-    ) -> None:
-        """Bind. stages: calls in each step of the sampler; an interval decides once for all of a step.
-
-        Raises :class:`MaskError` for a mask that does not fit.
-        """
-        self.settings, self._graph, self._stages = settings, graph, max(1, stages)
-        self._passed: tuple[int, int, int] | None = None
-        self._mask = _load(settings, graph, family)
-        if self._mask is not None and self._mask.forecast:
-            self.settings = replace(settings, forecast=True)
-        self._positions = Positions.of_run(timesteps, train_steps) if timesteps else Positions(train_steps - 1)
+    def __init__(self, settings: BlockSkip, graph: BlockGraph, family: str, horizon: Horizon) -> None:
+        """Bind the settings. Raises :class:`MaskError` for a mask that does not fit the model."""
+        self._rule = rule_of(settings, graph, family)
+        self.settings = followed(settings, self._rule)
+        self._graph, self._horizon = graph, horizon
+        self._asked: tuple[int, float, float] | None = None
         self._everything = np.ones(len(graph), dtype=bool)
         self._always = np.zeros(len(graph), dtype=bool)
         self._run = self._states = self._kept = None
-        if timesteps:
-            self._run = self.planned_mask(timesteps)
-            self._states, self._kept = self._rectified(self._run)
+        if horizon.timesteps and (run := self.planned_rows()) is not None:
+            self._run = run
+            self._states, self._kept = self._rectified(run)
 
     @property
     def notes(self) -> list[str]:
         """What the report should say of settings that cannot be followed in this run."""
-        quad = self.settings.rule == "deepcache" and self.settings.mode == "quad"
-        return [_NO_QUAD] if quad and self._states is None else []
+        return [self._rule.unannounced] if self._rule.unannounced and self._states is None else []
 
     def abandon(self) -> None:
         """The run left its plan."""
@@ -110,71 +94,57 @@ class SkipPlan:
         return states, np.logical_or.accumulate(kept[::-1])[::-1] if self.settings.forecast else kept
 
     def row(
-        self, index: int, timestep: float, last: bool = False, step: int | None = None
+        self, index: int, timestep: float, last: bool = False, step: int | None = None, input: Tensor | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(states [L], whose value to keep [L]) at a call. last, step: the host's word on whether this is the last step and
-        which one it is; read where the calls are not known."""
+        """(states [L], whose value to keep [L]) at a call. last, step: whether this is the last step and which one it is, by
+        the host's count; read, as the input is, where the rows are not known ahead."""
         if self._states is not None and self._kept is not None:
             return self._states[index], self._kept[index]
-        served = self._inside(timestep) and index > 0 and not (last and self.settings.last_full)
-        runs = derive(self._unplanned(index, timestep, step)[None], self._graph)[0] if served else self._everything
+        served = self._horizon.inside(self.settings, timestep) and index > 0
+        if not served or (last and self.settings.last_full):
+            runs = self._everything
+        else:
+            at = Moment(index, timestep, self._before(index, timestep), step, input)
+            runs = derive(self._rule.row(self._graph, self._horizon, at)[None], self._graph)[0]
         return np.where(runs | self._always, State.RUN, State.REUSE).astype(np.int8), self._everything
 
-    def planned_mask(self, timesteps: tuple[float, ...]) -> np.ndarray:
-        """The settings as a mask bool [T, masked blocks] for a run whose calls are known."""
-        calls, settings = len(timesteps), self.settings
-        if self._mask is not None:
-            run = mapped(self._mask, timesteps).run.copy()
-        elif settings.rule == "depths":
-            run = depth_rows(self._depth_rows(), [self._positions.at(t) for t in timesteps])
-        else:
-            run = self._by_steps(-(-calls // self._stages)).repeat(self._stages, axis=0)[:calls]
-        run[[not self._inside(t) for t in timesteps]] = True
+    def planned_rows(self) -> np.ndarray | None:
+        """The settings as rows bool [T, masked blocks] for a run whose calls are known; None for a rule without rows."""
+        run = self._rule.rows(self._graph, self._horizon)
+        if run is None:
+            return None
+        run[[not self._horizon.inside(self.settings, t) for t in self._horizon.timesteps or ()]] = True
         run[0] = True
-        if settings.last_full:
+        if self.settings.last_full:
             run[-1] = True
         return run
 
-    def _unplanned(self, index: int, timestep: float, step: int | None) -> np.ndarray:
-        """The row of a call that nobody announced. What a mask runs between two calls runs at the later one, and so does a
-        list's full call."""
-        if self._mask is not None:
-            now = nearest(self._mask.timesteps, timestep)
-            return np.asarray(crossed(self._mask.run, self._from(index, now), now).any(axis=0))
-        if self.settings.rule != "depths":
-            return self._by_rule(index if step is None else step)
-        rows, now = self._depth_rows(), self._depth_index(timestep)
-        passed = crossed(rows, self._from(index, now), now)
-        return passed[passed.all(axis=1).argmax()] if passed.all(axis=1).any() else rows[now]
+    def mask(self, family: str) -> Mask:
+        """The rows as a mask of their own. It runs as the settings do: a forecast goes with it.
 
-    def _from(self, index: int, now: int) -> int:
-        """The row of the call before this one; asked again in the same call (split batches), the same."""
-        if self._passed is None or self._passed[0] != index:
-            self._passed = (index, now if self._passed is None else self._passed[2], now)
-        return self._passed[1]
+        Of a mask whose timesteps these are, what was learned stays. Raises :class:`MaskError` for a rule without rows.
+        """
+        run, timesteps, graph = self.planned_rows(), self._horizon.timesteps or (), self._graph
+        if run is None:
+            raise MaskError(f"rule {self.settings.rule!r} decides at each call: it cannot be written as a mask")
+        if isinstance(self._rule, ByMask):
+            given = mapped(self._rule.mask, timesteps)
+            return replace(given, run=run, signature=graph.signature, forecast=self.settings.forecast)
+        names = tuple(graph.blocks[i].name for i in graph.masked)
+        read = ("rule", "every", "branch", "depths")
+        provenance = {name: _plain(getattr(self.settings, name)) for name in read}
+        forecast = self.settings.forecast
+        return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature, forecast)
 
-    def _by_steps(self, steps: int) -> np.ndarray:
-        """An interval rule's rows bool [steps, masked blocks]."""
-        if self.settings.rule == "deepcache":
-            every, branch, mode = self.settings.every, self.settings.branch, self.settings.mode
-            return rules.deepcache(steps, self._graph, every, branch, mode)
-        return np.stack([self._by_rule(k) for k in range(steps)])
+    def _before(self, index: int, timestep: float) -> float:
+        """The timestep of the last call that was asked about; in a later forward of the same call (split batches) the same."""
+        if self._asked is None or self._asked[0] != index:
+            self._asked = (index, timestep if self._asked is None else self._asked[2], timestep)
+        return self._asked[1]
 
-    def _by_rule(self, index: int) -> np.ndarray:
-        every, branch = self.settings.every, self.settings.branch
-        if self.settings.rule == "deepcache":
-            return rules.deepcache(every, self._graph, every, branch)[index % every]
-        return rules.interval(every, self._graph, every)[index % every]
 
-    def _depth_rows(self) -> np.ndarray:
-        return rules.depths(self.settings.depths, self._graph)
-
-    def _depth_index(self, timestep: float) -> int:
-        return round(self._positions.at(timestep) * len(self.settings.depths))
-
-    def _inside(self, timestep: float) -> bool:
-        at, settings = self._positions.at(timestep), self.settings
-        return settings.start <= at and (at < settings.end or settings.end >= 1.0)
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
@@ -185,18 +155,8 @@ def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
 
 
 def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
-    """The settings as a mask of their own, for a run whose calls are known. Raises :class:`MaskError`.
-
-    It runs as the settings do: a forecast goes with it. Of a mask whose timesteps these are, what was learned stays.
-    """
-    plan = SkipPlan(settings, graph, family, timesteps)
-    run, forecast = plan.planned_mask(timesteps), plan.settings.forecast
-    if (given := _load(settings, graph, family)) is not None:
-        return replace(mapped(given, timesteps), run=run, signature=graph.signature, forecast=forecast)
-    names = tuple(graph.blocks[i].name for i in graph.masked)
-    provenance: dict[str, Any] = {"rule": settings.rule, "every": settings.every, "branch": settings.branch}
-    provenance["depths"] = list(settings.depths)
-    return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature, forecast)
+    """The settings as a mask for a run whose calls are known (:meth:`BlockPlan.mask`). Raises :class:`MaskError`."""
+    return BlockPlan(settings, graph, family, Horizon(timesteps)).mask(family)
 
 
 def graph_of(settings: BlockSkip, family: Family, network: nn.Module) -> BlockGraph:
@@ -216,8 +176,3 @@ def _caching(settings: BlockSkip, mask: Mask | None, family: Family) -> Caching:
     if wanted not in family.cachings:
         raise MaskError(f"caching {wanted!r} is not possible on a {family.name}: use {' or '.join(family.cachings)}")
     return wanted
-
-
-def _load(settings: BlockSkip, graph: BlockGraph, family: str) -> Mask | None:
-    mask = load_mask(settings)
-    return None if mask is None else fitted(mask, family, graph)

@@ -1,4 +1,4 @@
-"""The calls of one run: where each lies between the noisiest and the cleanest timestep.
+"""The calls of one run: what is known of them ahead, and where each lies between the noisiest and the cleanest timestep.
 
 *Position* is the common coordinate of all runs: 0 at the noisiest training timestep, 1 at the cleanest, linear in the timestep.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 _FULL_RUN_EDGE = 0.1
 
@@ -15,7 +17,8 @@ _FULL_RUN_EDGE = 0.1
 class Positions:
     """Turns training timesteps into positions in [0, 1].
 
-    noisiest, cleanest: timesteps that count as positions 0 and 1.
+    Args:
+        noisiest, cleanest: timesteps that count as positions 0 and 1.
     """
 
     noisiest: float = 999.0
@@ -39,3 +42,46 @@ class Positions:
     def is_full(self, timesteps: Sequence[float]) -> bool:
         """True when these timesteps run from the noisiest to the cleanest position."""
         return self.at(timesteps[0]) == 0.0 and self.at(timesteps[-1]) == 1.0
+
+
+class Window(Protocol):
+    """Settings that hold for a part of the run (:mod:`skipstone.core.recipe.windows`)."""
+
+    @property
+    def start(self) -> float:
+        """Position from which they hold."""
+
+    @property
+    def end(self) -> float:
+        """Position before which they hold."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What is known of a run before it begins.
+
+    Args:
+        timesteps: of its calls, in order; None where they are not known.
+        train_steps: length of the training range.
+        stages: calls that the sampler makes in each of its steps (2: Heun, DPM2), where the calls are known.
+
+    Example::
+
+        Horizon((999.0, 749.0, 499.0, 249.0, 0.0)).positions.at(499.0)  # about 0.5
+    """
+
+    timesteps: tuple[float, ...] | None = None
+    train_steps: float = 1000.0
+    stages: int = 1
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Where the run's calls lie."""
+        if self.timesteps:
+            return Positions.of_run(self.timesteps, self.train_steps)
+        return Positions(noisiest=self.train_steps - 1)
+
+    def inside(self, window: Window, timestep: float) -> bool:
+        """Is a call inside the window [start, end)? An end of 1 includes the last call."""
+        position = self.positions.at(timestep)
+        return window.start <= position and (position < window.end or window.end >= 1.0)

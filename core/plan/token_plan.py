@@ -8,19 +8,18 @@ from ..recipe.checkpoint_lists import checkpoint_calls
 from ..recipe.token_merge import TokenMerge
 from ..recipe.token_prune import TokenPrune
 from .checkpoints import Checkpoints
-from .run import Positions
+from .run import Horizon
 
 TokenSettings = TokenMerge | TokenPrune
 
 
 class TokenPlan:
-    """Checkpoints and window of one run. `timesteps`: its calls in order, None where they are not known ahead."""
+    """Checkpoints and window of one run."""
 
-    def __init__(self, settings: TokenSettings, timesteps: Sequence[float] | None, train_steps: float = 1000.0) -> None:
+    def __init__(self, settings: TokenSettings, horizon: Horizon) -> None:
         """Bind the settings to a run."""
-        self.settings = settings
-        steps = tuple(timesteps) if timesteps is not None and len(timesteps) else None
-        self.positions = Positions.of_run(steps, train_steps) if steps else Positions(noisiest=train_steps - 1)
+        self.settings, self._horizon = settings, horizon
+        self.positions, steps = horizon.positions, horizon.timesteps
         calls = tuple(
             c - settings.index_base for c in checkpoint_calls(settings.checkpoints) if c >= settings.index_base
         )
@@ -46,9 +45,8 @@ class TokenPlan:
         return self.checkpoints.crossed(before, now)
 
     def serves(self, timestep: float) -> bool:
-        """Is this call inside the window [start, end) (end 1 includes the last call)?"""
-        position = self.positions.at(timestep)
-        return self.settings.start <= position and (position < self.settings.end or self.settings.end >= 1.0)
+        """Is this call inside the window?"""
+        return self._horizon.inside(self.settings, timestep)
 
     def share(self, shares: Sequence[float], index: int, timestep: float) -> float:
         """The entry of a list, one for each call of a full run, that holds at this call: by its place in a run of as many

@@ -14,7 +14,15 @@ from .windows import window_end, window_start
 if TYPE_CHECKING:
     from .mask import Mask
 
-Rule = Literal["deepcache", "interval", "fora", "depths", "mask"]
+RULES: dict[str, tuple[str, ...]] = {
+    "deepcache": ("every", "branch", "mode"),
+    "interval": ("every",),
+    "fora": ("every",),
+    "depths": ("depths",),
+    "mask": ("mask",),
+}
+"""Rule -> the settings that it alone reads (:mod:`skipstone.core.plan.rules` has the rules themselves)."""
+
 SkipMode = Literal["uniform", "quad"]
 Rectify = Literal["liveness", "paper", "off"]
 Caching = Literal["output", "branch"]
@@ -43,11 +51,11 @@ class BlockSkip:
     Raises :class:`RecipeError` for values that cannot run.
     """
 
-    rule: Rule = setting(
+    rule: str = setting(
         "deepcache",
         "deepcache runs only the outer layers of a U-Net between full steps (arXiv 2312.00858). interval and fora (arXiv "
         "2407.01425, for transformers) repeat the whole model between full steps. depths follows a list of depths.",
-        choices=get_args(Rule), unlisted=("mask",),
+        choices=tuple(RULES), unlisted=("mask",),
     )  # fmt: skip
     every: int = setting(
         3,
@@ -139,8 +147,7 @@ class BlockSkip:
     @property
     def neutral(self) -> bool:
         """True when every block runs at every call."""
-        by_interval = self.rule in ("deepcache", "interval", "fora")
-        return (by_interval and self.every == 1) or self.start >= self.end
+        return ("every" in RULES[self.rule] and self.every == 1) or self.start >= self.end
 
     def beside(self, folder: Path) -> BlockSkip:
         """With the mask file in `folder`, where there is one of its name."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RecipeError, SkipstoneError
-from ...plan import rule_rows as rules
+from ...plan.rules.deepcache import deepcache
 from .costs import Costs, to_budget
 from .gated import Caches
 from .masked_model import Subject
@@ -69,7 +69,7 @@ def deepcache_mask(subject: Subject, target: float) -> np.ndarray:
     """DeepCache's interval and branch whose share is the largest within the budget. Raises :class:`RecipeError` for none."""
     branches = sorted({b.depth for b in subject.graph.blocks})[:-1] or [0]
     found = [
-        rules.deepcache(subject.calls, subject.graph, every, branch)
+        deepcache(subject.calls, subject.graph, every, branch)
         for every in range(1, subject.calls + 1)
         for branch in branches
     ]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from ...plan.rule_rows import FULL_DEPTH
+from ...plan.rules.depths import FULL_DEPTH
 from ...recipe.block_skip import BlockSkip
 from ...recipe.presets import DATO, preset
 from ...recipe.recipe import Recipe

@@ -1,0 +1,40 @@
+"""The block rules by name. A new rule is one file here, one line in :data:`RULES`, and its name in `recipe.block_skip.RULES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ...models.graph import BlockGraph
+from ...recipe.block_skip import RULES as READ_BY
+from ...recipe.block_skip import BlockSkip
+from ...recipe.mask import load_mask
+from ..mask_fit import fitted
+from .base import Rule
+from .by_mask import ByMask
+from .deepcache import DeepCache
+from .depths import Depths
+from .interval import Interval
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "deepcache": DeepCache,
+    "interval": Interval,
+    "fora": Interval,
+    "depths": Depths,
+    "mask": ByMask,
+}
+"""Name -> class. Its arguments are the settings that `recipe.block_skip.RULES` lists for it."""
+
+
+def rule_of(settings: BlockSkip, graph: BlockGraph, family: str) -> Rule:
+    """The rule that settings name, for a model's blocks. Raises :class:`MaskError` for a mask that does not fit them."""
+    values: dict[str, Any] = {name: getattr(settings, name) for name in READ_BY[settings.rule]}
+    if (mask := load_mask(settings)) is not None:
+        values["mask"] = fitted(mask, family, graph)
+    return RULES[settings.rule](**values)
+
+
+def followed(settings: BlockSkip, rule: Rule) -> BlockSkip:
+    """The settings as the rule runs them: a mask that was made for forecasts turns them on."""
+    return replace(settings, forecast=True) if isinstance(rule, ByMask) and rule.mask.forecast else settings
