@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
 from ..core.engine.report import Report
+from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline
 from ..core.recipe.recipe import Recipe
 from .labels import StepRows
@@ -45,24 +46,22 @@ class UNetBracket:
         self._session = self._engine.begin()
         self._waiting: _Arguments | None = None
         self._first = first_block(unet)
-        self._handles = [
-            unet.register_forward_pre_hook(self._before, with_kwargs=True),
-            unet.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ]
+        self._unet = unet
+        self._removers = [RootHooks(unet, self._before, self._after).remove]
         if self._first is not None:
-            self._handles.append(self._first.register_forward_pre_hook(self._on_pass))
+            self._removers.append(self._first.register_forward_pre_hook(self._on_pass).remove)
 
     def end(self) -> Report:
         """Take everything off the model, free the run's state and return its report. May be called twice."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for remove in self._removers:
+            remove()
+        self._removers = []
         return self._engine.end()
 
-    def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.foreign:
             return
-        if self._first is not None and "forward" in unet.__dict__:
+        if self._first is not None and "forward" in self._unet.__dict__:
             self._waiting = (args, kwargs)
         else:
             self._begin(args, kwargs)
@@ -80,7 +79,7 @@ class UNetBracket:
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._engine.enter(lambda: self._call(args, kwargs))
 
-    def _after(self, unet: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, output: Any) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._session.decline_call(_NO_PASS)

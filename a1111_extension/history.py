@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from threading import Lock
 
-from ..core.engine.report import LayerReport, Report
+from ..core.engine.report import LayerReport, Report, percent
 
 KEPT_RUNS = 4
 
@@ -58,40 +58,36 @@ def page(history: History) -> str:
     if not runs:
         return "<p>No run yet. Switch the panel on in txt2img or img2img and generate a picture.</p>"
     newest, earlier = runs[0], runs[1:]
-    lines = "".join(f"<li>{escape(_stamp(run))}: {escape(_done(run))}</li>" for run in earlier)
+    lines = "".join(f"<li>{escape(_stamp(run))}: {escape(run.report.headline())}</li>" for run in earlier)
     before = f"<h4>Earlier runs</h4><ul>{lines}</ul>" if earlier else ""
-    summary = "<br>".join(map(escape, newest.report.summary().splitlines()))
+    summary = "<br>".join(map(escape, newest.report.lines()))
     tables = _blocks_table(newest.report) + _layers_table(newest.report)
     return f"<h4>{escape(_stamp(newest))}</h4><p>{summary}</p>{tables}{before}"
 
 
 def first_line(run: Run) -> str:
     """One line of text: which pass it was and what was done."""
-    return f"{run.title}: {_done(run)}"
+    return f"{run.title}: {run.report.headline()}"
 
 
 def _stamp(run: Run) -> str:
     return f"Run {run.number}, {run.ended:%H:%M:%S}, {run.title}"
 
 
-def _done(run: Run) -> str:
-    report = run.report
-    if report.idle:
-        return f"did nothing in {report.calls} call{'s' * (report.calls != 1)}"
-    tokens = report.summary().splitlines()[0] if report.served else ""
-    blocks = f"ran {report.blocks_run} of {report.blocks} blocks, {_macs_saved(report)} of their multiply-adds saved"
-    return "; ".join(filter(None, (tokens, blocks if report.blocks else "")))
-
-
-def _macs_saved(report: Report) -> str:
-    return f"{1 - report.block_macs_run / max(1, report.block_macs_all):.0%}"
-
-
 def _blocks_table(report: Report) -> str:
     if not report.blocks:
         return ""
     head = ("blocks run", "blocks reused", "multiply-adds saved")
-    return _table(head, [(str(report.blocks_run), str(report.blocks_reused), _macs_saved(report))])
+    return _table(
+        head,
+        [
+            (
+                str(report.blocks_run),
+                str(report.blocks_reused),
+                percent(1 - report.block_macs_run / max(1, report.block_macs_all)),
+            )
+        ],
+    )
 
 
 def _layers_table(report: Report) -> str:
@@ -110,4 +106,4 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _cells(layer: LayerReport) -> tuple[str, ...]:
     merged = 1 - layer.kept / max(1, layer.tokens)
     saved = 1 - layer.macs_done / max(1, layer.macs_dense)
-    return f"{merged:.0%}", str(layer.searched), str(layer.reused), f"{saved:.0%}"
+    return percent(merged), str(layer.searched), str(layer.reused), percent(saved)

@@ -98,7 +98,7 @@ def measure(
         report = handle.report()
     drift = meter.drift()
     if not drift.layers:
-        raise ModelError(f"no pairs were compared: {report.summary().splitlines()[0]}; give more --steps")
+        raise ModelError(f"no pairs were compared: {report.headline()}; give more --steps")
     if not meter.pairs_seen:
         raise RecipeError(f"no two tokens reached the threshold {merge.threshold:g}: lower --threshold")
     return drift, PipelineSchedule(pipe).timesteps()

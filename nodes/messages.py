@@ -10,7 +10,7 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from ..core.engine.report import Report, giga, percent
+from ..core.engine.report import Report
 
 log = logging.getLogger("skipstone")
 
@@ -23,43 +23,11 @@ _RUNS_SHOWN = 4
 
 
 def node_text(report: Report) -> str:
-    """A run's report in short lines. The first two say it all: that is what a node of default height shows.
+    """A run's report in lines that fit a node.
 
-    Lines end in punctuation, because ComfyUI's newer node design turns line breaks into spaces.
+    Each ends in punctuation, because ComfyUI's newer node design turns line breaks into spaces.
     """
-    lines = _reduced(report) if report.served else []
-    lines += _skipped(report)
-    if not lines:
-        lines = [f"nothing was merged, pruned or skipped in {report.calls} calls;"]
-    lines += [f"{note};" for note in report.notes]
-    lines += [f"{len(what)} layers unaccelerated: {reason};" for reason, what in report.declined.items()]
-    return "\n".join(map(wrapped, lines))
-
-
-def _reduced(report: Report) -> list[str]:
-    """What token merging and pruning did."""
-    cache = "" if report.blocks else f", cache {report.cache_bytes / 2**20:.1f} MiB"
-    saved = report.macs_dense - report.macs_done
-    return [
-        f"{report.verbs} {percent(report.merged_share)} of tokens in {report.served} layers,",
-        f"saved {percent(saved / max(1, report.macs_dense))} of their attention;",
-        f"{report.calls} calls: {report.searched} searches, {report.reused} reuses;",
-        f"{giga(saved)} GMAC less{cache};",
-    ]
-
-
-def _skipped(report: Report) -> list[str]:
-    """What block skipping did; nothing where no mask was on the model."""
-    if not report.blocks:
-        return []
-    less = report.block_macs_all - report.block_macs_run
-    lines = [
-        f"ran {report.blocks_run} of {report.blocks} blocks in {report.calls} calls,",
-        f"saved {percent(less / max(1, report.block_macs_all))} of their multiply-adds;",
-        f"{report.blocks_reused} reused, {report.blocks_dead} not needed;",
-        f"{giga(less)} GMAC less, cache {report.cache_bytes / 2**20:.1f} MiB;",
-    ]
-    return lines if report.planned else [*lines, "calls not known ahead: caches kept to the end;"]
+    return "\n".join(wrapped(f"{line};") for line in report.lines())
 
 
 class _Shown:

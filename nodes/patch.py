@@ -8,7 +8,7 @@ Several Skipstone nodes on one model share that wrapper: their recipes join into
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 from torch import Tensor, nn
 
+from ..core.engine.call import Call
 from ..core.engine.engine import Engine
 from ..core.engine.report import Report
-from ..core.errors import Decline, ModelError, RecipeError, SkipstoneError
+from ..core.errors import ModelError, RecipeError, SkipstoneError
 from ..core.models import unwrapped
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.recipe import Method, Recipe
@@ -178,19 +179,18 @@ class Run:
 
     @contextmanager
     def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
-        """Bracket one forward of a BaseModel. A refusal of ours is shown once and the forward runs unaccelerated; after an error of
-        ours that nobody expected so does the rest of the run."""
-        with ExitStack() as bracket:
-            try:
-                if not self._failed and (engine := self._engine(model)):
-                    call = call_of(model.model_sampling, x, sigma, options)
-                    self._windows.check(call.timestep, options)
-                    bracket.enter_context(engine.call(call))
-            except (SkipstoneError, Decline) as reason:
-                self._refuse(f"{reason}; {UNACCELERATED}")
-            except Exception as fault:
-                self._give_up(fault)
+        """Bracket one forward of a BaseModel. A forward that cannot be served runs unaccelerated, and the report says why."""
+        engine = self._engine_or_none(model)
+        if engine is None:
             yield
+        else:
+            with engine.call(lambda: self._call(model, x, sigma, options)):
+                yield
+
+    def _call(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Call:
+        call = call_of(model.model_sampling, x, sigma, options)
+        self._windows.check(call.timestep, options)
+        return call
 
     def end(self) -> None:
         """End the engines' runs, free their state, and tell what was done. Never fails: it stands between a user and a picture."""
@@ -216,6 +216,14 @@ class Run:
         self._failed = True
         log.error("Skipstone failed in this run", exc_info=fault)
         self._refuse(f"an error in Skipstone ({type(fault).__name__}, see the log); {UNACCELERATED}")
+
+    def _engine_or_none(self, model: Any) -> Engine | None:
+        """The engine of this model's network; None also where making it failed."""
+        try:
+            return None if self._failed else self._engine(model)
+        except Exception as fault:
+            self._give_up(fault)
+            return None
 
     def _engine(self, model: Any) -> Engine | None:
         """The engine of this model's network, in its run; None where nothing of the recipe can be done on it."""

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
 from ..core.engine.merge import Observer
-from ..core.engine.override import Override, override_in
+from ..core.engine.override import override_in
 from ..core.engine.report import Report
+from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline, ModelError
 from ..core.models import Inputs
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
-from .copies import copied_without, without_attribute, without_hooks
 from .run_watch import RunWatch, Schedule, Seen
+from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
 
 
@@ -111,43 +112,18 @@ class Handle:
         return self._threads[thread]
 
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
-        removers = self._bracket(root)
+        removers = [RootHooks(root, self._before, self._after, self.engine.family.calls_forward).remove]
         if getattr(pipeline, "scheduler", None) is not None:
-            from .schedule import PipelineSchedule, PipelineWatch
-
             watch = PipelineWatch(pipeline, self.end)
             self._schedule = PipelineSchedule(pipeline, watch)
             removers.append(watch.remove)
         return removers
 
-    def _bracket(self, root: nn.Module) -> list[Callable[[], None]]:
-        """Around the network's forwards: hooks, or where its own code calls `forward` directly, an override. Copies of the
-        network come without."""
-        if self.engine.family.calls_forward:
-            before = dict(root.__dict__)
-            override = Override(root, self._around, repeats=True, threads=True)
-            override.install()
-            return [override.remove, copied_without(root, without_attribute(root, "forward", before))]
-        handles = [
-            root.register_forward_pre_hook(self._before, with_kwargs=True),
-            root.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ]
-        return [*(handle.remove for handle in handles), copied_without(root, without_hooks(*handles))]
-
-    def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._before(None, args, kwargs)
-        output = None
-        try:
-            output = inner(*args, **kwargs)
-            return output
-        finally:
-            self._after(None, args, kwargs, output)
-
-    def _before(self, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._removed:
             self.engine.enter(lambda: self._call(args, kwargs))
 
-    def _after(self, module: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, output: Any) -> None:
         if self.engine.running:
             self.engine.running.leave(output)
 
@@ -208,8 +184,9 @@ def network_of(target: Any) -> nn.Module:
 
 
 def _handles_on(root: nn.Module) -> list[Handle]:
-    """Handles whose hook or override stands on the module."""
+    """Handles whose hooks or override stand on the module."""
     own = override_in(root)
-    hooks = [*root._forward_pre_hooks.values(), own.around if own else None]
-    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    standing = [*root._forward_pre_hooks.values(), own.around if own else None]
+    hooks = [owner for hook in standing if isinstance(owner := getattr(hook, "__self__", None), RootHooks)]
+    owners = [getattr(one.before, "__self__", None) for one in hooks]
     return [owner for owner in owners if isinstance(owner, Handle)]

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from ..core.engine.call import one_timestep
-from .copies import copied_without, without_attribute
+from ..core.engine.copies import copied_without, without_attribute
 
 _ROUNDED = 3e-3
 """A timestep may differ from the schedule's by this share: bf16 keeps 8 bits of it."""

@@ -257,7 +257,7 @@ def test_the_report_tells_blocks_and_multiply_adds(host: a1111.Host, job: a1111.
     host.process_images(host.script(), job, *args_of(**RULE))
     report = runs(host)[0].report
     saved = f"{1 - report.block_macs_run / report.block_macs_all:.0%}"
-    line = f"ran {report.blocks_run} of {report.blocks} blocks, {saved} of their multiply-adds saved"
+    line = f"ran {report.blocks_run} of {report.blocks} blocks in {report.calls} calls, saved {saved} of their multiply-adds"
     assert history.headline(host.module._script.HISTORY) == f"Run 1, one pass, 128 x 128: {line}"
     page = history.page(host.module._script.HISTORY)
     assert f"<td>{report.blocks_run}</td><td>{report.blocks_reused}</td><td>{saved}</td>" in page

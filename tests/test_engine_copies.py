@@ -15,8 +15,8 @@ import tiny
 import torch
 from torch import nn
 
+from skipstone.core.engine.copies import copied_without, without_attribute, without_hooks
 from skipstone.core.engine.override import Override
-from skipstone.pipelines.copies import copied_without, without_attribute, without_hooks
 
 
 def through_torch(model: Any) -> Any:

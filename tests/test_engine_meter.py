@@ -121,7 +121,7 @@ def test_serving_no_layer_is_a_loud_warning(caplog: pytest.LogCaptureFixture) ->
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == report.summary()
-    assert "served NO layer in 4 calls" in record.getMessage()
+    assert "nothing was merged, pruned or skipped in 4 calls" in record.getMessage()
     assert "max_downsample" in record.getMessage()
 
 
@@ -150,7 +150,7 @@ def test_declined_blocks_name_their_reason_once(unet: tiny.Case) -> None:
         report = handle.end()
     assert [len(names) for names in report.declined.values()] == [4]
     lines = report.summary().splitlines()
-    assert sum(line.startswith("not served") for line in lines) == 1
+    assert sum(line.startswith("4 layers unaccelerated: ") for line in lines) == 1
 
 
 def test_report_as_json(unet: tiny.Case) -> None:
@@ -167,7 +167,7 @@ def test_report_as_json(unet: tiny.Case) -> None:
 
 def test_report_is_readable_before_during_and_after_a_run(unet: tiny.Case) -> None:
     handle = accelerate(unet.model, TokenMerge(threshold=0.5, bucket=1))
-    assert handle.report().summary() == "Skipstone: no run yet"
+    assert handle.report().summary() == "no run yet"
     unet(unet.latent(), 900.0, unet.cond())
     assert handle.report().calls == 1
     handle.remove()
@@ -179,9 +179,9 @@ def test_the_headline_tells_the_blocks_that_ran_and_their_share_of_the_multiply_
     meter = Meter()
     meter.report.calls = 10
     meter.count_blocks(run=30, reused=20, dead=50, macs_run=450, macs_all=1000)
-    assert "ran 30 of 100 blocks, 45% of their multiply-adds, 10 calls" in meter.report.summary().splitlines()
+    assert "ran 30 of 100 blocks in 10 calls, saved 55% of their multiply-adds" in meter.report.summary().splitlines()
     meter.report.block_macs_run = meter.report.block_macs_all = 0
-    assert "ran 30 of 100 blocks, 10 calls" in meter.report.summary().splitlines()
+    assert "ran 30 of 100 blocks in 10 calls" in meter.report.summary().splitlines()
 
 
 def test_cache_bytes_are_the_peak() -> None:
@@ -200,7 +200,7 @@ def test_seconds_are_the_runs_own() -> None:
 
 def test_an_empty_report_divides_by_nothing() -> None:
     assert Report().merged_share == 0
-    assert "NO layer" in Report(calls=3).summary()
+    assert "nothing was merged" in Report(calls=3).summary()
 
 
 def test_cache_bytes_count_pairs_and_maps(unet: tiny.Case) -> None:

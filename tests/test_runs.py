@@ -209,7 +209,9 @@ def test_second_order_samplers_decide_once_for_both_evaluations_of_a_step() -> N
         assert report.planned and report.calls == 11
         assert report.blocks_run * 11 == report.blocks * 6
     graph = graph_of(BlockSkip(), recognise(pipe.unet), pipe.unet)
-    plan = BlockPlan(BlockSkip(rule="interval", every=2), graph, "x", Horizon(tuple(map(float, range(11, 0, -1))), stages=2))
+    plan = BlockPlan(
+        BlockSkip(rule="interval", every=2), graph, "x", Horizon(tuple(map(float, range(11, 0, -1))), stages=2)
+    )
     rows = plan.planned_rows().all(axis=1)
     assert rows.tolist() == [True, True, False, False] * 2 + [True, True, False]
 

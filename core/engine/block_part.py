@@ -17,6 +17,7 @@ from ..models.readers import Watch, foreign_hook
 from ..plan.block_plan import BlockPlan, graph_of
 from ..plan.liveness import State
 from ..recipe.block_skip import BlockSkip
+from .block_value import Values, added, as_output, as_values, carried, subtracted
 from .cache import BlockCache
 from .call import Call
 from .clock import Tick
@@ -25,7 +26,6 @@ from .override import Around, Override
 from .proof import Proof
 from .report import Meter, shortened
 from .session import Maker
-from .values import Values, added, as_output, as_values, carried, subtracted
 
 _NO_CALL = Call(0.0, (0, 0), ())
 

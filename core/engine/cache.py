@@ -7,9 +7,9 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from .block_value import Values
 from .cached_value import CachedValue
 from .call import Call
-from .values import Values
 
 
 class BlockCache:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .values import Values, continued
+from .block_value import Values, continued
 
 _FARTHEST = 20.0
 """A line reaches at most so many times the distance of its two values: it multiplies their rounding errors by as much."""

@@ -128,9 +128,12 @@ class Engine:
         return session
 
     @contextmanager
-    def call(self, call: Call) -> Iterator[None]:
-        """Bracket one forward of the model. What the network itself returns is read at its root where that is needed."""
-        session = self.enter(lambda: call)
+    def call(self, call: Call | Callable[[], Call]) -> Iterator[None]:
+        """Bracket one forward of the model. What the network itself returns is read at its root where that is needed.
+
+        call: what the host says of it, or what makes that, as in :meth:`enter`.
+        """
+        session = self.enter(call if callable(call) else lambda: call)
         try:
             if session.listens:
                 self._tap.open()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..measure.hooks import Hooks
 from ..models.graph import Block, BlockGraph
-from .values import Values
+from .block_value import Values
 
 _REMEDY = "another feature repeats or replaces blocks, or this is another network; token merging may still serve it"
 

@@ -132,33 +132,49 @@ class Report:
         return json.dumps(self.to_dict(), indent=2)
 
     def summary(self) -> str:
-        """A few plain lines for a node, panel or console."""
-        if not self.calls:
-            return "Skipstone: no run yet"
-        lines = [self._headline()]
-        lines += [f"not served: {shortened(what)}: {reason}" for reason, what in self.declined.items()]
-        return "\n".join([*lines, *self.notes])
+        """The report as plain lines, for a console."""
+        return "\n".join(self.lines()) if self.calls else "no run yet"
 
-    def _headline(self) -> str:
-        if self.idle:
-            return f"Skipstone served NO layer in {self.calls} calls: nothing was merged, pruned or skipped"
-        lines = [self._tokens()] if self.served else []
-        if self.blocks:
-            lines.append(f"ran {self.blocks_run} of {self.blocks} blocks{self._of_macs()}, {self.calls} calls")
-        return "\n".join([*lines, f"{self.seconds:.1f} s, cache {self.cache_bytes / 2**20:.1f} MiB"])
+    def headline(self) -> str:
+        """The one line that matters most for each method."""
+        done = [section[0] for section in self._sections()]
+        return "; ".join(done) or f"nothing was merged, pruned or skipped in {_counted(self.calls, 'call')}"
 
-    def _of_macs(self) -> str:
-        """Nothing where no multiply-adds could be counted."""
-        run, everything = self.block_macs_run, self.block_macs_all
-        return f", {percent(run / everything)} of their multiply-adds" if everything else ""
+    def lines(self) -> list[str]:
+        """What every host shows: for each method what was done, then notes, then what ran unaccelerated and why."""
+        done = [line for section in self._sections() for line in section] or [self.headline()]
+        refused = [f"{_named(what)} unaccelerated: {reason}" for reason, what in self.declined.items()]
+        return [*done, *self.notes, *refused]
 
-    def _tokens(self) -> str:
+    def _sections(self) -> list[list[str]]:
+        """Lines of each method that did something."""
+        return [lines for lines in (self._tokens(), self._blocks()) if lines]
+
+    def _tokens(self) -> list[str]:
+        if not self.served:
+            return []
         saved = self.macs_dense - self.macs_done
-        return (
-            f"{self.verbs} {percent(self.merged_share)} of the tokens in {self.served} layers, {self.calls} calls\n"
-            f"pairs searched {self.searched}x, reused {self.reused}x\n"
-            f"saved {percent(saved / max(1, self.macs_dense))} of these layers' attention, {giga(saved)} GMAC"
-        )
+        return [
+            f"{self.verbs} {percent(self.merged_share)} of tokens in {_counted(self.served, 'layer')}, "
+            f"saved {percent(saved / max(1, self.macs_dense))} of their attention",
+            f"{_counted(self.calls, 'call')}: {self.searched} searches, {self.reused} reuses",
+            f"{giga(saved)} GMAC less{'' if self.blocks else self._cache()}",
+        ]
+
+    def _blocks(self) -> list[str]:
+        if not self.blocks:
+            return []
+        saved, everything = self.block_macs_all - self.block_macs_run, self.block_macs_all
+        share = f", saved {percent(saved / everything)} of their multiply-adds" if everything else ""
+        lines = [
+            f"ran {self.blocks_run} of {self.blocks} blocks in {_counted(self.calls, 'call')}{share}",
+            f"{self.blocks_reused} reused, {self.blocks_dead} not needed",
+            f"{giga(saved)} GMAC less{self._cache()}",
+        ]
+        return lines if self.planned else [*lines, "calls not known ahead: caches kept to the end"]
+
+    def _cache(self) -> str:
+        return f", cache {self.cache_bytes / 2**20:.1f} MiB"
 
 
 def percent(share: float) -> str:
@@ -169,6 +185,14 @@ def percent(share: float) -> str:
 def giga(count: float) -> str:
     """A count in units of 1e9, with one decimal; never "-0.0"."""
     return f"{round(count / 1e9, 1) + 0.0:.1f}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _named(what: list[str]) -> str:
+    return what[0] if len(what) == 1 else f"{len(what)} layers"
 
 
 class Meter:

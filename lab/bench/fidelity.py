@@ -143,7 +143,7 @@ class Painter:
         with accelerate(self.pipe, recipe) if recipe else nullcontext() as handle:
             latents = self.pipe(labels(count), steps, latents=noise, output_type="latent", return_dict=False)[0]
             if handle and handle.report().idle:
-                raise SkipstoneError(handle.report().summary().splitlines()[0])
+                raise SkipstoneError(handle.report().headline())
         wait(torch.device(device))
         return latents.cpu()
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...engine.block_value import Values, added, as_output, as_values, carried, cloned, subtracted
 from ...engine.cached_value import CachedValue
 from ...engine.override import Around, Override, Overrides
-from ...engine.values import Values, added, as_output, as_values, carried, cloned, subtracted
 from ...models.graph import BlockGraph
 
 Caches = tuple[CachedValue, ...]

@@ -1,0 +1,69 @@
+"""Brackets around the forwards of a whole network, for hosts that reach it through its module alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from .copies import copied_without, without_attribute, without_hooks
+from .override import Override
+
+Before = Callable[[tuple[Any, ...], dict[str, Any]], None]
+"""Called with a forward's arguments before it runs."""
+
+
+class RootHooks:
+    """Calls `before(args, kwargs)` and `after(output)` around each forward of a network until it is removed.
+
+    Copies and pickles of the network come without it.
+
+    Args:
+        root: the network.
+        before: called before a forward; it must not raise.
+        after: called after a forward with its output, None where it failed.
+        calls_forward: the network's own code calls `forward` without `__call__`, so that hooks would not run
+            (:class:`skipstone.core.models.Family`): an override takes their place.
+    """
+
+    def __init__(
+        self, root: nn.Module, before: Before, after: Callable[[Any], None], calls_forward: bool = False
+    ) -> None:
+        """Install."""
+        self.before, self._after = before, after
+        self._undo = self._overridden(root) if calls_forward else self._hooked(root)
+
+    def remove(self) -> None:
+        """Take everything off. May be called twice."""
+        for undo in reversed(self._undo):
+            undo()
+        self._undo = []
+
+    def _overridden(self, root: nn.Module) -> list[Callable[[], None]]:
+        before = dict(root.__dict__)
+        override = Override(root, self._around, repeats=True, threads=True)
+        override.install()
+        return [override.remove, copied_without(root, without_attribute(root, "forward", before))]
+
+    def _hooked(self, root: nn.Module) -> list[Callable[[], None]]:
+        handles = [
+            root.register_forward_pre_hook(self._pre_hook, with_kwargs=True),
+            root.register_forward_hook(self._hook, with_kwargs=True, always_call=True),
+        ]
+        return [*(handle.remove for handle in handles), copied_without(root, without_hooks(*handles))]
+
+    def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.before(args, kwargs)
+        output = None
+        try:
+            output = inner(*args, **kwargs)
+            return output
+        finally:
+            self._after(output)
+
+    def _pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.before(args, kwargs)
+
+    def _hook(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._after(output)
