@@ -281,7 +281,7 @@ def test_calls_that_cannot_be_served_are_counted(host: a1111.Host, job: a1111.Jo
     script.postprocess(job, None, *args)
     report = runs(host)[0].report
     assert report.calls == 3 and report.served == LAYERS
-    assert report.declined["its input is no picture latent [batch, channels, height, width]"] == ["a whole call"]
+    assert report.declined["its input is no picture latent [batch, channels, height, width]"] == ["calls"]
 
 
 def test_a_pass_of_which_nothing_could_be_served_is_told(host: a1111.Host, job: a1111.Job) -> None:

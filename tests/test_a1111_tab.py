@@ -55,7 +55,7 @@ def test_the_tab_shows_the_last_run_and_both_panels_follow(
     host.process_images(script, job, *ON)
     shown = tab["Blocks"].fire("load")
     assert shown == tab["skipstone_refresh"].fire("click")
-    assert "in 3 layers, 5 calls" in shown and shown.count("<tr>") == 1 + LAYERS
+    assert "in 3 layers, saved" in shown and "5 calls: " in shown and shown.count("<tr>") == 1 + LAYERS
     assert script.log.fire("change").startswith("Run 1, one pass, 128 x 128: merged ")
 
 
@@ -246,7 +246,9 @@ def test_each_run_changes_the_text_that_the_pages_wait_for(host: a1111.Host, job
     assert all(line.startswith(f"Skipstone, run {n}, one pass, 128 x 128: merged ") for n, line in enumerate(lines, 1))
     idle = fresh(job)
     host.process_images(host.script(), idle, *args_of(threshold=0.0, start=0.99, end=0.999))
-    assert "Skipstone, run 4, one pass, 128 x 128: did nothing in 5 calls" in " ".join(idle.comments)
+    assert "Skipstone, run 4, one pass, 128 x 128: nothing was merged, pruned or skipped in 5 calls" in " ".join(
+        idle.comments
+    )
 
 
 # -- axes --

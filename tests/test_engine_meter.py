@@ -120,7 +120,7 @@ def test_serving_no_layer_is_a_loud_warning(caplog: pytest.LogCaptureFixture) ->
         report = handle.end()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == report.summary()
+    assert record.getMessage() == "Skipstone: " + "; ".join(report.lines())
     assert "nothing was merged, pruned or skipped in 4 calls" in record.getMessage()
     assert "max_downsample" in record.getMessage()
 

@@ -145,7 +145,7 @@ def test_a_video_latent_is_declined_in_one_line_and_runs_dense(caplog: pytest.Lo
     assert "no picture latent" in reason
     assert "\n" not in reason
     assert report.calls == 2
-    assert any("NO layer" in record.getMessage() for record in caplog.records)
+    assert any("nothing was merged" in record.getMessage() for record in caplog.records)
 
 
 # Number formats

@@ -158,4 +158,4 @@ class Engine:
     def _close(self, session: Session) -> None:
         self.report = session.close()
         if self.report.calls and self.report.idle and not self.recipe.neutral:
-            log.warning(self.report.summary())
+            log.warning("Skipstone: %s", "; ".join(self.report.lines()))

@@ -111,7 +111,7 @@ class Session:
         """A forward that cannot be served at all: it is counted and runs unaccelerated."""
         self._remove()
         self._count_declined()
-        self.meter.decline("a whole call", reason)
+        self.meter.decline("calls", reason)
 
     @property
     def listens(self) -> bool:

@@ -89,7 +89,7 @@ class TokenPart(ABC, Generic[Settings]):
     def begin(self, tick: Tick, call: Call) -> bool:
         """Decide this forward; False leaves it alone."""
         if len(call.latent) != 2:
-            self.meter.decline("a whole call", "its input is no picture latent [batch, channels, height, width]")
+            self.meter.decline("calls", "its input is no picture latent [batch, channels, height, width]")
             return False
         if tick.surprise:
             self._plan.abandon()
