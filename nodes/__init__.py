@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from comfy_api.latest import ComfyExtension, io
 
-from .dato import SkipstoneDaTo
 from .files import register_folders
-from .mask_rule import SkipstoneMaskRule
-from .masks import SkipstoneBlockMask, SkipstoneMaskLoader, SkipstoneMaskPreview, SkipstoneMaskSaver
-from .recipes import SkipstoneRecipeLoader, SkipstoneRecipeSaver
-from .token_merge import SkipstoneTokenMerge
-from .train_mask import SkipstoneTrainMask
+
+NODES = {
+    "SkipstoneTokenMerge": "token_merge",
+    "SkipstoneDaTo": "dato",
+    "SkipstoneBlockMask": "block_mask",
+    "SkipstoneMaskRule": "mask_rule",
+    "SkipstoneMaskLoader": "mask_loader",
+    "SkipstoneMaskSaver": "mask_saver",
+    "SkipstoneMaskPreview": "mask_preview",
+    "SkipstoneTrainMask": "train_mask",
+    "SkipstoneRecipeLoader": "recipe_loader",
+    "SkipstoneRecipeSaver": "recipe_saver",
+}
+"""Node class -> its file, in menu order. A new node is one file and one line here."""
+
+
+def __getattr__(name: str) -> Any:
+    """A node class, loaded on first use (PEP 562)."""
+    if name not in NODES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{NODES[name]}", __name__), name)
 
 
 class SkipstoneExtension(ComfyExtension):
     """Lists the nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The node classes, in menu order. ComfyUI learns where files lie before it asks for the list of them."""
+        """The node classes, in menu order. The folders of files are registered first, because schemas list their files."""
         register_folders()
-        return [
-            SkipstoneTokenMerge,
-            SkipstoneDaTo,
-            SkipstoneBlockMask,
-            SkipstoneMaskRule,
-            SkipstoneMaskLoader,
-            SkipstoneMaskSaver,
-            SkipstoneMaskPreview,
-            SkipstoneTrainMask,
-            SkipstoneRecipeLoader,
-            SkipstoneRecipeSaver,
-        ]
+        return [__getattr__(name) for name in NODES]

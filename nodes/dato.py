@@ -7,73 +7,89 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.recipe.block_skip import BlockSkip, parse_depths
+from ..core.models.family import DATO_SCHEDULE
+from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.presets import DATO, preset
 from ..core.recipe.recipe import Recipe
-from ..core.recipe.token_prune import TokenPrune, parse_ratios
+from ..core.recipe.token_prune import TokenPrune
+from .controls import CUSTOM
 from .patch import off, patched
-from .widgets import WINDOW, advanced, downsample, matching_input, max_downsample_input, stride_input, window_inputs
+from .serving import supported
+from .widgets import Panel, model_input, shown_fields
 
-CUSTOM = "custom"
 AUTO = "auto"
-_SKIPS = ("forecast", "last_full")
-_PRUNES = ("gamma", "alpha", "matching")
+
+WIDGETS = Panel(
+    {
+        TokenPrune: shown_fields(TokenPrune, but=("targets",)),
+        BlockSkip: ("depths", "forecast", "last_full", "start", "end"),
+    },
+    (
+        "ratio", "depths", "custom_ratio", "recover_from", "gamma", "alpha", "matching", "max_downsample", "stride", "seed",
+        "forecast", "last_full", "start", "end",
+    ),
+    ids={"depths": "custom_depths", "custom_ratio": "custom_ratios", "seed": "draw"},
+    common=("depths",),
+    tooltips={
+        "depths": "Used when preset is custom. {help} Leave it empty for no caching.",
+        "recover_from": "{help} auto follows the preset.",
+    },
+    unset={"recover_from": AUTO, "max_downsample": AUTO},
+)  # fmt: skip
 
 
-def build_dato(
-    preset: str = "dato_coco", ratio: float = 0.4, custom_depths: str = "", custom_ratios: str = "", **rare: Any
-) -> Recipe:
-    """The recipe behind the node's widgets. Raises :class:`RecipeError` in one line for what cannot be read."""
-    if preset == CUSTOM:
-        prune, skip = _custom(ratio, custom_depths, custom_ratios)
-    else:
-        prune, skip = _published(preset, ratio)
-    window = {setting: rare[widget] for widget, setting in WINDOW.items() if widget in rare}
+def build_dato(preset: str = "dato_coco", **widgets: Any) -> Recipe:
+    """The recipe that the widgets stand for.
+
+    Args:
+        preset: one of the published schedules, or "custom" for the lists in the widgets.
+        widgets: values of the other widgets by id. Switches that are off leave what the preset has.
+
+    Raises :class:`RecipeError` for a list that cannot be read.
+    """
+    given = {name: value for name, value in widgets.items() if not (isinstance(value, str) and not value.strip())}
+    if preset != CUSTOM:
+        given = {name: value for name, value in given.items() if not name.startswith(CUSTOM)}
+    pruning, skipping = WIDGETS.read(TokenPrune, given), WIDGETS.read(BlockSkip, given)
+    prune, skip = _custom(skipping) if preset == CUSTOM else _published(preset, pruning)
     if skip is not None:
-        skip = replace(skip, **window, **{name: rare[name] for name in _SKIPS if rare.get(name)})
-    return Recipe(prune=replace(prune, **window, **_prune_settings(rare)), skip=skip, name=preset)
+        skip = replace(skip, **{name: value for name, value in skipping.items() if value is not False})
+    methods = [replace(prune, **pruning), skip]
+    return Recipe.of((method for method in methods if method is not None), name=preset)
 
 
-def _published(name: str, ratio: float) -> tuple[TokenPrune, BlockSkip | None]:
-    """As the preset has it, at the slider's ratio; one that prunes nothing goes on doing so."""
+def _published(name: str, pruning: dict[str, Any]) -> tuple[TokenPrune, BlockSkip | None]:
+    """A preset's methods. Where it prunes nothing, the ratio is not used."""
     recipe = preset(name)
     prune = recipe.prune or TokenPrune()
-    return prune if prune.neutral else replace(prune, ratio=ratio), recipe.skip
+    if prune.neutral:
+        pruning.pop("ratio", None)
+    return prune, recipe.skip
 
 
-def _custom(ratio: float, depths: str, ratios: str) -> tuple[TokenPrune, BlockSkip | None]:
-    """Lists of the user. An empty one is none: no caching, or the slider's ratio at every step."""
-    prune = TokenPrune(ratio=parse_ratios(ratios) if ratios.strip() else ratio)
-    return prune, BlockSkip(rule="depths", depths=parse_depths(depths)) if depths.strip() else None
-
-
-def _prune_settings(rare: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the rare widgets; `auto` leaves what the preset has."""
-    settings = {name: rare[name] for name in _PRUNES if name in rare}
-    if "stride" in rare:
-        settings["stride"] = (rare["stride"], rare["stride"])
-    if rare.get("recover_from", AUTO) != AUTO:
-        settings["recover_from"] = rare["recover_from"]
-    if rare.get("max_downsample", AUTO) != AUTO:
-        settings["max_downsample"] = downsample(rare["max_downsample"])
-    if "draw" in rare:
-        settings["seed"] = rare["draw"]
-    return settings
+def _custom(skipping: dict[str, Any]) -> tuple[TokenPrune, BlockSkip | None]:
+    """The user's own depths; without any there is no caching."""
+    depths = skipping.get("depths")
+    return TokenPrune(), BlockSkip(rule="depths", depths=depths) if depths else None
 
 
 class SkipstoneDaTo(io.ComfyNode):
-    """MODEL in, MODEL out: some steps repeat or run the last layers only, and self-attention runs on pruned tokens."""
+    """MODEL in, MODEL out: some steps repeat or run the last layers only, and self-attention runs on fewer tokens."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets, their ranges and their tooltips."""
+        """A model, a preset, and the settings of pruning and skipping."""
         return io.Schema(
             node_id="SkipstoneDaTo",
             display_name="DaTo",
             category="Skipstone",
-            description="Faster sampling for SD1.x, SD2.x and SDXL. A schedule decides which steps run the whole model, "
+            description=f"Faster sampling for {supported(DATO_SCHEDULE)}. A schedule decides which steps run the whole model, "
             "only its outer layers, or repeat the step before; self-attention runs on fewer tokens.",
-            inputs=[*_main_inputs(), *map(advanced, _rare_inputs())],
+            inputs=[
+                model_input(DATO_SCHEDULE, "The schedules were found on SD1.5 at 50 steps."),
+                _preset_input(),
+                *WIDGETS.inputs(),
+            ],
             outputs=[
                 io.Model.Output(
                     tooltip="The model with the schedule and token pruning. The input model is not changed."
@@ -84,69 +100,15 @@ class SkipstoneDaTo(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        """Patch the model. What cannot be read is told on the node, and the model passes through as it is."""
+        """Patch the model. For a list that cannot be read, the node says so and the model is returned as it is."""
         return patched(
             model, lambda: build_dato(**widgets), off("these settings prune and skip nothing"), cls.hidden.unique_id
         )
 
 
-def _main_inputs() -> list[Any]:
-    return [
-        io.Model.Input("model", tooltip="An SD1.x, SD2.x or SDXL model. The schedules were found on SD1.5 at 50 steps."),
-        io.Combo.Input(
-            "preset", options=[*DATO, CUSTOM], default="dato_coco",
-            tooltip="The paper's schedules, scaled to your number of steps. dato_coco is the fastest and dato_d the most "
-            "faithful, dato_reference follows the released code, and dato_gentle is meant for 20 to 30 steps.",
-        ),
-        io.Float.Input(
-            "ratio", default=0.4, min=0.0, max=0.9, step=0.01, display_mode=io.NumberDisplay.slider,
-            tooltip="Share of tokens left out of self-attention. The paper uses 0.4; 0 turns pruning off.",
-        ),
-        io.String.Input(
-            "custom_depths", default="12, 1, 1, 0", optional=True,
-            tooltip="Used when preset is custom: one number per step, scaled to your number of steps. 0 repeats the step "
-            "before, 1 runs the outermost layers, 10 or more runs everything; leave it empty for no caching.",
-        ),
-        io.String.Input(
-            "custom_ratios", default="", optional=True,
-            tooltip="Used when preset is custom: pruning ratios over the run, such as 0.6, 0.4, 0.2. Leave it empty to "
-            "use the slider.",
-        ),
-    ]  # fmt: skip
-
-
-def _rare_inputs() -> list[Any]:
-    return [
-        io.Combo.Input(
-            "recover_from", options=[AUTO, "base", "kept"], default=AUTO, optional=True,
-            tooltip="Where a pruned token takes its output from: the base token of its cell, or the most similar token "
-            "that was kept. auto follows the preset.",
-        ),
-        io.Float.Input(
-            "gamma", default=1.0, min=-10.0, max=10.0, step=0.05, optional=True,
-            tooltip="How strongly the tokens that change most are preferred as base tokens. The paper uses 1; 0 makes "
-            "the choice random.",
-        ),
-        io.Float.Input(
-            "alpha", default=0.1, min=0.0, max=10.0, step=0.05, optional=True,
-            tooltip="How much randomness is mixed into that choice. It has its own seed and does not affect your noise "
-            "seed.",
-        ),
-        matching_input("cannot be combined with recover_from kept"),
-        max_downsample_input(),
-        stride_input("pruned"),
-        io.Int.Input(
-            "draw", default=0, min=0, max=2**31, optional=True,
-            tooltip="Seed of the random choice of base tokens. The same number repeats the same choice.",
-        ),
-        io.Boolean.Input(
-            "forecast", default=False, optional=True,
-            tooltip="Extrapolate cached values from the last two instead of repeating the last one. Needs twice the "
-            "cache memory.",
-        ),
-        io.Boolean.Input(
-            "last_full", default=False, optional=True,
-            tooltip="Run the whole model at the last step, which removes residual noise.",
-        ),
-        *window_inputs("Pruning and skipping"),
-    ]  # fmt: skip
+def _preset_input() -> Any:
+    return io.Combo.Input(
+        "preset", options=[*DATO, CUSTOM], default="dato_coco",
+        tooltip="The paper's schedules, scaled to your number of steps. dato_coco is the fastest and dato_d the most "
+        "faithful, dato_reference follows the released code, and dato_gentle is meant for 20 to 30 steps.",
+    )  # fmt: skip

@@ -1,18 +1,27 @@
-"""Where ComfyUI keeps Skipstone's files: in models/NAME, and in output/NAME what its nodes have saved."""
+"""Folders of Skipstone's files in ComfyUI: models/NAME, and output/NAME for what its nodes have saved."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import folder_paths
+from comfy_api.latest import io
 
 from ..core.errors import FileError, MaskError, RecipeError, SkipstoneError
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """One kind of file. folder: its name below models and output. noun: what a file is. error: raised for one that is gone."""
+class Folder:
+    """The folders of one kind of file.
+
+    Args:
+        folder: their name below models and output.
+        suffix: ending of the files' names.
+        noun: what a file is, in messages.
+        error: raised for a file that does not exist.
+    """
 
     folder: str
     suffix: str
@@ -25,9 +34,18 @@ class Shelf:
         return f"(no {self.noun} yet: put one into models/{self.folder})"
 
     def register(self) -> None:
-        """Files are looked for in models/ and, as ComfyUI does for what it saves, in output/."""
+        """Make ComfyUI list the files of models/ and, as it does for its own saved models, those of output/."""
         for parent in (folder_paths.models_dir, folder_paths.get_output_directory()):
             folder_paths.add_model_folder_path(self.folder, os.path.join(parent, self.folder))
+
+    def input(self, more: str = "") -> Any:
+        """A list of the files, for a node's schema.
+
+        Args:
+            more: text to add to the tooltip.
+        """
+        places = f"models/{self.folder} or output/{self.folder}"
+        return io.Combo.Input("file", options=self.names(), tooltip=f"A {self.noun} file from {places}.{more}")
 
     def names(self) -> list[str]:
         """Files to choose from; one line of advice where there are none."""
@@ -35,7 +53,7 @@ class Shelf:
         return [name for name in names if name.endswith(self.suffix)] or [self.none_yet]
 
     def path(self, name: str) -> str:
-        """Path of a file. Raises the shelf's error when it is gone."""
+        """Path of a file. Raises `error` where it does not exist."""
         path = folder_paths.get_full_path(self.folder, name)
         if path is None or not name.endswith(self.suffix):
             raise self.error(
@@ -44,15 +62,20 @@ class Shelf:
         return path
 
     def changed(self, name: str) -> float:
-        """When a file was last written; 0 when it is gone."""
+        """When a file was last written, in seconds; 0 where it does not exist."""
         try:
             return os.path.getmtime(self.path(name))
         except (SkipstoneError, OSError):
             return 0.0
 
     def new_path(self, prefix: str) -> str:
-        """A path below output/ that is not taken. Raises the shelf's error for a prefix that leads out, and
-        :class:`FileError` where no folder can be made."""
+        """A free path below output/.
+
+        Args:
+            prefix: start of the file name; folders are allowed.
+
+        Raises `error` for a prefix that leads out of the folder, and :class:`FileError` where no folder can be made.
+        """
         place = os.path.join(folder_paths.get_output_directory(), self.folder)
         try:
             folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, place)
@@ -68,11 +91,11 @@ class Shelf:
         return os.path.join(folder, f"{name}_{counter:05}_{self.suffix}")
 
 
-MASK_FILES = Shelf("skipstone_masks", ".safetensors", "mask", MaskError)
-RECIPE_FILES = Shelf("skipstone_recipes", ".json", "recipe", RecipeError)
+MASK_FILES = Folder("skipstone_masks", ".safetensors", "mask", MaskError)
+RECIPE_FILES = Folder("skipstone_recipes", ".json", "recipe", RecipeError)
 
 
 def register_folders() -> None:
-    """Tell ComfyUI where all of them lie."""
+    """Make ComfyUI list the files of all kinds."""
     MASK_FILES.register()
     RECIPE_FILES.register()

@@ -1,13 +1,14 @@
-"""Which Skipstone nodes serve a model: read off its family, never from a list."""
+"""Which models Skipstone works on, and which of its nodes work on a given one: read from the model families."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from ..core.errors import ModelError
-from ..core.models import FAMILIES, Family, recognise, unwrapped
+from ..core.models import HOST_FAMILIES, Family, models_served, recognise, unwrapped
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
@@ -20,8 +21,13 @@ _CANNOT = {
 }
 
 
+def supported(method: str = "") -> str:
+    """The models that a method works on, such as "SD1.x, SD2.x and SDXL"; those of any method where it is empty."""
+    return _listed(models_served(method, HOST_FAMILIES))
+
+
 def known(network: nn.Module) -> bool:
-    """Is it of a known family?"""
+    """Whether a network is of a known family."""
     try:
         recognise(network)
     except ModelError:
@@ -30,7 +36,7 @@ def known(network: nn.Module) -> bool:
 
 
 def kinds_served(network: nn.Module) -> tuple[str, ...]:
-    """Kinds of methods that a network's family serves: with sites the token methods, with a graph the block methods.
+    """Kinds of methods that work on a network: with sites the token methods, with a graph the block methods.
 
     Raises :class:`ModelError` for a network of no family.
     """
@@ -41,27 +47,28 @@ def kinds_served(network: nn.Module) -> tuple[str, ...]:
 
 
 def unsupported(model: Any) -> str:
-    """What to say of a ComfyUI model (a `BaseModel`) whose network is of no known family."""
-    return f"{type(model).__name__} is not supported: Skipstone knows {_listed(_architectures())}"
+    """The message for a ComfyUI model (a `BaseModel`) whose network is of no known family."""
+    return f"{type(model).__name__} is not supported: Skipstone works on {supported()}"
 
 
 def refusal(model: Any, kind: str) -> str:
-    """Why a model of a known family is not served by a kind of method, and which nodes work on it."""
+    """Why a method does not work on a model of a known family, and which nodes do.
+
+    Args:
+        model: a `BaseModel`.
+        kind: the method.
+    """
     works = [NODES[one] for one in kinds_served(unwrapped(model.diffusion_model))]
     return f"{_CANNOT[kind]} in {type(model).__name__}: {_listed(works)} {'works' if len(works) == 1 else 'work'} on it"
 
 
 def family_of(model: Any) -> Family:
-    """The family of a ModelPatcher's network. Raises :class:`ModelError` that names those that are known."""
+    """The family of a ModelPatcher's network. Raises :class:`ModelError` that names the known ones."""
     network = unwrapped(model.model.diffusion_model)
     if not known(network):
         raise ModelError(unsupported(model.model))
     return recognise(network)
 
 
-def _architectures() -> list[str]:
-    return list(dict.fromkeys(f.name.removeprefix("ldm ") for f in FAMILIES if not f.name.startswith("diffusers ")))
-
-
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,21 +1,115 @@
-"""What several nodes' schemas share."""
+"""Settings as widgets of a node, in the order in which they were released; and inputs that several nodes share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.recipe.token_merge import MAX_DOWNSAMPLES
+from ..core.recipe.fields import fields_of
+from .controls import Control, Drawn, control_of
+from .serving import supported
 
 MASK = io.Custom("SKIPSTONE_MASK")
-"""Carries a :class:`BlockSkip`: a rule, or a mask read from a file. None where there is none to hand on."""
+"""Carries a :class:`BlockSkip`: a rule, or a mask read from a file. None where the node before failed."""
 
 MASKS = "Skipstone/masks"
-"""Menu of the nodes that make, keep and show masks."""
+"""Menu of the nodes that make, save and show masks."""
 
-WINDOW = {"start_percent": "start", "end_percent": "end"}
-"""Widget -> setting."""
+RECIPES = "Skipstone/recipes"
+"""Menu of the nodes that load and save recipes."""
+
+_IDS = {"start": "start_percent", "end": "end_percent"}
+
+
+def shown_fields(settings: type[Any], but: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the fields that panels show.
+
+    Args:
+        settings: the settings class.
+        but: fields to leave out.
+    """
+    return tuple(name for name, one in fields_of(settings).items() if one.shown and name not in but)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The widgets of a node that are settings. Names, ranges, choices and tooltips are those of the settings' fields.
+
+    Args:
+        fields: settings class -> names of the fields that the node shows.
+        order: widgets in the order in which they were released, by the fields' names. A field with a text box for a list of
+            one's own has a second widget, `custom_NAME`; one with parts has a widget `NAME.PART` for each. Widgets of fields
+            that are added later follow at the end.
+        ids: name -> id of the widget, where they differ.
+        common: names of advanced fields that this node does not hide among the advanced ones.
+        tooltips: name -> text of this node around the field's own, which stands in place of `{help}`.
+        unset: name -> an option that leaves the field unset.
+
+    Example::
+
+        WIDGETS = Panel({TokenMerge: shown_fields(TokenMerge)}, order=("threshold", "checkpoints"))
+        WIDGETS.inputs()  # for the schema
+        TokenMerge(**WIDGETS.read(TokenMerge, {"threshold": 0.8, "checkpoints": "every"}))
+    """
+
+    fields: Mapping[type[Any], tuple[str, ...]]
+    order: tuple[str, ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)
+    common: tuple[str, ...] = ()
+    tooltips: Mapping[str, str] = field(default_factory=dict)
+    unset: Mapping[str, str] = field(default_factory=dict)
+
+    def inputs(self) -> list[Any]:
+        """All widgets, for the node's schema."""
+        return [*self.released(), *self.later()]
+
+    def released(self) -> list[Any]:
+        """The widgets of `order`."""
+        drawn = self._drawn()
+        return [self._input(name, *drawn[name]) for name in self.order]
+
+    def later(self) -> list[Any]:
+        """The widgets of fields that `order` does not name. They are optional, so that saved workflows go on working."""
+        return [self._input(name, *drawn) for name, drawn in self._drawn().items() if name not in self.order]
+
+    def read(self, settings: type[Any], widgets: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments for a settings class.
+
+        Args:
+            settings: one of the classes in `fields`.
+            widgets: values by the widgets' ids. Fields whose widgets are missing are left out.
+
+        Raises :class:`RecipeError` for a list that cannot be read.
+        """
+        names = {self._id(name): name for name in self._drawn()}
+        given = {names[one]: value for one, value in widgets.items() if one in names}
+        given = {name: value for name, value in given.items() if self.unset.get(name) != value}
+        controls = (control_of(settings, name) for name in self.fields[settings])
+        return {c.name: c.read(given) for c in controls if any(name in given for name in c.draw())}
+
+    def _drawn(self) -> dict[str, tuple[Control, Drawn]]:
+        return {name: (control, drawn) for control in self._controls() for name, drawn in control.draw().items()}
+
+    def _controls(self) -> Iterator[Control]:
+        for settings, names in self.fields.items():
+            yield from (control_of(settings, name) for name in names)
+
+    def _id(self, name: str) -> str:
+        return {**_IDS, **self.ids}.get(name, name.replace(".", "_"))
+
+    def _input(self, name: str, control: Control, drawn: Drawn) -> Any:
+        kind, options = drawn
+        options["tooltip"] = self.tooltips.get(name, "{help}").format(help=options["tooltip"])
+        if name in self.unset:
+            others = [option for option in options["options"] if option != self.unset[name]]
+            options |= {"options": [self.unset[name], *others], "default": self.unset[name]}
+        rare = control.field.advanced and name not in self.common
+        needed = name in self.order and not rare and kind is not io.String
+        widget = kind.Input(self._id(name), optional=not needed, **options)
+        return advanced(widget) if rare else widget
 
 
 def advanced(widget: Any) -> Any:
@@ -24,58 +118,30 @@ def advanced(widget: Any) -> Any:
     return widget
 
 
-def window_inputs(what: str) -> list[Any]:
-    """Two numbers for a part of the sampling run; outside it nothing happens. what: what happens inside."""
-    return [
-        io.Float.Input(
-            "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip=f"{what} starts at this point of the run. 0.2 leaves the first fifth unchanged, which preserves the "
-            "composition.",
-        ),
-        io.Float.Input(
-            "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip=f"{what} ends at this point of the run. 0.8 leaves the last fifth unchanged, which preserves fine "
-            "detail.",
-        ),
-    ]  # fmt: skip
+def model_input(method: str, more: str = "") -> Any:
+    """The model to accelerate.
 
-
-def stride_input(what: str) -> Any:
-    """Cell side. what: what becomes of tokens."""
-    return io.Int.Input(
-        "stride",
-        default=2,
-        min=2,
-        max=8,
-        optional=True,
-        tooltip="Size of the cells in tokens. At most three quarters "
-        f"of the tokens can be {what} with 2, and more with larger cells.",
+    Args:
+        method: the kind of method that must work on it, as in :func:`skipstone.core.models.models_served`.
+        more: a sentence to add to the tooltip.
+    """
+    return io.Model.Input(
+        "model", tooltip=f"Works on {supported(method)}. Other models run unaccelerated. {more}".strip()
     )
-
-
-def matching_input(loss: str) -> Any:
-    """What is compared with what. loss: what local matching costs."""
-    return io.Combo.Input(
-        "matching", options=["dense", "local"], default="dense", optional=True,
-        tooltip="dense compares each token with all others, as in the paper. local compares only inside small tiles: "
-        f"much cheaper for large images, but {loss}.",
-    )  # fmt: skip
-
-
-def max_downsample_input() -> Any:
-    """Which attentions are served."""
-    return io.Combo.Input(
-        "max_downsample", options=["auto", *map(str, MAX_DOWNSAMPLES)], default="auto", optional=True,
-        tooltip="Coarsest attention layers that are included: 1 is full resolution, 8 the coarsest. auto suits each "
-        "model; larger values save little more and cost quality.",
-    )  # fmt: skip
-
-
-def downsample(value: str) -> Any:
-    """The setting behind :func:`max_downsample_input`'s widget."""
-    return "auto" if value == "auto" else int(value)
 
 
 def steps_input(tooltip: str) -> Any:
     """Number of steps that a mask or picture is for."""
     return io.Int.Input("steps", default=20, min=1, max=1000, tooltip=tooltip)
+
+
+def prefix_input(default: str, optional: bool = False) -> Any:
+    """Start of the name under which a file is saved.
+
+    Args:
+        default: the name unless given.
+        optional: whether workflows may leave it out.
+    """
+    return io.String.Input(
+        "filename_prefix", default=default, optional=optional, tooltip="Start of the file name; a counter is added."
+    )

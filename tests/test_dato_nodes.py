@@ -188,21 +188,22 @@ def test_an_unsupported_model_comes_dense_and_says_so(server: comfy.PromptServer
 
     model = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(model, BOTH)), sample(model))
-    line = "Lumina2 is not supported: Skipstone knows U-Net, DiT, SD3 and Flux; sampling runs unaccelerated"
+    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+    line = f"Lumina2 is not supported: Skipstone works on {models}; sampling runs unaccelerated"
     assert [text.replace("\n", " ") for _, text in server.texts] == [line]
 
 
 # recipe files
 
 
-def recipes() -> Any:
-    from skipstone.nodes import recipes
+def nodes() -> Any:
+    from skipstone import nodes
 
-    return recipes
+    return nodes
 
 
 def listed() -> list[str]:
-    return recipes().SkipstoneRecipeLoader.define_schema().inputs[1].options
+    return nodes().SkipstoneRecipeLoader.define_schema().inputs[1].options
 
 
 def place(tmp_path: Path, text: str, name: str = "own.json") -> None:
@@ -213,9 +214,9 @@ def place(tmp_path: Path, text: str, name: str = "own.json") -> None:
 def test_saved_and_loaded_it_does_the_same(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     assert listed() == ["(no recipe yet: put one into models/skipstone_recipes)"]
     model = patch(patch(patcher, DEPTHS, 1), PRUNE, 2)
-    recipes().SkipstoneRecipeSaver.run("8", model=model, filename_prefix="both")
+    nodes().SkipstoneRecipeSaver.run("8", model=model, filename_prefix="both")
     assert listed() == ["both_00001_.json"] and said(server, "8") == "both_00001_.json: token prune, block skip"
-    loaded = recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="both_00001_.json")
+    loaded = nodes().SkipstoneRecipeLoader.run("9", model=patcher, file="both_00001_.json")
     assert torch.equal(sample(loaded), sample(model))
     assert said(server, "9").startswith("pruned ")
 
@@ -224,11 +225,11 @@ def test_a_mask_is_kept_beside_the_recipe(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     model = patch(patcher, BlockSkip(mask=made(patcher)), 1)
-    recipes().SkipstoneRecipeSaver.run("8", model=model, filename_prefix="deep/masked")
+    nodes().SkipstoneRecipeSaver.run("8", model=model, filename_prefix="deep/masked")
     folder = tmp_path / "output/skipstone_recipes/deep"
     assert json.loads((folder / "masked_00001_.json").read_text())["methods"][0]["mask"] == "masked_00001_.safetensors"
     assert listed() == ["deep/masked_00001_.json"]
-    loaded = recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="deep/masked_00001_.json")
+    loaded = nodes().SkipstoneRecipeLoader.run("9", model=patcher, file="deep/masked_00001_.json")
     assert torch.equal(sample(loaded), sample(model)) and not torch.equal(sample(loaded), sample(patcher))
     elsewhere = Recipe.load(folder / "masked_00001_.json").skip
     assert elsewhere is not None and load_mask(elsewhere) is not None, "other hosts find the mask as well"
@@ -238,7 +239,7 @@ def test_a_mask_may_lie_where_masks_lie(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     place(tmp_path, Recipe(skip=BlockSkip(mask="own.safetensors")).to_json())
-    loader = recipes().SkipstoneRecipeLoader
+    loader = nodes().SkipstoneRecipeLoader
     assert loader.run("9", model=patcher, file="own.json") is patcher
     assert said(server, "9").startswith("there is no mask 'own.safetensors'")
     (tmp_path / "models/skipstone_masks").mkdir(parents=True)
@@ -251,7 +252,7 @@ def test_a_file_that_is_no_recipe_comes_dense(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(tmp_path, text)
-    assert recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="own.json") is patcher
+    assert nodes().SkipstoneRecipeLoader.run("9", model=patcher, file="own.json") is patcher
     (record,) = caplog.records
     assert record.getMessage().endswith("; sampling runs unaccelerated") and "\n" not in record.getMessage()
 
@@ -260,21 +261,21 @@ def test_a_file_of_another_kind_is_not_found(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     place(tmp_path, PRUNE.to_json(), "own.txt")
-    assert recipes().SkipstoneRecipeLoader.run("9", model=patcher, file="own.txt") is patcher
+    assert nodes().SkipstoneRecipeLoader.run("9", model=patcher, file="own.txt") is patcher
     assert said(server, "9").startswith("there is no recipe 'own.txt'") and "own.txt" not in listed()
 
 
 def test_there_is_nothing_to_save_on_a_plain_model(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
-    recipes().SkipstoneRecipeSaver.run("8", model=patcher, filename_prefix="both")
+    nodes().SkipstoneRecipeSaver.run("8", model=patcher, filename_prefix="both")
     assert said(server, "8") == "no Skipstone node is on this model; nothing was saved"
-    recipes().SkipstoneRecipeSaver.run("8", model=patch(patcher, SKIP), filename_prefix="../../x")
+    nodes().SkipstoneRecipeSaver.run("8", model=patch(patcher, SKIP), filename_prefix="../../x")
     assert "leads out of output/skipstone_recipes" in said(server, "8")
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_changed_file_is_read_anew(server: comfy.PromptServer, tmp_path: Path) -> None:
     place(tmp_path, "{}")
-    loader = recipes().SkipstoneRecipeLoader
+    loader = nodes().SkipstoneRecipeLoader
     assert loader.fingerprint_inputs(file="own.json", model=None) > loader.fingerprint_inputs(file="gone.json") == 0.0

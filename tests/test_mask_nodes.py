@@ -35,10 +35,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.Pr
         yield server
 
 
-def masks() -> Any:
-    from skipstone.nodes import masks
+def nodes() -> Any:
+    from skipstone import nodes
 
-    return masks
+    return nodes
 
 
 def patch(model: comfy.ModelPatcher, method: Any, node_id: Any = 7) -> comfy.ModelPatcher:
@@ -54,7 +54,7 @@ def said(server: comfy.PromptServer, node: str) -> str:
 
 
 def made(patcher: comfy.ModelPatcher, calls: int = STEPS, settings: BlockSkip = SKIP) -> Mask:
-    from skipstone.nodes.mask_store import mask_of
+    from skipstone.nodes.masks import mask_of
 
     return mask_of(patcher, settings, calls)[0]
 
@@ -84,7 +84,7 @@ def test_the_report_tells_blocks_and_multiply_adds(patcher: comfy.ModelPatcher, 
 
 
 def test_every_step_in_full_leaves_a_bare_clone(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
-    clone = masks().SkipstoneBlockMask.run("3", model=patcher, mask=BlockSkip(every=1))
+    clone = nodes().SkipstoneBlockMask.run("3", model=patcher, mask=BlockSkip(every=1))
     assert not any(clone.wrappers.values())
     assert said(server, "3") == "off: these settings skip nothing"
 
@@ -92,7 +92,7 @@ def test_every_step_in_full_leaves_a_bare_clone(patcher: comfy.ModelPatcher, ser
 def test_without_a_mask_the_model_passes_and_the_node_says_so(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer
 ) -> None:
-    assert masks().SkipstoneBlockMask.run("3", model=patcher, mask=None) is patcher
+    assert nodes().SkipstoneBlockMask.run("3", model=patcher, mask=None) is patcher
     assert said(server, "3") == "no mask came in, see the node before; sampling runs unaccelerated"
 
 
@@ -154,7 +154,7 @@ class Unknown(nn.Module):
 def test_an_unsupported_model_comes_dense_and_names_those_that_are(server: comfy.PromptServer) -> None:
     patcher = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(patcher, SKIP)), sample(patcher))
-    assert said(server, "7").startswith("Lumina2 is not supported: Skipstone knows U-Net")
+    assert said(server, "7").startswith("Lumina2 is not supported: Skipstone works on SD1.x, SD2.x")
     assert len(server.texts) == 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from doubles import comfy
-from test_mask_nodes import SKIP, Lumina2, Unknown, made, masks, network, patch, patcher, said, sample, server
+from test_mask_nodes import SKIP, Lumina2, Unknown, made, network, nodes, patch, patcher, said, sample, server
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -103,7 +103,7 @@ def test_the_loader_lists_masks_alone_and_says_where_they_go(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     def options() -> list[str]:
-        return masks().SkipstoneMaskLoader.define_schema().inputs[0].options
+        return nodes().SkipstoneMaskLoader.define_schema().inputs[0].options
 
     assert options() == ["(no mask yet: put one into models/skipstone_masks)"]
     saved(patcher, tmp_path)
@@ -115,9 +115,9 @@ def test_a_loaded_mask_does_what_it_says(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     saved(patcher, tmp_path)
-    mask = masks().SkipstoneMaskLoader.run("4", file="own.safetensors")
+    mask = nodes().SkipstoneMaskLoader.run("4", file="own.safetensors")
     assert said(server, "4").startswith("ldm U-Net, 10 steps x ")
-    model = masks().SkipstoneBlockMask.run("5", model=patcher, mask=mask)
+    model = nodes().SkipstoneBlockMask.run("5", model=patcher, mask=mask)
     assert torch.equal(sample(model), sample(patch(patcher, SKIP)))
 
 
@@ -125,10 +125,10 @@ def test_a_changed_file_is_read_anew(patcher: comfy.ModelPatcher, server: comfy.
     import os
 
     saved(patcher, tmp_path)
-    before = masks().SkipstoneMaskLoader.fingerprint_inputs("own.safetensors")
+    before = nodes().SkipstoneMaskLoader.fingerprint_inputs("own.safetensors")
     os.utime(tmp_path / "models/skipstone_masks/own.safetensors", (1, 1))
-    assert before != masks().SkipstoneMaskLoader.fingerprint_inputs("own.safetensors") == 1.0
-    assert masks().SkipstoneMaskLoader.fingerprint_inputs("gone.safetensors") == 0.0
+    assert before != nodes().SkipstoneMaskLoader.fingerprint_inputs("own.safetensors") == 1.0
+    assert nodes().SkipstoneMaskLoader.fingerprint_inputs("gone.safetensors") == 0.0
 
 
 def _with_header(path: Path, text: str) -> None:
@@ -155,7 +155,7 @@ def test_a_hostile_file_is_refused_in_one_line(
 ) -> None:  # fmt: skip
     saved(patcher, tmp_path)
     HOSTILE[attack](tmp_path / "models/skipstone_masks/own.safetensors")
-    assert masks().SkipstoneMaskLoader.run("4", file="own.safetensors") is None
+    assert nodes().SkipstoneMaskLoader.run("4", file="own.safetensors") is None
     (record,) = caplog.records
     assert record.getMessage().endswith("; sampling runs unaccelerated") and "\n" not in record.getMessage()
 
@@ -163,7 +163,7 @@ def test_a_hostile_file_is_refused_in_one_line(
 @pytest.mark.parametrize("name", ["gone.safetensors", "../../secret.safetensors", "(no mask yet: put one there)"])
 def test_a_file_elsewhere_is_not_found(server: comfy.PromptServer, tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.safetensors").write_text("")
-    assert masks().SkipstoneMaskLoader.run("4", file=name) is None
+    assert nodes().SkipstoneMaskLoader.run("4", file=name) is None
     assert said(server, "4").startswith("there is no mask")
 
 
@@ -171,8 +171,8 @@ def test_saved_masks_are_listed_and_numbered(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        masks().SkipstoneMaskSaver.run("6", model=patcher, mask=SKIP, steps=7, filename_prefix="deep")
-    names = masks().SkipstoneMaskLoader.define_schema().inputs[0].options
+        nodes().SkipstoneMaskSaver.run("6", model=patcher, mask=SKIP, steps=7, filename_prefix="deep")
+    names = nodes().SkipstoneMaskLoader.define_schema().inputs[0].options
     assert names == ["deep_00001_.safetensors", "deep_00002_.safetensors"]
     assert said(server, "6").startswith("deep_00002_.safetensors: ldm U-Net, 7 steps x ")
     mask = Mask.load(tmp_path / "output/skipstone_masks" / names[0])
@@ -181,14 +181,14 @@ def test_saved_masks_are_listed_and_numbered(
 
 def test_a_loaded_mask_is_saved_for_other_steps(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     given = BlockSkip(mask=made(patcher))
-    masks().SkipstoneMaskSaver.run("6", model=patcher, mask=given, steps=30, filename_prefix="mask")
+    nodes().SkipstoneMaskSaver.run("6", model=patcher, mask=given, steps=30, filename_prefix="mask")
     assert "30 steps" in said(server, "6")
 
 
 def test_nothing_is_saved_outside_the_folder_or_without_a_mask(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
 ) -> None:
-    saver = masks().SkipstoneMaskSaver
+    saver = nodes().SkipstoneMaskSaver
     saver.run("6", model=patcher, mask=SKIP, steps=7, filename_prefix="../../elsewhere")
     assert "leads out of output/skipstone_masks" in said(server, "6")
     saver.run("6", model=patcher, mask=None, steps=7, filename_prefix="mask")
@@ -204,9 +204,9 @@ def test_nothing_is_saved_outside_the_folder_or_without_a_mask(
 def test_the_preview_draws_each_step_and_block(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     from skipstone.core.plan.heatmap import COLOURS
     from skipstone.core.plan.liveness import State
-    from skipstone.nodes.mask_store import mask_of, states_of
+    from skipstone.nodes.masks import mask_of, states_of
 
-    image = masks().SkipstoneMaskPreview.run("8", model=patcher, mask=SKIP, steps=9)
+    image = nodes().SkipstoneMaskPreview.run("8", model=patcher, mask=SKIP, steps=9)
     assert image.dtype == torch.float32 and image.ndim == 4 and image.shape[::3] == (1, 3)
     assert 0.0 <= image.min() < image.max() <= 1.0
     mask, graph = mask_of(patcher, SKIP, 9)
@@ -222,7 +222,7 @@ def test_the_preview_draws_each_step_and_block(patcher: comfy.ModelPatcher, serv
 def test_what_cannot_be_drawn_is_written(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     model = comfy.ModelPatcher(Lumina2(Unknown()))
     for given, mask, words in ((model, SKIP, "Lumina2 is not supported"), (patcher, None, "no mask came in")):
-        image = masks().SkipstoneMaskPreview.run("8", model=given, mask=mask, steps=9)
+        image = nodes().SkipstoneMaskPreview.run("8", model=given, mask=mask, steps=9)
         assert image.shape[::3] == (1, 3) and words in said(server, "8")
 
 
@@ -234,8 +234,8 @@ def test_a_saved_mask_loads_as_the_very_same_mask(
     own = tuple(float(t) for t in np.linspace(30.5, 0.5, 10) ** 2)
     learned = np.linspace(0, 1, made(patcher).run.size).reshape(made(patcher).run.shape).astype(np.float32)
     mask = saved(patcher, tmp_path, timesteps=own, probabilities=learned, forecast=forecast, provenance={"by": "hand"})
-    loaded = masks().SkipstoneMaskLoader.run("1", file="own.safetensors")
-    masks().SkipstoneMaskSaver.run("2", model=patcher, mask=loaded, steps=10, filename_prefix="again")
+    loaded = nodes().SkipstoneMaskLoader.run("1", file="own.safetensors")
+    nodes().SkipstoneMaskSaver.run("2", model=patcher, mask=loaded, steps=10, filename_prefix="again")
     again = Mask.load(tmp_path / "output/skipstone_masks/again_00001_.safetensors")
     assert again.timesteps == mask.timesteps and again.forecast is forecast and again.provenance == {"by": "hand"}
     np.testing.assert_array_equal(again.run, mask.run)
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_nothing_breaks(
     """A file stands where the folder should be: true for every user, root too."""
     (tmp_path / "output").mkdir(exist_ok=True)
     (tmp_path / "output/skipstone_masks").write_text("in the way")
-    masks().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
+    nodes().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
     assert "cannot" in said(server, "3") and said(server, "3").endswith("nothing was saved")
 
 
@@ -267,6 +267,6 @@ def test_a_full_disk_is_told_and_leaves_no_file(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full_disk(monkeypatch)
-    masks().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
+    nodes().SkipstoneMaskSaver.run("3", model=patcher, mask=SKIP, steps=10, filename_prefix="mask")
     assert "No space left on device" in said(server, "3") and said(server, "3").endswith("nothing was saved")
     assert not [f for f in (tmp_path / "output").rglob("*") if f.is_file()]

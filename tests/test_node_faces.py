@@ -15,10 +15,6 @@ from doubles import comfy
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-IDS = [
-    "SkipstoneTokenMerge", "SkipstoneDaTo", "SkipstoneBlockMask", "SkipstoneMaskRule", "SkipstoneMaskLoader",
-    "SkipstoneMaskSaver", "SkipstoneMaskPreview", "SkipstoneTrainMask", "SkipstoneRecipeLoader", "SkipstoneRecipeSaver",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -41,7 +37,8 @@ def schemas(server: comfy.PromptServer) -> dict[str, comfy.Schema]:
 
 
 def test_the_entry_point_lists_the_nodes_and_registers_their_folders(schemas: dict[str, comfy.Schema]) -> None:
-    assert list(schemas) == IDS
+    released = list(json.loads((ROOT / "tests/support/released_nodes.json").read_text()))
+    assert list(schemas)[: len(released)] == released
     folders = sys.modules["folder_paths"].folders
     assert set(folders) == {"skipstone_masks", "skipstone_recipes"}
     assert all([p.parent.name for p in places] == ["models", "output"] for places in folders.values())
@@ -55,31 +52,26 @@ def test_every_input_has_a_short_tooltip_of_its_own(schemas: dict[str, comfy.Sch
         assert all(o.tooltip for o in schema.outputs) and schema.category.startswith("Skipstone")
 
 
-def test_the_english_locale_repeats_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
-    texts = json.loads((ROOT / "locales/en/nodeDefs.json").read_text())
-    assert list(texts) == IDS
-    for name, schema in schemas.items():
-        assert (texts[name]["display_name"], texts[name]["description"]) == (schema.display_name, schema.description)
-        assert texts[name]["inputs"] == {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs}
-        outputs = texts[name].get("outputs", {}).values()
-        assert [o["tooltip"] for o in outputs] == [o.tooltip for o in schema.outputs]
-        assert not re.search(r"[@|$]|\{|\}", json.dumps([i.tooltip for i in schema.inputs])), (
-            "read as markup by the page"
-        )
+def test_the_locale_and_the_help_pages_are_those_of_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
+    from skipstone.tools.node_texts import written
+
+    files = written(schemas.values())
+    assert len(files) == len(schemas) + 1
+    for path, text in files.items():
+        assert path.read_text() == text, f"{path.name} is out of date: run python -m skipstone.tools.node_texts"
 
 
-def test_each_help_page_names_every_input_with_its_default(schemas: dict[str, comfy.Schema]) -> None:
+def test_each_help_page_has_the_nodes_name_its_description_and_every_input(schemas: dict[str, comfy.Schema]) -> None:
     for name, schema in schemas.items():
         page = (ROOT / f"web/docs/{name}.md").read_text()
-        assert page.startswith(f"# {schema.display_name}\n")
-        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in page.splitlines() if line.startswith("|")]
-        defaults = {one: shown for names, shown in rows for one in names.split(", ")}
-        for widget in schema.inputs:
-            default = getattr(widget, "default", None)
-            shown = (
-                {True: "on", False: "off"}[default] if isinstance(default, bool) else str(default or "").split(",")[0]
-            )
-            assert shown.removesuffix(".0") in defaults[widget.id], (name, widget.id)
+        assert page.startswith(f"# {schema.display_name}\n") and schema.description in page
+        rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+        assert all(f"| {one.id}" in rows for one in schema.inputs), name
+
+
+def test_no_text_is_read_as_markup_by_the_page(schemas: dict[str, comfy.Schema]) -> None:
+    for schema in schemas.values():
+        assert not re.search(r"[@|$]|\{|\}", " ".join(i.tooltip for i in schema.inputs))
 
 
 def test_common_widgets_are_few(schemas: dict[str, comfy.Schema]) -> None:

@@ -242,7 +242,8 @@ def test_an_unsupported_model_comes_dense_and_says_so_once(server: comfy.PromptS
     patcher = comfy.ModelPatcher(Lumina2(Transformer()))
     assert torch.equal(sample(patch(patcher)), sample(patcher))
     ((_, text),) = server.texts
-    line = "Lumina2 is not supported: Skipstone knows U-Net, DiT, SD3 and Flux; sampling runs unaccelerated"
+    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+    line = f"Lumina2 is not supported: Skipstone works on {models}; sampling runs unaccelerated"
     assert text.replace("\n", " ") == line
 
 

@@ -174,7 +174,7 @@ HOUSES = {
     "a1111_extension": {"core"},
     "lab": {"core", "pipelines"},
     "cli": {"core", "pipelines", "lab"},
-    "tools": {"core", "pipelines", "lab"},
+    "tools": {"core", "pipelines", "lab", "nodes"},
 }
 """Folder -> folders that it may import from."""
 

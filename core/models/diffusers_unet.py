@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import Decline, ModelError
 from ..recipe.block_skip import Caching
-from .family import BLOCKS, DATO, TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name
+from .family import BLOCKS, DATO_SCHEDULE, TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name
 from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
 
 _BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
@@ -90,7 +90,7 @@ DIFFUSERS_UNET = Family(
     sites=diffusers_sites,
     names=(("sample",), ("timestep",), ("encoder_hidden_states", "class_labels")),
     graph=unet_graph,
-    serves=dict.fromkeys(("SD1.x", "SD2.x", "SDXL", "LDM"), (*TOKENS_AND_BLOCKS, DATO)),
+    serves=dict.fromkeys(("SD1.x", "SD2.x", "SDXL", "LDM"), (*TOKENS_AND_BLOCKS, DATO_SCHEDULE)),
     splits=True,
     key_bias=mask_bias,
 )

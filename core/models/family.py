@@ -22,7 +22,7 @@ BLOCKS = (BlockSkip.kind,)
 """Served by block skipping alone."""
 TOKENS_AND_BLOCKS = (TokenMerge.kind, TokenPrune.kind, BlockSkip.kind)
 """Served by all methods."""
-DATO = "dato"
+DATO_SCHEDULE = "dato"
 """Served by DaTo as published: its depth lists count the levels of a U-Net."""
 
 

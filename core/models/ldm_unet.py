@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..recipe.block_skip import Caching
-from .family import BLOCKS, DATO, TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name
+from .family import BLOCKS, DATO_SCHEDULE, TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name
 from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
 
 ROOTS = ("UNetModel", "IntegratedUNet2DConditionModel")
@@ -57,7 +57,7 @@ LDM_UNET = Family(
     sites=_sites,
     graph=ldm_graph,
     serves={
-        **dict.fromkeys(("SD1.x", "SD2.x", "SDXL"), (*TOKENS_AND_BLOCKS, DATO)),
+        **dict.fromkeys(("SD1.x", "SD2.x", "SDXL"), (*TOKENS_AND_BLOCKS, DATO_SCHEDULE)),
         "SVD": BLOCKS,
     },
     splits=True,

@@ -76,8 +76,8 @@ class BlockSkip:
     )  # fmt: skip
     depths: tuple[int, ...] = setting(
         (),
-        "For the rule depths: one number per step, from the second on, scaled to your number of steps. 0 repeats the step "
-        "before, 1 runs the outermost layers, 10 or more runs everything.",
+        "How deep each step runs: one number per step, from the second on, scaled to your number of steps. 0 repeats the "
+        "step before, 1 runs the outermost layers, 10 or more runs everything.",
         low=0, high=_MOST_CODE, remedy="0 repeats a call, 1 runs the last layer, 12 runs all",
         example="12, 1, 1, 0", parse=parse_depths, advanced=True,
     )  # fmt: skip

@@ -49,8 +49,7 @@ class TokenMerge:
     )  # fmt: skip
     stride: tuple[int, int] = setting(
         (2, 2),
-        "Size of the cells in tokens. At most three quarters of the tokens can be merged with 2, and more with larger "
-        "cells.",
+        "Size of the cells in tokens. With 2, at most three quarters of the tokens can be merged; larger cells allow more.",
         low=1, high=64, usual=(2, 8), unit="tokens", remedy="the paper uses 2", advanced=True,
     )  # fmt: skip
     max_downsample: int | Literal["auto"] = setting(

@@ -51,8 +51,8 @@ class TokenPrune:
     )  # fmt: skip
     stride: tuple[int, int] = setting(
         (2, 2),
-        "Size of the cells in tokens; one token of each cell is always kept. At most three quarters of the tokens can be "
-        "pruned with 2, and more with larger cells.",
+        "Size of the cells in tokens; one token of each cell is always kept. With 2, at most three quarters of the tokens "
+        "can be pruned; larger cells allow more.",
         low=1, high=64, usual=(2, 8), unit="tokens", remedy="the paper uses 2", advanced=True,
     )  # fmt: skip
     max_downsample: int | Literal["auto"] = shared(TokenMerge, "max_downsample", "auto")
@@ -74,7 +74,7 @@ class TokenPrune:
     )  # fmt: skip
     alpha: float = setting(
         0.1,
-        "How much randomness is mixed into that choice. It has its own seed and does not affect your noise seed.",
+        "How much randomness is mixed into the choice of base tokens. It has its own seed and does not affect your noise seed.",
         low=0.0, high=_MOST, usual=(0.0, 10.0), step=0.05, remedy="0.1 is the usual weight of the noise", advanced=True,
     )  # fmt: skip
     normalise: bool = setting(

@@ -29,7 +29,7 @@ class Input:
 
 @dataclass
 class FloatInput(Input):
-    """`io.Float.Input`; `io.Int.Input` takes the same."""
+    """`io.Float.Input`."""
 
     default: Any = None
     min: Any = None
@@ -39,6 +39,10 @@ class FloatInput(Input):
     display_mode: Any = None
     socketless: bool | None = None
     force_input: bool | None = None
+
+
+class IntInput(FloatInput):
+    """`io.Int.Input`, which takes the same."""
 
 
 @dataclass
@@ -71,6 +75,7 @@ class BooleanInput(Input):
 class Output:
     """Any output."""
 
+    io_type = ""
     id: str | None = None
     display_name: str | None = None
     tooltip: str | None = None
@@ -117,14 +122,14 @@ class NumberDisplay(str, Enum):
     slider = "slider"
 
 
-def _kind(given: Any) -> SimpleNamespace:
-    return SimpleNamespace(Input=given, Output=Output)
+def _kind(given: Any, io_type: str = "") -> SimpleNamespace:
+    return SimpleNamespace(Input=given, Output=type("Output", (Output,), {"io_type": io_type}))
 
 
 IO = SimpleNamespace(
-    Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input),
-    Float=_kind(FloatInput), Int=_kind(FloatInput), Combo=_kind(ComboInput), String=_kind(StringInput),
-    Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input),
+    Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input, "MODEL"),
+    Float=_kind(FloatInput), Int=_kind(IntInput), Combo=_kind(ComboInput), String=_kind(StringInput),
+    Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input, "IMAGE"),
     Conditioning=_kind(Input), Latent=_kind(Input),
     Custom=lambda io_type: _kind(Input),
 )  # fmt: skip

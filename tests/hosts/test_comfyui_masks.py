@@ -26,7 +26,7 @@ NOT_SERVED = {
 }  # fmt: skip
 """Kind of model -> the name by which ComfyUI knows it."""
 
-KNOWN = "Skipstone knows U-Net, DiT, SD3 and Flux"
+KNOWN = "Skipstone works on SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
 
 EMPTY_16 = ("SD3", "Flux")
 

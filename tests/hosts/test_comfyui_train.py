@@ -249,7 +249,7 @@ def test_what_cannot_be_trained_is_told_and_the_image_comes_dense(
 def test_an_unsupported_model_is_told(host: ComfyUI) -> None:
     prompt = training(picture("Wan"), "SD1.5")
     prompt |= {"show": node("PreviewImage", images=["train", 1])}
-    assert host.run(prompt).report("train").startswith("WAN21 is not supported: block masks serve SD1.x")
+    assert host.run(prompt).report("train").startswith("WAN21 is not supported: Skipstone works on SD1.x")
 
 
 def test_the_shipped_workflow_lacks_nothing_but_its_checkpoint(host: ComfyUI) -> None:

@@ -75,9 +75,9 @@ class TrainSettings:
     )  # fmt: skip
     form: Form = setting(
         "search",
-        "How the mask is found. search tries changes; it needs no gradients and the least memory. The others need the "
-        "weights twice: exchange estimates each change by gradients; windowed, interleaved and sequential follow gradients "
-        "through several calls, once per call, or call after call; paper is interleaved as published.",
+        "How the mask is found. search needs no gradients and the least memory; the others need the weights twice. "
+        "exchange estimates changes by gradients; windowed, interleaved and sequential follow gradients through several "
+        "calls, once per call, or call after call. paper is interleaved as published.",
         choices=get_args(Form), unlisted=("sequential",), advanced=True,
     )  # fmt: skip
     window: int = setting(

@@ -1,0 +1,103 @@
+"""Writes what the ComfyUI nodes' schemas determine: the English locale, and parts of the help pages.
+
+`python -m skipstone.tools.node_texts` rewrites `locales/en/nodeDefs.json` and, in `web/docs/*.md`, everything between the
+markers `<!-- description -->` or `<!-- inputs -->` and `<!-- end -->`. A node without a page gets one. ComfyUI need not be
+installed: the schemas are made with the doubles of the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCALE = ROOT / "locales/en/nodeDefs.json"
+PAGES = ROOT / "web/docs"
+
+_NEW_PAGE = "# {title}\n\n<!-- description -->\n<!-- end -->\n\n## Inputs\n\n<!-- inputs -->\n<!-- end -->\n"
+_HEAD = ["| input | default | what it does |", "|---|---|---|"]
+
+
+def locale(schemas: Iterable[Any]) -> str:
+    """The text of the locale file: names and tooltips of all inputs and outputs."""
+    return json.dumps({schema.node_id: _texts(schema) for schema in schemas}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _texts(schema: Any) -> dict[str, Any]:
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": {one.id: {"name": one.id, "tooltip": one.tooltip} for one in schema.inputs},
+        "outputs": {
+            str(place): {"name": one.display_name or one.io_type, "tooltip": one.tooltip}
+            for place, one in enumerate(schema.outputs)
+        },
+    }
+
+
+def page(schema: Any, text: str) -> str:
+    """A help page with its generated parts filled in.
+
+    Args:
+        schema: the node's.
+        text: the page as it is; empty for a node without one.
+    """
+    text = text or _NEW_PAGE.format(title=schema.display_name)
+    for name, part in (("description", schema.description), ("inputs", _tables(schema))):
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = marked.sub(lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text)
+    return text
+
+
+def _tables(schema: Any) -> str:
+    rare = [one for one in schema.inputs if one.as_dict().get("advanced")]
+    common = [one for one in schema.inputs if one not in rare]
+    lines = [*_HEAD, *map(_row, common)] if common else []
+    if rare:
+        lines += ["", "Advanced:", "", *_HEAD, *map(_row, rare)] if common else [*_HEAD, *map(_row, rare)]
+    return "\n".join(lines)
+
+
+def _row(one: Any) -> str:
+    return f"| {one.id} | {_shown(getattr(one, 'default', None))} | {one.tooltip} |".replace("|  |", "| |")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def written(schemas: Iterable[Any]) -> dict[Path, str]:
+    """Files that the schemas determine, and their texts."""
+    schemas = list(schemas)
+    pages = {PAGES / f"{schema.node_id}.md": schema for schema in schemas}
+    texts = {path: page(schema, path.read_text() if path.exists() else "") for path, schema in pages.items()}
+    return {LOCALE: locale(schemas), **texts}
+
+
+def schemas_of(extension: Any) -> list[Any]:
+    """Schemas of an extension's nodes, in menu order."""
+    return [node.define_schema() for node in asyncio.run(extension.get_node_list())]
+
+
+def main() -> None:
+    """Write the files."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import pytest
+    from doubles import comfy
+
+    with pytest.MonkeyPatch.context() as patch, comfy.installed(patch):
+        from ..nodes import SkipstoneExtension
+
+        for path, text in written(schemas_of(SkipstoneExtension())).items():
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
