@@ -1,4 +1,4 @@
-"""How ComfyUI's attention takes a bias on the key logits, for proportional attention."""
+"""A bias on the key logits of ComfyUI's attention, for proportional attention."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ _KERNELS_WITH_MASK = ("attention_pytorch",)
 
 
 def key_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
-    """Hand bias [B, N] to the module's own `mask` argument, as [B, 1, 1, N]; overrides of other packs see it as a mask.
+    """Arguments of an attention with a bias, which is passed as the module's own `mask`.
 
-    Raises :class:`Decline` where the module takes no mask (PixArt), has one already, or would lose its kernel to it.
+    Args:
+        attention: the module.
+        kwargs: its keyword arguments.
+        bias: [B, N], added to the logits of the keys.
+
+    Raises :class:`Decline` if the module takes no mask (PixArt), already has one, or has no fast kernel with one.
     """
     parameters = inspect.signature(type(attention).forward).parameters
     if not {"mask", "transformer_options"} <= set(parameters):

@@ -1,7 +1,8 @@
-"""A ComfyUI model and sampler as what masks are trained on (:class:`skipstone.core.calibrate.denoiser.Denoiser`).
+"""A ComfyUI model and sampler as a denoiser to train masks on (:class:`skipstone.core.calibrate.denoiser.Denoiser`).
 
-ComfyUI's samplers are loops that call the model. Training needs one step at a time, so each step plays the loop from its
-beginning with the predictions made so far and stops it at the next call: any sampler, no copy of its code, exact gradients.
+ComfyUI's samplers are loops that call the model. Training needs one step at a time, so each step runs the loop from its
+beginning with the predictions made so far, and stops it at the next call. This works for any sampler without a copy of its
+code, and gives exact gradients.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from .calls import planned_timesteps
 from .weights import KeptNorms
 
 Conditioning = list[list[Any]]
-"""ComfyUI's: entries of an embedding [1, tokens, channels] and a dict of what belongs to it."""
+"""ComfyUI's: entries of an embedding [1, tokens, channels] and a dict of its options."""
 
 
 @dataclass(frozen=True)
 class History:
-    """Where a trajectory began [B, ...], the seed of each sample, and the denoised latents predicted since."""
+    """The past of a trajectory.
+
+    Args:
+        start: the first latents [B, ...].
+        seeds: the seed of each sample.
+        denoised: the denoised latents [B, ...] predicted since, one tensor per step.
+    """
 
     start: Tensor
     seeds: tuple[int, ...]
@@ -40,14 +47,27 @@ class Loop:
     """A sampler's loop over a list of noise levels, one step at a time."""
 
     def __init__(self, sampler: Any, sigmas: Tensor, guider: Any, options: dict[str, Any]) -> None:
-        """sampler: a `KSAMPLER`. What keeps gradients out of its function is taken off."""
+        """The loop, without the decorator that keeps gradients out of the sampler's function.
+
+        Args:
+            sampler: a `KSAMPLER`.
+            sigmas: noise levels [steps + 1], falling.
+            guider: the `CFGGuider`, which some samplers read.
+            options: the model options of the run.
+        """
         function = sampler.sampler_function
         self._name = getattr(function, "__name__", "sampler").removeprefix("sample_")
         self._function, self._extra = getattr(function, "__wrapped__", function), sampler.extra_options
         self._sigmas, self._guider, self._options = sigmas, guider, options
 
     def after(self, start: Tensor, seed: int, denoised: Sequence[Tensor]) -> Tensor:
-        """The latent [1, ...] before the call that follows these predictions, or the final one."""
+        """The latent [1, ...] before the next call, or the final one.
+
+        Args:
+            start: the first latent [1, ...].
+            seed: for samplers that add noise.
+            denoised: the predictions so far, each [1, ...].
+        """
         script = _Script(self._guider, denoised)
         extra_args = {"model_options": self._options, "seed": seed}
         try:
@@ -59,18 +79,18 @@ class Loop:
 
     @torch.enable_grad()
     def check_gradients(self) -> None:
-        """Raise :class:`RecipeError` for a sampler whose steps pass none."""
+        """Raise :class:`RecipeError` for a sampler whose steps pass no gradients."""
         one = torch.ones(1, 4, 8, 8, device=self._sigmas.device, requires_grad=True)
         try:
             self.after(one.detach(), 0, [one] * (len(self._sigmas) - 1)).sum().backward()
         except RuntimeError:
             raise RecipeError(
-                f"the sampler {self._name} passes no gradients: train with euler or the form search, the mask serves all"
+                f"the sampler {self._name} passes no gradients: train with euler, or with the form search"
             ) from None
 
 
 class _Reached(Exception):
-    """A loop wants a prediction that is not there yet."""
+    """A loop needs a prediction that has not been made yet."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -78,7 +98,7 @@ class _Reached(Exception):
 
 
 class _Script:
-    """Stands for the model in a sampler's loop and hands out earlier predictions."""
+    """Replaces the model in a sampler's loop and returns earlier predictions."""
 
     def __init__(self, guider: Any, denoised: Sequence[Tensor]) -> None:
         self.inner_model = guider
@@ -93,13 +113,23 @@ class _Script:
 class SamplerDenoiser:
     """One sampling run of a model that ComfyUI has loaded: its network, its guidance, its sampler.
 
-    Where the positive conditioning has several entries, each sample takes one of them by its seed.
+    If the positive conditioning has several entries, each sample uses one of them, chosen by its seed.
     """
 
     def __init__(
         self, guider: Any, sampler: Any, sigmas: Tensor, shape: Sequence[int], options: dict[str, Any]
     ) -> None:
-        """guider: a `CFGGuider` in a run. shape: of one latent. Raises :class:`RecipeError` for samplers that cannot be used."""
+        """Before the first step.
+
+        Args:
+            guider: a `CFGGuider` in a run.
+            sampler: a `KSAMPLER`.
+            sigmas: noise levels [steps + 1], falling.
+            shape: of one latent, without the batch.
+            options: the model options of the run.
+
+        Raises :class:`RecipeError` for samplers that cannot be used.
+        """
         self._guider, self._sampler, self._sigmas, self._options = guider, sampler, sigmas, options
         self._shape = tuple(shape)
         planned = planned_timesteps(sampler, sigmas, guider.inner_model.model_sampling)
@@ -112,7 +142,7 @@ class SamplerDenoiser:
         self._parts: list[int] | None = None
 
     def check_gradients(self) -> None:
-        """Raise :class:`RecipeError` for a sampler whose steps pass none; asked where training takes them."""
+        """Raise :class:`RecipeError` for a sampler whose steps pass no gradients. Called only for forms that take them."""
         self._loop.check_gradients()
 
     @property
@@ -121,7 +151,7 @@ class SamplerDenoiser:
         return unwrapped(self._guider.inner_model.diffusion_model)
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
-        """Noise from each seed's own generator, on the sampler's first noise level, and conditionings."""
+        """Noise from each seed's own generator, scaled to the sampler's first noise level, and conditionings."""
         noise = torch.stack([torch.randn(self._shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
         noise = noise.to(self._sigmas.device)
         most = self._sampler.max_denoise(self._guider, self._sigmas)
@@ -139,7 +169,7 @@ class SamplerDenoiser:
         return torch.stack(outputs)
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
-        """Guidance, then the sampler's step, sample by sample: a sample never depends on its batch-mates."""
+        """Guidance, then the sampler's step, sample by sample: a sample never depends on the others in its batch."""
         with stoppable():
             denoised = (*at.history.denoised, self._guided(at, output, call))
         history = History(at.history.start, at.history.seeds, denoised)
@@ -150,13 +180,13 @@ class SamplerDenoiser:
         return Trajectory(torch.cat(rows), at.cond, history)
 
     def fork(self, at: Trajectory) -> Trajectory:
-        """The same place without gradients."""
+        """The same point of the trajectory, detached."""
         denoised = tuple(d.detach() for d in at.history.denoised)
         return Trajectory(at.x.detach(), at.cond, History(at.history.start, at.history.seeds, denoised))
 
     @contextmanager
     def _forwards(self, samples: int) -> Iterator[None]:
-        """A call in the same forwards as the first one: what is cached of a block is known by its forward and row."""
+        """Check that a call splits into the same forwards as the first one: cached values belong to a forward and a row."""
         parts: list[int] = []
 
         def enter(module: nn.Module, args: Any) -> None:
@@ -186,7 +216,7 @@ class SamplerDenoiser:
         )
 
     def _conds(self, seeds: Sequence[int], noise: Tensor) -> list[Any]:
-        """[without, with] conditioning as the model takes it; with a guidance of 1 the second alone."""
+        """[without, with] conditioning in the form that the model expects; only the second for a guidance of 1."""
         conds = {
             "positive": _rows(self._guider.original_conds["positive"], seeds),
             "negative": [dict(entry) for entry in self._guider.original_conds["negative"]],
@@ -198,14 +228,14 @@ class SamplerDenoiser:
 
 
 def _rows(entries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Several prompts: one entry whose rows are the samples' own. One prompt, or several that take turns in time, are left."""
+    """For several prompts, one entry with a row for each sample. One prompt, or prompts that take turns, stay as they are."""
     if len(entries) == 1 or any("start_percent" in entry for entry in entries):
         return [dict(entry) for entry in entries]
     chosen = [entries[_drawn(seed, len(entries))] for seed in seeds]
     try:
         return [{key: _joined([entry[key] for entry in chosen]) for key in chosen[0]}]
     except (KeyError, RuntimeError):
-        raise RecipeError("the combined prompts are not alike: give them the same length and no areas") from None
+        raise RecipeError("the combined prompts differ in kind: give them the same length and no areas") from None
 
 
 def _drawn(seed: int, count: int) -> int:
@@ -218,7 +248,7 @@ def _joined(values: list[Any]) -> Any:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Cancel, which newer ComfyUI raises in the middle of a network, ends training in its own way."""
+    """Turn Cancel, which newer ComfyUI raises in the middle of a network, into the end of training."""
     try:
         yield
     except comfy.model_management.InterruptProcessingException:

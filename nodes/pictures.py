@@ -1,4 +1,4 @@
-"""Pictures as ComfyUI takes them."""
+"""Pictures in ComfyUI's format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def image(picture: Image.Image) -> torch.Tensor:
 
 
 def notice(text: str) -> Image.Image:
-    """A picture that says why there is none."""
+    """A picture of one line of text, shown in place of a picture that cannot be drawn."""
     picture = Image.new("RGB", (max(360, 7 * len(text)), 40), (255, 255, 255))
     ImageDraw.Draw(picture).text((10, 14), text, fill=(40, 40, 48))
     return picture

@@ -1,4 +1,4 @@
-"""Does a schedule skip anything in the run to come?"""
+"""Whether a schedule skips anything in the coming run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from ..core.recipe.recipe import Method
 
 
 def skips_nothing(method: Method, network: nn.Module, timesteps: Sequence[float] | None) -> str:
-    """Why block skipping would run every block in this run; "" where it skips, for other methods, and for unknown timesteps."""
+    """Why block skipping would run every block in a run; empty if it skips, for other methods, and for unknown timesteps.
+
+    Args:
+        method: settings of any method.
+        network: the model's network.
+        timesteps: of the run's calls; None if they are not known.
+    """
     if not isinstance(method, BlockSkip) or not timesteps:
         return ""
     family = recognise(network)

@@ -1,4 +1,4 @@
-"""What lets gradients through ComfyUI's models: weights outside inference mode, and norms whose inputs stay as they were."""
+"""Gradients through ComfyUI's models: weights outside inference mode, and norms whose inputs are kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..core.errors import ModelError, RecipeError
 
 @contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Inside, the weights are copies through which gradients pass; after it, the very same tensors stand there again.
+    """Inside, gradients pass through copies of the weights; afterwards the module holds the same tensors as before.
 
-    Takes as much memory again as the weights that were made in inference mode. Raises :class:`RecipeError` where something
-    beside the network, such as a ControlNet, was made in it.
+    The copies need as much memory as the weights that were created in inference mode. Raises :class:`RecipeError` if something
+    outside the network, such as a ControlNet, was created in inference mode.
     """
     held: list[tuple[dict[str, Any], str, Tensor]] = []
     before = getattr(comfy.model_management, "in_training", None)
@@ -36,7 +36,7 @@ def differentiable(network: nn.Module) -> Iterator[None]:
         if "Inference tensors" not in str(error):
             raise
         raise RecipeError(
-            "a ControlNet or another node's patch lets no gradients through: train with the form search"
+            "gradients do not pass through a ControlNet or another node's patch: train with the form search"
         ) from None
     finally:
         for store, name, tensor in held:
@@ -46,7 +46,7 @@ def differentiable(network: nn.Module) -> Iterator[None]:
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """Where each parameter and buffer stands."""
+    """(dict that holds it, name, tensor) of each parameter and buffer."""
     for module in network.modules():
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for store in stores:
@@ -54,12 +54,12 @@ def _tensors(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]
 
 
 class KeptNorms(TorchFunctionMode):
-    """Inside, a norm keeps a copy of its input for the backward pass: blocks of Flux and Chroma go on to write into it."""
+    """Inside, a norm keeps a copy of its input for the backward pass: blocks of Flux and Chroma overwrite the input."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Every torch function comes by here."""
+        """Called for every torch function."""
         if func in _NORMS and isinstance(args[0], Tensor):
             args = (args[0].clone(), *args[1:])
         return func(*args, **(kwargs or {}))
@@ -69,17 +69,17 @@ _NORMS = (functional.layer_norm, functional.rms_norm)
 
 
 def wholly_loaded(model: Any) -> Any:
-    """A ModelPatcher with this one's patches, and all of its weights on the device.
+    """A ModelPatcher with the same patches, and all of its weights on the device.
 
-    Newer ComfyUI brings weights to the device call by call, and reuses their memory before the backward pass comes; such a
-    model is read from its file again. Raises :class:`ModelError` where its loader cannot do that.
+    Newer ComfyUI moves weights to the device call by call, and reuses their memory before the backward pass; such a model is
+    read from its file again. Raises :class:`ModelError` if its loader cannot do that.
     """
     if getattr(model, "is_dynamic", lambda: False)():
         try:
             model = model.clone(disable_dynamic=True)
         except RuntimeError:
             raise ModelError(
-                "this model's loader gives no weights that gradients go through: train with the form search"
+                "this model's loader cannot load weights for gradients: train with the form search"
             ) from None
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     return model

@@ -91,7 +91,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_a_wrong_setting_comes_dense_and_says_so(
+def test_a_wrong_setting_runs_unaccelerated_and_says_so(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(RecipeError) as error:
@@ -183,7 +183,7 @@ def test_a_block_mask_takes_the_schedules_place(patcher: comfy.ModelPatcher) -> 
     assert torch.equal(sample(patch(patch(patcher, BOTH, 1), SKIP, 2)), sample(patch(patcher, both, 3)))
 
 
-def test_an_unsupported_model_comes_dense_and_says_so(server: comfy.PromptServer) -> None:
+def test_an_unsupported_model_runs_unaccelerated_and_says_so(server: comfy.PromptServer) -> None:
     from test_mask_nodes import Lumina2, Unknown
 
     model = comfy.ModelPatcher(Lumina2(Unknown()))
@@ -248,7 +248,7 @@ def test_a_mask_may_lie_where_masks_lie(
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"skipstone": 1, "methods": [{"kind": "magic"}]}', "[" * 100_000])
-def test_a_file_that_is_no_recipe_comes_dense(
+def test_a_file_that_is_no_recipe_runs_unaccelerated(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(tmp_path, text)
@@ -275,7 +275,7 @@ def test_there_is_nothing_to_save_on_a_plain_model(
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_changed_file_is_read_anew(server: comfy.PromptServer, tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(server: comfy.PromptServer, tmp_path: Path) -> None:
     place(tmp_path, "{}")
     loader = nodes().SkipstoneRecipeLoader
     assert loader.fingerprint_inputs(file="own.json", model=None) > loader.fingerprint_inputs(file="gone.json") == 0.0

@@ -126,7 +126,7 @@ def test_a_mask_in_memory_gives_what_its_rule_gives(patcher: comfy.ModelPatcher)
     assert torch.equal(sample(patch(patcher, BlockSkip(mask=made(patcher)))), sample(patch(patcher, SKIP)))
 
 
-def test_a_mask_for_another_model_comes_dense_and_says_so_once(
+def test_a_mask_for_another_model_runs_unaccelerated_and_says_so_once(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer
 ) -> None:
     mask = made(patcher)
@@ -151,7 +151,7 @@ class Unknown(nn.Module):
         return x
 
 
-def test_an_unsupported_model_comes_dense_and_names_those_that_are(server: comfy.PromptServer) -> None:
+def test_an_unsupported_model_runs_unaccelerated_and_names_those_that_are(server: comfy.PromptServer) -> None:
     patcher = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(patcher, SKIP)), sample(patcher))
     assert said(server, "7").startswith("Lumina2 is not supported: Skipstone works on SD1.x, SD2.x")

@@ -121,7 +121,7 @@ def test_a_loaded_mask_does_what_it_says(
     assert torch.equal(sample(model), sample(patch(patcher, SKIP)))
 
 
-def test_a_changed_file_is_read_anew(patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path) -> None:
     import os
 
     saved(patcher, tmp_path)

@@ -234,7 +234,7 @@ class Lumina2(comfy.BaseModel):
     """A model of no family that is served."""
 
 
-def test_an_unsupported_model_comes_dense_and_says_so_once(server: comfy.PromptServer) -> None:
+def test_an_unsupported_model_runs_unaccelerated_and_says_so_once(server: comfy.PromptServer) -> None:
     class Transformer(nn.Module):
         def forward(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
             return x
@@ -247,7 +247,7 @@ def test_an_unsupported_model_comes_dense_and_says_so_once(server: comfy.PromptS
     assert text.replace("\n", " ") == line
 
 
-def test_a_video_latent_comes_dense_and_says_why(server: comfy.PromptServer) -> None:
+def test_a_video_latent_runs_unaccelerated_and_says_why(server: comfy.PromptServer) -> None:
     class UNetModel(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -49,9 +49,14 @@ def page(schema: Any, text: str) -> str:
     """
     text = text or _NEW_PAGE.format(title=schema.display_name)
     for name, part in (("description", schema.description), ("inputs", _tables(schema))):
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = marked.sub(lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text)
+        text = _filled(text, name, part)
     return text
+
+
+def _filled(text: str, name: str, part: str) -> str:
+    """The text with `part` between the markers of a name."""
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marked.sub(lambda found: f"{found[1]}\n{part}\n\n{found[2]}", text)
 
 
 def _tables(schema: Any) -> str:

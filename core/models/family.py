@@ -1,7 +1,7 @@
-"""What a model is made of, as far as the engine needs to know: its family and its transformer blocks.
+"""The structure of a model that the engine needs: its family and its transformer blocks.
 
-Families are recognised by class names, structure and what the forward takes, never by importing a host: the same U-Net lives
-under `ldm`, `sgm`, `comfy` and `backend`. A run's first call proves the structure (:mod:`skipstone.core.engine.proof`).
+Families are recognised by class names, structure and the arguments of the forward, never by importing a host: the same U-Net
+exists in `ldm`, `sgm`, `comfy` and `backend`. A run's first call verifies the structure (:mod:`skipstone.core.engine.proof`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ DATO_SCHEDULE = "dato"
 class Site:
     """One transformer block that can run on fewer tokens.
 
-    norm: the module that sees the block's raw hidden state [B, N, C] as its first argument.
-    modules: its attn1 (self-attention), and where it has them attn2 (cross-attention) and ff.
-    refusal: why this block cannot be served; empty when it can.
+    Args:
+        name: path of the block in the network.
+        norm: the module whose first argument is the block's raw hidden state [B, N, C].
+        modules: its attn1 (self-attention), and if it has them attn2 (cross-attention) and ff.
+        refusal: why this block must run on all tokens; empty if it need not.
     """
 
     name: str
@@ -47,7 +49,7 @@ KeyBias = Callable[[nn.Module, dict[str, Any], Tensor], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the engine reads of one call's arguments. conditioning identifies who the rows belong to."""
+    """The arguments of one call that the engine reads. `conditioning` identifies the rows of the batch."""
 
     latent: Tensor
     timestep: Any
@@ -87,7 +89,7 @@ class Family:
     notes: str = field(default="")
 
     def reads(self, root: nn.Module) -> bool:
-        """Has the network's forward a latent and a timestep by this family's names? True where it takes anything (*args)."""
+        """Whether the network's forward takes a latent and a timestep by this family's names, or anything (*args)."""
         parameters = signature(root.forward).parameters.values()
         names = {p.name for p in parameters}
         anything = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
@@ -107,12 +109,12 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, n
 
 
 def architecture(family: str) -> str:
-    """What a family is in any code base: "U-Net" for "ldm U-Net" and "diffusers U-Net"."""
+    """The architecture of a family, whatever its code base: "U-Net" for "ldm U-Net" and "diffusers U-Net"."""
     return family.removeprefix("diffusers ").removeprefix("ldm ")
 
 
 def class_name(module: nn.Module) -> str:
-    """The class name by which families are told apart; looks through torch.compile's wrapper."""
+    """The class name of a module, or of the module inside torch.compile's wrapper."""
     return type(unwrapped(module)).__name__
 
 
@@ -127,7 +129,13 @@ def named_blocks(root: nn.Module, kinds: tuple[str, ...]) -> list[tuple[str, nn.
 
 
 def block_sites(root: nn.Module, kinds: tuple[str, ...], attn1: str, attn2: str, ff: str) -> list[Site]:
-    """Sites for blocks that hold `norm1` and the named modules."""
+    """Sites of the blocks that hold `norm1` and a self-attention.
+
+    Args:
+        root: the network.
+        kinds: class names of the blocks.
+        attn1, attn2, ff: names of the self-attention, cross-attention and feed-forward inside a block.
+    """
     sites = []
     for name, block in named_blocks(root, kinds):
         found = {role: getattr(block, attr, None) for role, attr in (("attn1", attn1), ("attn2", attn2), ("ff", ff))}
