@@ -11,8 +11,7 @@ from pathlib import Path
 from ..core.errors import MaskError
 from ..core.recipe.recipe import Recipe
 from .host import models_folder
-
-FOLDER = "skipstone_masks"
+from .table import MASK_FOLDER
 
 
 def names() -> list[str]:
@@ -28,9 +27,9 @@ def located(recipe: Recipe) -> Recipe:
         return recipe
     if skip.mask not in (known := names()):
         there = ", ".join(known[:5]) or "no mask file"
-        raise MaskError(f"mask={skip.mask!r} is not in the folder models/{FOLDER}: it has {there}")
+        raise MaskError(f"mask={skip.mask!r} is not in the folder models/{MASK_FOLDER}: it has {there}")
     return replace(recipe, skip=replace(skip, mask=str(_root() / skip.mask)))
 
 
 def _root() -> Path:
-    return models_folder() / FOLDER
+    return models_folder() / MASK_FOLDER

@@ -1,92 +1,35 @@
-"""The panel's values: from the host's argument list to a recipe and back. Knows no host.
-
-The order of :class:`PanelSettings`' fields is the order of the API's `args` list, a public interface: append only.
-"""
+"""The panel's values: from the host's argument list to a recipe and back. Knows no host."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RecipeError, shown
 from ..core.recipe.block_skip import BlockSkip, parse_depths
-from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
-from ..core.recipe.presets import DATO, preset
-from ..core.recipe.recipe import Recipe
-from ..core.recipe.token_merge import MAX_DOWNSAMPLES, TokenMerge
+from ..core.recipe.presets import preset
+from ..core.recipe.recipe import Method, Recipe
+from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune, parse_ratios
 from ..core.recipe.validate import choice
+from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, OFF, PASSES, TABLE, Entry, spaced
 from .values import typed
 
-BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
-PASSES = (BOTH, FIRST, HIRES)
-CUSTOM = "custom"
-CHECKPOINTS = (*CHECKPOINT_PRESETS, CUSTOM)
-MERGE_IN = {
-    "self-attention": ("attn1",),
-    "self- and cross-attention": ("attn1", "attn2"),
-    "self-attention and feed-forward": ("attn1", "ff"),
-    "self-attention, cross-attention and feed-forward": ("attn1", "attn2", "ff"),
-}
-LEVELS = ("auto", *map(str, MAX_DOWNSAMPLES))
-OFF = "off"
-RULES: dict[str, tuple[str, ...]] = {
-    OFF: (),
-    "deepcache": ("every", "branch"),
-    "interval": ("every",),
-    "depths": ("depths",),
-    "mask": ("mask",),
-}
-"""Block rules, and the fields that each reads."""
-
-WINDOW = ("start", "end")
-"""What merging, pruning and all block rules read."""
-
-BLOCK_FIELDS = ("last_full", "memory_budget", "offload", "forecast")
-"""What every block rule and DaTo's depths read."""
-
-SKIP_FIELDS = ("rule", "every", "branch", "depths", "mask", *BLOCK_FIELDS)
-DATO_FIELDS = ("dato", "ratio", "ratios", "dato_depths", "recover_from")
-TOKEN_FIELDS = ("matching", "max_downsample", *WINDOW)
-"""What both merging and pruning read, beside where they act."""
-
-DATO_CHOICES = (OFF, *(name for name in DATO if preset(name).prune == TokenPrune()), CUSTOM)
-"""DaTo's presets that differ in their depths alone; the panel's other fields say the rest. Others are recipes."""
+_DATO = ("dato", "ratio", "ratios", "dato_depths")
+EXCLUSIVE = ("threshold", "rule", *_DATO)
+"""Fields of which one choice may exclude another (:meth:`PanelSettings.after`)."""
 
 
 @dataclass(frozen=True)
-class PanelSettings:
-    """The values of the panel's components, as the host passes them."""
+class _Panel:
+    """The values of the panel's fields, as the host passes them. The fields are those of :data:`TABLE`, in its order."""
 
-    enabled: bool = False
-    threshold: float = 0.7
-    checkpoints: str = "config_3"
-    custom: str = ""
-    passes: str = BOTH
-    matching: str = "dense"
-    proportional: bool = False
-    destination: str = "top_left"
-    batch: str = "per_sample"
-    max_downsample: str = "auto"
-    merge_in: str = "self-attention"
-    start: float = 0.0
-    end: float = 1.0
-    recipe: str = ""
-    rule: str = OFF
-    every: int = BlockSkip.every
-    branch: int = BlockSkip.branch
-    depths: str = ""
-    mask: str = ""
-    last_full: bool = False
-    memory_budget: float = 0.0
-    offload: bool = False
-    forecast: bool = False
-    dato: str = OFF
-    ratio: float = 0.4
-    ratios: str = ""
-    dato_depths: str = ""
-    recover_from: str = TokenPrune.recover_from
+    if TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **named: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @classmethod
     def of_args(cls, args: Sequence[Any]) -> PanelSettings:
@@ -95,95 +38,75 @@ class PanelSettings:
         What is missing or None keeps its default; what is too much is dropped. Raises :class:`RecipeError` for a value of
         the wrong type and for a name that is no field.
         """
-        names = [f.name for f in fields(cls)]
-        by_name = args[0] if args and isinstance(args[0], Mapping) else dict(zip(names, args, strict=False))
-        known_fields(by_name)
-        return cls(**{k: typed(k, v, getattr(cls, k)) for k, v in by_name.items() if v is not None})
+        by_name = args[0] if args and isinstance(args[0], Mapping) else dict(zip(FIELDS, args, strict=False))
+        if unknown := [name for name in by_name if name not in FIELDS]:
+            raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
+        return cls(**{k: typed(k, v, FIELDS[k].default) for k, v in by_name.items() if v is not None})
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, passes: str = BOTH) -> PanelSettings:
-        """The panel that asks for this recipe: by its fields where they can say it, else by its recipe box."""
-        merge = recipe.merge or TokenMerge(threshold=1.0)
-        listed = isinstance(merge.checkpoints, str)
-        panel = cls(
-            enabled=True,
-            threshold=float(merge.threshold),
-            checkpoints=str(merge.checkpoints) if listed else CUSTOM,
-            custom="" if listed else spaced(merge.checkpoints),
-            passes=passes,
-            proportional=merge.proportional,
-            destination=merge.destination,
-            batch=merge.batch,
-            **_token_fields(recipe.prune if merge.neutral and recipe.prune else merge),
-            **_method_fields(recipe.prune, recipe.skip),
-            **_window(recipe),
-        )
-        return panel if panel._says(recipe) else replace(panel, recipe=recipe.to_json())
+        """The panel that asks for this recipe: by its fields where they can express it, else by its recipe box."""
+        panel = cls(**{**_fields_of(recipe), "enabled": True, "passes": passes})
+        return panel if panel._expresses(recipe) else panel.but(recipe=recipe.to_json())
 
-    def _says(self, recipe: Recipe) -> bool:
+    def _expresses(self, recipe: Recipe) -> bool:
         try:
-            return effects(self.as_recipe()) == effects(recipe)
+            return effects(self.of_args([vars(self)]).as_recipe()) == effects(recipe)
         except RecipeError:
             return False
 
     def as_recipe(self) -> Recipe:
-        """The recipe that is asked for. Raises :class:`RecipeError` in one line for values that make no sense."""
+        """The recipe that is asked for. Raises :class:`RecipeError` in one line for values that cannot run."""
         choice("passes", self.passes, PASSES)
-        if str(self.recipe).strip():
-            return Recipe.from_json(str(self.recipe))
-        merge = TokenMerge(
-            threshold=self.threshold,
-            checkpoints=self.custom if self.checkpoints == CUSTOM else self.checkpoints,
-            proportional=self.proportional,
-            destination=self.destination,  # type: ignore[arg-type]
-            batch=self.batch,  # type: ignore[arg-type]
-            **self._tokens(),
-        )
-        prune = self._prune()
-        if prune is not None and not prune.neutral and not merge.neutral:
+        if self.recipe.strip():
+            return Recipe.from_json(self.recipe)
+        methods = self.methods()
+        if len([m for m in methods if not isinstance(m, BlockSkip) and not m.neutral]) == 2:
             raise RecipeError(
-                f"threshold={merge.threshold:g} merges tokens that dato={self.dato!r} prunes: "
+                f"threshold={self.threshold:g} merges tokens that dato={self.dato!r} prunes: "
                 "set Threshold to 1, or DaTo to off"
             )
-        return Recipe(merge=merge, prune=prune, skip=self._skip())
+        return Recipe.of(methods)
 
-    def _tokens(self) -> dict[str, Any]:
-        """What both merging and pruning read."""
-        choice("merge in", self.merge_in, tuple(MERGE_IN))
-        choice("coarsest level", str(self.max_downsample), LEVELS)
-        level = str(self.max_downsample)
-        same = {name: getattr(self, name) for name in TOKEN_FIELDS}
-        return {**same, "max_downsample": int(level) if level.isdigit() else "auto", "targets": MERGE_IN[self.merge_in]}
+    def methods(self) -> list[Method]:
+        """What the fields ask for, whatever is in the recipe box. Merging is always there, at a threshold of 1 neutral."""
+        listed = {"checkpoints": self.custom} if self.checkpoints == CUSTOM else {}
+        return [self._method(TokenMerge, **listed), *self._prune(), *self._skip()]
 
-    def _prune(self) -> TokenPrune | None:
+    def uses(self, entry: Entry) -> bool:
+        """Is a field used, as the others are set? Some are for one block rule only, or for DaTo's own lists."""
+        return entry.only is None or getattr(self, entry.only[0]) in entry.only[1]
+
+    def _method(self, cls: type[Any], **particular: Any) -> Any:
+        used = [entry for entry in TABLE if cls in entry.methods and self.uses(entry)]
+        return cls(**{**{entry.setting: entry.read(getattr(self, entry.name)) for entry in used}, **particular})
+
+    def _prune(self) -> list[Method]:
         choice("dato", self.dato, DATO_CHOICES)
         if self.dato == OFF:
-            return None
-        listed = self.dato == CUSTOM and str(self.ratios).strip()
-        ratio = parse_ratios(str(self.ratios)) if listed else self.ratio
-        return TokenPrune(ratio=ratio, recover_from=self.recover_from, **self._tokens())  # type: ignore[arg-type]
+            return []
+        listed = {"ratio": parse_ratios(self.ratios)} if self.dato == CUSTOM and self.ratios.strip() else {}
+        return [self._method(TokenPrune, **listed)]
 
-    def _skip(self) -> BlockSkip | None:
-        choice("rule", self.rule, tuple(RULES))
-        values = {name: getattr(self, name) for name in (*RULES[self.rule], *BLOCK_FIELDS, *WINDOW)}
-        if depths := self._dato_depths():
-            if self.rule != OFF:
-                raise RecipeError(
-                    f"rule={self.rule!r} and dato={self.dato!r} both decide which blocks run: set one of them to off"
-                )
-            return BlockSkip(rule="depths", **{**values, "depths": depths})
-        if self.rule == OFF:
-            return None
-        if self.rule == "depths":
-            values["depths"] = parse_depths(str(self.depths))
-        return BlockSkip(rule=self.rule, **values)  # type: ignore[arg-type]
+    def _skip(self) -> list[Method]:
+        depths = self._dato_depths()
+        if depths and self.rule != OFF:
+            raise RecipeError(
+                f"rule={self.rule!r} and dato={self.dato!r} both decide which blocks run: set one of them to off"
+            )
+        if depths:
+            return [self._method(BlockSkip, rule="depths", depths=depths)]
+        return [] if self.rule == OFF else [self._method(BlockSkip)]
 
     def _dato_depths(self) -> tuple[int, ...]:
         """Those of the preset or of one's own; empty for pruning alone."""
         if self.dato == CUSTOM:
-            return parse_depths(str(self.dato_depths)) if str(self.dato_depths).strip() else ()
-        skip = None if self.dato == OFF else preset(self.dato).skip
-        return skip.depths if skip else ()
+            return parse_depths(self.dato_depths) if self.dato_depths.strip() else ()
+        return () if self.dato == OFF else _preset_depths(self.dato)
+
+    def but(self, **values: Any) -> PanelSettings:
+        """These settings with other values."""
+        return replace(self, **values)
 
     def after(self, chosen: str) -> PanelSettings:
         """These settings once the field `chosen` was set last: it counts, and what it excludes is turned off.
@@ -192,64 +115,79 @@ class PanelSettings:
         """
         prunes = self.ratio > 0 or bool(self.dato == CUSTOM and self.ratios.strip())
         depths = self.dato != OFF and (self.dato != CUSTOM or bool(self.dato_depths.strip()))
-        if chosen in DATO_FIELDS and self.dato != OFF:
-            return replace(self, threshold=1.0 if prunes else self.threshold, rule=OFF if depths else self.rule)
-        if (chosen == "threshold" and self.threshold < 1 and prunes) or (
-            chosen == "rule" and self.rule != OFF and depths
-        ):
-            return replace(self, dato=OFF)
+        if chosen in _DATO and self.dato != OFF:
+            return self.but(threshold=1.0 if prunes else self.threshold, rule=OFF if depths else self.rule)
+        merges = chosen == "threshold" and self.threshold < 1
+        if (merges and prunes) or (chosen == "rule" and self.rule != OFF and depths):
+            return self.but(dato=OFF)
         return self
 
     def serves(self, hires: bool) -> bool:
-        """Does the hires switch let this pass be served?"""
+        """Does the hires switch allow this pass?"""
         return self.passes == BOTH or (self.passes == HIRES) == hires
 
 
-def known_fields(given: Mapping[Any, Any]) -> None:
-    """Refuse a name that is no field of the panel."""
-    if unknown := [name for name in given if name not in PanelSettings.__dataclass_fields__]:
-        raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
-
-
-def _token_fields(method: TokenMerge | TokenPrune) -> dict[str, Any]:
-    names = [name for name, targets in MERGE_IN.items() if set(targets) == set(method.targets)]
-    return {
-        "matching": method.matching,
-        "max_downsample": str(method.max_downsample),
-        "merge_in": names[0] if names else PanelSettings.merge_in,
-    }
-
-
-def _window(recipe: Recipe) -> dict[str, Any]:
-    """The part of the run that the first method in use is on for."""
-    used = [m for m in recipe.methods if not m.neutral] or recipe.methods
-    return {name: float(getattr(used[0], name)) for name in WINDOW} if used else {}
-
-
-def _method_fields(prune: TokenPrune | None, skip: BlockSkip | None) -> dict[str, Any]:
-    """The fields of DaTo and of the block rule. Depths beside pruning are DaTo's, depths alone a rule."""
-    values: dict[str, Any] = {}
-    by_depths = prune is not None and skip is not None and skip.rule == "depths"
-    if skip is not None and skip.rule in RULES:
-        rule = OFF if by_depths else skip.rule
-        values = {"rule": rule, **{name: getattr(skip, name) for name in (*RULES[rule], *BLOCK_FIELDS)}}
-        values |= {"depths": spaced(skip.depths)} if rule == "depths" else {}
-    if prune is None:
-        return values
-    depths = skip.depths if skip is not None and by_depths else ()
-    named = [name for name in DATO_CHOICES[1:-1] if depths and getattr(preset(name).skip, "depths", ()) == depths]
-    listed = isinstance(prune.ratio, tuple)
-    values |= {"dato": named[0] if named and not listed else CUSTOM, "recover_from": prune.recover_from}
-    values |= {"ratios": spaced(prune.ratios)} if listed else {"ratio": float(prune.ratios[0])}
-    return values | ({} if named and not listed else {"dato_depths": spaced(depths)})
+if TYPE_CHECKING:
+    PanelSettings = _Panel
+else:
+    PanelSettings = make_dataclass(
+        "PanelSettings",
+        [(entry.name, type(entry.default), field(default=entry.default)) for entry in TABLE],
+        bases=(_Panel,),
+        frozen=True,
+    )
 
 
 def effects(recipe: Recipe) -> tuple[Any, ...]:
-    """What tells two recipes apart: a merging that changes nothing is as good as none."""
-    merge = recipe.merge
-    return (None if merge is None or merge.neutral else merge, recipe.prune, recipe.skip)
+    """What distinguishes two recipes: merging that changes nothing counts as none."""
+    return tuple(m for m in recipe.methods if not (isinstance(m, TokenMerge) and m.neutral))
 
 
-def spaced(calls: str | tuple[float, ...]) -> str:
-    """A list as one types it: "0 8 11"; a preset's name as it is."""
-    return calls if isinstance(calls, str) else " ".join(f"{call:g}" for call in calls)
+def edited(recipe: Recipe, panel: PanelSettings) -> Recipe:
+    """The recipe with what the panel's fields change in it. Settings that have no field stay as they are.
+
+    Raises :class:`RecipeError` where the result cannot run.
+    """
+    kept = {type(m): m for m in recipe.methods}
+    before = {type(m): m for m in PanelSettings.of_recipe(recipe).methods()}
+    methods = [_changed(kept.get(type(m)), before.get(type(m)), m) for m in panel.methods()]
+    unused = TokenPrune in map(type, methods) or TokenMerge not in kept
+    return Recipe.of(m for m in methods if not (unused and isinstance(m, TokenMerge) and m.neutral))
+
+
+def _changed(kept: Method | None, before: Method | None, asked: Method) -> Method:
+    if kept is None:
+        return asked
+    names = [f.name for f in fields(asked)]
+    return replace(kept, **{n: getattr(asked, n) for n in names if getattr(asked, n) != getattr(before, n, None)})
+
+
+def _fields_of(recipe: Recipe) -> dict[str, Any]:
+    """What the fields show of a recipe. A field that several methods share shows the first method that is in use."""
+    sources = [*sorted(recipe.methods, key=lambda m: m.neutral), TokenMerge(threshold=1.0)]
+    found: dict[str, Any] = {}
+    for entry in TABLE:
+        source = next((m for m in sources if type(m) in entry.methods), None)
+        if source is not None and (not entry.field.rules or getattr(source, "rule", None) in entry.field.rules):
+            found[entry.name] = entry.shown(getattr(source, entry.setting))
+    return found | _lists(recipe)
+
+
+def _lists(recipe: Recipe) -> dict[str, Any]:
+    """The fields for lists of one's own, and DaTo's: depths beside pruning are its own, depths alone are a block rule."""
+    methods = {type(m): m for m in recipe.methods}
+    checkpoints = getattr(methods.get(TokenMerge), "checkpoints", "")
+    found: dict[str, Any] = {"custom": spaced(checkpoints)} if isinstance(checkpoints, tuple) else {}
+    prune, skip = methods.get(TokenPrune), methods.get(BlockSkip)
+    if not isinstance(prune, TokenPrune):
+        return found
+    depths = skip.depths if isinstance(skip, BlockSkip) and skip.rule == "depths" else ()
+    listed = isinstance(prune.ratio, tuple)
+    named = [] if listed or not depths else [n for n in DATO_CHOICES[1:-1] if _preset_depths(n) == depths]
+    found |= {"dato": named[0]} if named else {"dato": CUSTOM, "dato_depths": spaced(depths)}
+    found |= {"ratios": spaced(prune.ratios)} if listed else {}
+    return found | ({"rule": OFF, "depths": ""} if depths else {})
+
+
+def _preset_depths(name: str) -> tuple[int, ...]:
+    return next((m.depths for m in preset(name).methods if isinstance(m, BlockSkip)), ())

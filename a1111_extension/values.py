@@ -8,7 +8,8 @@ from typing import Any
 
 from ..core.errors import RecipeError, shown
 
-MOST_DIGITS = 12
+MOST = 2**53
+"""Whole numbers up to here are exact in JSON and in pages."""
 
 
 def typed(name: str, value: Any, default: Any) -> Any:
@@ -32,7 +33,7 @@ def _number(name: str, value: Any) -> float:
 
 def _whole(name: str, value: Any) -> int:
     number = _number(name, value)
-    if not abs(number) < 10**MOST_DIGITS or number != int(number):
+    if not abs(number) <= MOST or number != int(number):
         raise RecipeError(f"{name}={shown(value)} must be a whole number")
     return int(number)
 

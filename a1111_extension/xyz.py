@@ -1,22 +1,34 @@
-"""Axes for the host's X/Y/Z plot. A value is set on the job, never in the host's options; it switches Skipstone on."""
+"""Axes for the host's X/Y/Z plot: one for each number, choice and switch of the panel.
+
+A value is set on the job, never in the host's options. It switches Skipstone on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
+from functools import partial
+from typing import Any
 
 from ..core.recipe.block_skip import BlockSkip
-from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
 from ..core.recipe.presets import DATO, preset
-from ..core.recipe.recipe import Recipe
+from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
-from ..core.recipe.validate import choice, integer, number
-from .settings import OFF, PanelSettings
+from ..core.recipe.validate import choice
+from .settings import PanelSettings
+from .table import CUSTOM, FIELDS, METHODS, OFF, TABLE, Entry
+from .values import typed
 
 _PREFIX = "[Skipstone] "
 _MODULES = ("xyz_grid.py", "scripts.xyz_grid")
+
+_FIRST = ("threshold", "checkpoints", "every", "dato", "ratio")
+_PLAIN = [e.name for e in TABLE if e.name != "enabled" and (e.choices or not isinstance(e.default, str))]
+AXES = tuple(FIELDS[name] for name in dict.fromkeys((*_FIRST, *_PLAIN)))
+"""The fields that have an axis, in the order of the plot's list."""
+
+Values = dict[str, Any]
 
 
 def add_axes() -> None:
@@ -25,88 +37,96 @@ def add_axes() -> None:
 
     for module in [data.module for data in scripts.scripts_data if data.script_class.__module__ in _MODULES]:
         if not any(option.label.startswith(_PREFIX) for option in module.axis_options):
-            module.axis_options += _axes(module.AxisOption)
+            module.axis_options += [_axis(module.AxisOption, entry) for entry in AXES]
+
+
+def _axis(option: Callable[..., Any], entry: Entry) -> Any:
+    values = _choices(entry)
+    more = {"choices": lambda: list(values)} if values else {}
+    kind = str if values else type(entry.default)
+    apply, confirm = partial(_apply, entry), partial(_confirm, entry)
+    return option(f"{_PREFIX}{entry.axis or entry.label}", kind, apply, confirm=confirm, **more)
+
+
+def _choices(entry: Entry) -> tuple[str, ...]:
+    """Every preset of DaTo is a choice of its axis; lists of one's own are not."""
+    if entry.name == "dato":
+        return (OFF, *DATO)
+    if isinstance(entry.default, bool):
+        return ("False", "True")
+    return tuple(name for name in entry.choices if name != CUSTOM)
+
+
+def _apply(entry: Entry, p: Any, value: Any, values: Sequence[Any]) -> None:
+    setattr(p, f"skipstone_{entry.name}", value)
+
+
+def _confirm(entry: Entry, p: Any, values: Iterable[Any]) -> None:
+    """Refuse values that cannot run before the plot begins. Raises :class:`RecipeError`."""
+    for value in values:
+        if not entry.methods or entry.name == "rule":
+            choice(entry.name, value, _choices(entry))
+        for cls in entry.methods if entry.name != "rule" else ():
+            cls(**{entry.setting: _read(entry, value)})
+
+
+def _read(entry: Entry, value: Any) -> Any:
+    return entry.read(typed(entry.name, value, entry.default))
 
 
 def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
-    """The panel's settings with this grid cell's values. Raises :class:`RecipeError` for a broken recipe box."""
-    merging, skipping, pruning = _cell(p, "threshold", "checkpoints"), _cell(p, "every"), _cell(p, "dato", "ratio")
-    if not merging and not skipping and not pruning:
+    """The panel's settings with this plot cell's values. Raises :class:`RecipeError` where they cannot run.
+
+    A value of one method alone switches that method on. With the panel off, nothing else of the panel is in force.
+    """
+    found = {entry.name: getattr(p, f"skipstone_{entry.name}", None) for entry in AXES}
+    cell = {name: value for name, value in found.items() if value is not None}
+    if not cell:
         return settings
-    asked = settings.as_recipe()
-    recipe = asked if settings.enabled else Recipe()
-    merge, skip = recipe.merge, recipe.skip
-    if merging:
-        merge = replace(asked.merge or TokenMerge(), **merging)
-    if skipping:
-        skip = replace(asked.skip if _has_interval(asked.skip) else BlockSkip(), **skipping)
-    if pruning and not merging and pruning.get("dato") != OFF:
-        merge = None
-    recipe = _with_dato(replace(recipe, merge=None, skip=skip), **pruning)
-    return PanelSettings.of_recipe(replace(recipe, merge=merge), settings.passes)
+    settings = settings.but(passes=cell.pop("passes", settings.passes))
+    if "rule" in cell:
+        settings = settings.but(rule=cell["rule"]).after("rule")
+    return PanelSettings.of_recipe(_with_cell(settings, cell), settings.passes)
 
 
-def _with_dato(recipe: Recipe, dato: str | None = None, ratio: float | None = None) -> Recipe:
-    """The recipe with a preset in it, or none, and another ratio of pruning."""
-    prune, skip = recipe.prune, recipe.skip
+def _with_cell(settings: PanelSettings, cell: Values) -> Recipe:
+    asked = {type(method): method for method in settings.as_recipe().methods}
+    dato, own = cell.pop("dato", None), _switched_on(cell)
+    found = dict(asked) if settings.enabled or not (own or dato) else {}
     if dato == OFF:
-        prune, skip = None, None if prune and skip and skip.rule == "depths" else skip
+        found, own = _without_dato(found), own - {TokenPrune}
     elif dato is not None:
-        prune, skip = preset(dato).prune, preset(dato).skip
-    if ratio is not None and dato != OFF:
-        prune = replace(prune or TokenPrune(), ratio=ratio)
-    return replace(recipe, prune=prune, skip=skip)
+        found |= {type(method): method for method in preset(dato).methods}
+    if cell.get("rule") == OFF:
+        found.pop(BlockSkip, None)
+    if TokenMerge not in own and (TokenPrune in own or dato not in (None, OFF)):
+        found.pop(TokenMerge, None)
+    return Recipe.of(
+        _changed(found.get(cls) or asked.get(cls) or cls(), cell, fixed=dato is not None or "rule" in cell)
+        for cls in METHODS
+        if cls in own or cls in found
+    )
 
 
-def _has_interval(skip: BlockSkip | None) -> TypeGuard[BlockSkip]:
-    return skip is not None and skip.rule not in ("depths", "mask")
+def _switched_on(cell: Values) -> set[type[Any]]:
+    """The methods that alone have one of these values."""
+    entries = [FIELDS[name] for name, value in cell.items() if (name, value) != ("rule", OFF)]
+    return {entry.methods[0] for entry in entries if len(entry.methods) == 1}
 
 
-def _cell(p: Any, *names: str) -> dict[str, Any]:
-    values = {name: getattr(p, f"skipstone_{name}", None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+def _without_dato(found: dict[type[Any], Method]) -> dict[type[Any], Method]:
+    """Less pruning, and the depths beside it."""
+    depths = TokenPrune in found and getattr(found.get(BlockSkip), "rule", "") == "depths"
+    return {cls: method for cls, method in found.items() if cls is not TokenPrune and not (depths and cls is BlockSkip)}
 
 
-def _axes(option: Callable[..., Any]) -> list[Any]:
-    return [
-        option(f"{_PREFIX}Threshold", float, _apply("skipstone_threshold"), confirm=_confirm_thresholds),
-        option(
-            f"{_PREFIX}Checkpoints",
-            str,
-            _apply("skipstone_checkpoints"),
-            confirm=_confirm_checkpoints,
-            choices=lambda: list(CHECKPOINT_PRESETS),
-        ),
-        option(f"{_PREFIX}Block rule every", int, _apply("skipstone_every"), confirm=_confirm_every),
-        option(f"{_PREFIX}DaTo", str, _apply("skipstone_dato"), confirm=_confirm_dato, choices=lambda: [OFF, *DATO]),
-        option(f"{_PREFIX}DaTo ratio", float, _apply("skipstone_ratio"), confirm=_confirm_ratios),
-    ]
-
-
-def _apply(name: str) -> Callable[[Any, Any, Sequence[Any]], None]:
-    return lambda p, value, values: setattr(p, name, value)
-
-
-def _confirm_thresholds(p: Any, values: Sequence[float]) -> None:
-    for value in values:
-        number("threshold", value, -1.0, 1.0, "1 switches merging off")
-
-
-def _confirm_checkpoints(p: Any, values: Sequence[str]) -> None:
-    for value in values:
-        parse_checkpoints(value)
-
-
-def _confirm_every(p: Any, values: Sequence[int]) -> None:
-    for value in values:
-        integer("every", value, 1, "1 runs every call in full")
-
-
-def _confirm_dato(p: Any, values: Sequence[str]) -> None:
-    for value in values:
-        choice("dato", value, (OFF, *DATO))
-
-
-def _confirm_ratios(p: Any, values: Sequence[float]) -> None:
-    for value in values:
-        TokenPrune(ratio=value)
+def _changed(method: Method, cell: Values, fixed: bool) -> Method:
+    """The method with the values of its own. A value that its block rule does not use chooses another rule, or is left out
+    where the rule is fixed."""
+    entries = [FIELDS[name] for name in cell if type(method) in FIELDS[name].methods]
+    if isinstance(method, BlockSkip):
+        rule = cell.get("rule", method.rule)
+        method = replace(method, rule=rule, mask=method.mask if rule == "mask" else "")
+        used = [entry for entry in entries if not entry.field.rules or rule in entry.field.rules]
+        method, entries = (method, used) if fixed or used == entries else (BlockSkip(), entries)
+    return replace(method, **{entry.setting: _read(entry, cell[entry.name]) for entry in entries})

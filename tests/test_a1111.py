@@ -12,7 +12,7 @@ from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.infotext import MERGED
-from skipstone.a1111_extension.settings import BOTH, CUSTOM, FIRST, HIRES
+from skipstone.a1111_extension.table import BOTH, CUSTOM, FIRST, HIRES
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 

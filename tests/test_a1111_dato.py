@@ -14,7 +14,8 @@ from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.bracket import UNetBracket
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
-from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
+from skipstone.a1111_extension.settings import PanelSettings
+from skipstone.a1111_extension.table import CUSTOM
 from skipstone.core.models import recognise
 from skipstone.core.plan.block_plan import compiled, evenly, graph_of
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -235,10 +236,10 @@ def test_block_options_reach_rules_and_depths(
         assert report.blocks_run > before.blocks_run and report.cache_bytes < before.cache_bytes
 
 
-@pytest.mark.parametrize("split", [BlockSkip(split=True), BlockSkip(rectify="off")])
-def test_what_the_panel_does_not_show_goes_by_the_recipe(host: a1111.Host, job: a1111.Job, split: BlockSkip) -> None:
-    panel = PanelSettings.of_recipe(Recipe(skip=split))
-    assert panel.recipe and panel.as_recipe().skip == split
+@pytest.mark.parametrize("skip", [BlockSkip(split=True, rectify="off"), BlockSkip(rectify="off")])
+def test_what_the_panel_does_not_show_goes_by_the_recipe(host: a1111.Host, job: a1111.Job, skip: BlockSkip) -> None:
+    panel = PanelSettings.of_recipe(Recipe(skip=skip))
+    assert panel.recipe and panel.as_recipe().skip == skip
     host.process_images(host.script(), job, *args_of(recipe=panel.recipe))
     assert runs(host)[0].report.blocks_reused > 0
 

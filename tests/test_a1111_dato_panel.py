@@ -11,7 +11,8 @@ from doubles import a1111
 from doubles.a1111_jobs import args_of, dense, fresh, refused
 
 from skipstone.a1111_extension.infotext import MERGED
-from skipstone.a1111_extension.settings import CUSTOM, PanelSettings
+from skipstone.a1111_extension.settings import PanelSettings
+from skipstone.a1111_extension.table import CUSTOM
 from skipstone.core.recipe.presets import DATO, preset
 from skipstone.core.recipe.recipe import Recipe
 
@@ -59,7 +60,7 @@ def test_the_panel_says_at_once_what_cannot_run(host: a1111.Host) -> None:
         told = field(script, name)
         assert told.fire("change", *args_of(**COCO)) == ""
         assert "set Threshold to 1" in told.fire("change", *args_of(dato="dato_coco"))
-        assert "all of its parts are off" in told.fire("change", *args_of(threshold=1.0))
+        assert "all of its methods are off" in told.fire("change", *args_of(threshold=1.0))
         assert "&lt;b&gt;" in told.fire("change", *args_of(rule="depths", depths="<b>"))
 
 

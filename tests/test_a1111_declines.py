@@ -11,7 +11,7 @@ from doubles import a1111
 from doubles.a1111_jobs import ON, args_of, dense, fresh, job_of, refused, runs
 
 from skipstone.a1111_extension.infotext import MERGED, REFUSED
-from skipstone.a1111_extension.settings import BOTH, CUSTOM
+from skipstone.a1111_extension.table import BOTH, CUSTOM
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -28,7 +28,7 @@ pytest_plugins = ["doubles.a1111_fixtures"]
         ((True, 0.0, "every", "", BOTH, "nearest"), "matching='nearest' is not one of"),
         (args_of(recipe="{not json"), "recipe is not JSON"),
         (args_of(start=0.8, end=0.2), "start=0.8 is after end=0.2"),
-        (args_of(max_downsample="3"), "coarsest level='3' is not one of"),
+        (args_of(max_downsample="3"), "max_downsample='3' is not one of"),
     ],
 )
 def test_bad_values_are_told_once_and_the_picture_is_dense(

@@ -197,7 +197,7 @@ def test_a_missing_folder_is_an_empty_list_and_is_not_made(host: a1111.Host, tmp
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"rule": "sometimes"}, "rule='sometimes' is not one of off, deepcache, interval, depths, mask"),
+        ({"rule": "sometimes"}, "rule='sometimes' is not one of off, deepcache, interval, fora, depths, mask"),
         ({"rule": "interval", "every": 0}, "every=0 must be a whole number from 1 on"),
         ({"rule": "deepcache", "branch": -1}, "branch=-1 must be a whole number from 0 on"),
         ({"rule": "depths", "depths": "12, one"}, "depths '12, one' cannot be read"),
@@ -268,10 +268,20 @@ def test_the_report_tells_blocks_and_multiply_adds(host: a1111.Host, job: a1111.
     assert history.page(host.module._script.HISTORY).count("<table") == 2
 
 
-@pytest.mark.parametrize("skip", [BlockSkip(mode="quad"), BlockSkip(rule="fora"), BlockSkip(split=True)])
-def test_a_rule_that_the_panel_cannot_show_is_sent_by_its_recipe_box(skip: BlockSkip) -> None:
+@pytest.mark.parametrize(
+    ("skip", "shown"),
+    [
+        (BlockSkip(mode="quad"), True),
+        (BlockSkip(rule="fora", every=4), True),
+        (BlockSkip(split=True, caching="branch"), True),
+        (BlockSkip(rectify="off"), False),
+        (BlockSkip(rule="interval", branch=2), False),
+    ],
+    ids=str,
+)
+def test_block_masks_that_the_panel_cannot_show_are_sent_by_its_recipe_box(skip: BlockSkip, shown: bool) -> None:
     panel = PanelSettings.of_recipe(Recipe(skip=skip))
-    assert panel.recipe and panel.as_recipe().skip == skip
+    assert bool(panel.recipe) != shown and panel.as_recipe().skip == skip
 
 
 def test_an_axis_over_the_interval(host: a1111.Host, job: a1111.Job) -> None:

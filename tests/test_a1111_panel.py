@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from doubles import a1111
@@ -13,16 +14,8 @@ from hypothesis import strategies as st
 from skipstone.a1111_extension.host import is_last_step, step_of
 from skipstone.a1111_extension.infotext import infotext_of, read_infotext
 from skipstone.a1111_extension.labels import StepRows
-from skipstone.a1111_extension.settings import (
-    CHECKPOINTS,
-    CUSTOM,
-    DATO_CHOICES,
-    LEVELS,
-    MERGE_IN,
-    PASSES,
-    RULES,
-    PanelSettings,
-)
+from skipstone.a1111_extension.settings import PanelSettings
+from skipstone.a1111_extension.table import CUSTOM, FIELDS, TABLE, Entry
 from skipstone.core.errors import SkipstoneError
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
@@ -66,6 +59,13 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "ratios",
         "dato_depths",
         "recover_from",
+        "stride",
+        "gamma",
+        "alpha",
+        "seed",
+        "mode",
+        "caching",
+        "split",
     ]
 
 
@@ -92,7 +92,7 @@ def test_a_shorter_argument_list_keeps_the_defaults() -> None:
 
 
 def test_settings_refuse_what_no_recipe_can_say() -> None:
-    with pytest.raises(SkipstoneError, match="merge in='everywhere'"):
+    with pytest.raises(SkipstoneError, match="merge_in='everywhere'"):
         PanelSettings(merge_in="everywhere").as_recipe()
 
 
@@ -108,37 +108,39 @@ def runs(panel: PanelSettings) -> bool:
     return True
 
 
+TEXTS: dict[str, list[str]] = {
+    "custom": ["0", "0, 8, 11"],
+    "recipe": ["", "", preset("reference").to_json(), Recipe(skip=BlockSkip(mode="quad", rectify="off")).to_json()],
+    "depths": ["0", "12, 1, 1, 0", "1 0"],
+    "mask": ["a.safetensors", "sub/b, c.safetensors"],
+    "ratios": ["", "0.4, 0.25 0", "0.123456789"],
+    "dato_depths": ["", "12, 1, 1, 0"],
+}
+PARTICULAR = {
+    "enabled": st.just(True),
+    "threshold": st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
+    "start": st.sampled_from([0, 0.0, 0.25]),
+    "end": st.sampled_from([1, 1.0, 0.75]),
+    **{name: st.sampled_from(texts) for name, texts in TEXTS.items()},
+}
+
+
+def values_of(entry: Entry) -> st.SearchStrategy[Any]:
+    """Values that a field takes, from its description."""
+    if isinstance(entry.default, bool):
+        return st.booleans()
+    if entry.choices:
+        return st.sampled_from(entry.choices)
+    low, high = entry.field.usual or (entry.field.low, min(entry.field.high, 2**53))
+    if isinstance(entry.default, int):
+        return st.integers(int(low), int(high))
+    return st.integers(int(4 * low), int(4 * high)).map(lambda n: n / 4)
+
+
 PANELS = st.builds(
-    PanelSettings,
-    enabled=st.just(True),
-    threshold=st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
-    checkpoints=st.sampled_from(CHECKPOINTS),
-    custom=st.lists(st.integers(0, 50), min_size=1).map(lambda calls: ", ".join(map(str, calls))),
-    passes=st.sampled_from(PASSES),
-    matching=st.sampled_from(["dense", "local"]),
-    proportional=st.booleans(),
-    destination=st.sampled_from(["top_left", "random"]),
-    batch=st.sampled_from(["per_sample", "max"]),
-    max_downsample=st.sampled_from(LEVELS),
-    merge_in=st.sampled_from(list(MERGE_IN)),
-    start=st.sampled_from([0, 0.0, 0.25]),
-    end=st.sampled_from([1, 1.0, 0.75]),
-    recipe=st.sampled_from(["", preset("reference").to_json(), Recipe(skip=BlockSkip(mode="quad")).to_json()]),
-    rule=st.sampled_from(list(RULES)),
-    every=st.integers(1, 20),
-    branch=st.integers(0, 11),
-    depths=st.sampled_from(["0", "12, 1, 1, 0", "1 0"]),
-    mask=st.sampled_from(["a.safetensors", "sub/b, c.safetensors"]),
-    last_full=st.booleans(),
-    memory_budget=st.sampled_from([0.0, 64, 0.5]),
-    offload=st.booleans(),
-    forecast=st.booleans(),
-    dato=st.sampled_from(DATO_CHOICES),
-    ratio=st.integers(0, 75).map(lambda n: n / 100),
-    ratios=st.sampled_from(["", "0.4, 0.25 0", "0.123456789"]),
-    dato_depths=st.sampled_from(["", "12, 1, 1, 0"]),
-    recover_from=st.sampled_from(["base", "kept"]),
-).filter(runs)
+    PanelSettings, **{e.name: PARTICULAR[e.name] if e.name in PARTICULAR else values_of(e) for e in TABLE}
+)
+PANELS = PANELS.filter(runs)
 
 
 @given(PANELS)
@@ -163,7 +165,7 @@ def test_infotext_holds_only_what_is_not_default() -> None:
 def test_a_dense_picture_pasted_switches_the_panel_off_and_leaves_the_rest(host: a1111.Host) -> None:
     script = host.script()
     params = a1111.parse_infotext("Steps: 20, Sampler: Euler, Version: 1.10.1")
-    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * 27
+    assert [read(params) for _, read in script.infotext_fields] == [False] + [None] * (len(FIELDS) - 1)
 
 
 def test_both_tabs_name_their_fields_alike_for_send_to_img2img(host: a1111.Host) -> None:

@@ -13,22 +13,15 @@ import torch
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, dense, fresh, runs
 
-from skipstone.a1111_extension.settings import CUSTOM, OFF, SKIP_FIELDS, PanelSettings, effects
+from skipstone.a1111_extension.settings import PanelSettings, effects
+from skipstone.a1111_extension.table import CUSTOM, OFF, TABLE
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-SHOWN = (
-    "threshold",
-    "checkpoints",
-    "custom",
-    *SKIP_FIELDS,
-    "dato",
-    "ratio",
-    "ratios",
-    "dato_depths",
-)
+SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "passes", "recipe")]
+BLOCKS = [entry.name for entry in TABLE if entry.group is BlockSkip]
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -185,7 +178,7 @@ def test_a_recipe_pasted_sets_the_controls_and_is_sent_whole(
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe(skip=BlockSkip(rule="fora", every=4)), Recipe(skip=BlockSkip(mode="quad", end=0.5))]
+    "recipe", [Recipe(skip=BlockSkip(rule="fora", every=4)), Recipe(skip=BlockSkip(rectify="off", branch=2))]
 )
 def test_what_the_tab_cannot_show_stays_when_another_control_is_set(
     host: a1111.Host, tab: dict[str, a1111.Component], recipe: Recipe
@@ -196,17 +189,33 @@ def test_what_the_tab_cannot_show_stays_when_another_control_is_set(
     assert panel is not None and panel.as_recipe() == replace(recipe, merge=TokenMerge(threshold=0.5))
     tab["skipstone_tab_rule"].set("interval")
     panel = sent(host, tab)
-    assert (panel is not None and panel.rule == "interval") or panel.as_recipe().skip.rule == "interval"  # type: ignore[union-attr]
+    assert panel is not None and recipe.skip is not None
+    skip = replace(recipe.skip, rule="interval", branch=panel.as_recipe().skip.branch)  # type: ignore[union-attr]
+    assert panel.as_recipe() == Recipe(merge=TokenMerge(threshold=0.5), skip=skip)
+
+
+def test_a_window_of_one_method_stays_until_another_one_is_chosen(
+    host: a1111.Host, tab: dict[str, a1111.Component]
+) -> None:
+    """The window's controls are for all methods. A recipe in which each has its own keeps them."""
+    recipe = Recipe(merge=TokenMerge(start=0.25), skip=BlockSkip(rule="interval", end=0.5))
+    tab["skipstone_tab_recipe"].set(recipe.to_json())
+    assert (shown(tab).start, shown(tab).end) == (0.25, 1.0)
+    tab["skipstone_tab_every"].set(2)
+    panel = sent(host, tab)
+    assert panel is not None and panel.as_recipe() == replace(recipe, skip=replace(recipe.skip, every=2))  # type: ignore[type-var]
+    tab["skipstone_tab_end"].set(0.75)
+    panel = sent(host, tab)
+    assert panel is not None
+    assert [(m.start, m.end) for m in panel.as_recipe().methods] == [(0.25, 0.75), (0.0, 0.75)]
 
 
 def test_presets_fill_the_tabs_controls(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:
     for choice in tab["skipstone_tab_preset"].choices:
         tab["skipstone_tab_preset"].set(choice)
         recipe, panel = Recipe.from_json(tab["skipstone_tab_recipe"].value), shown(tab)
-        left = {name: getattr(PanelSettings, name) for name in SKIP_FIELDS}
-        assert {name: getattr(panel, name) for name in SKIP_FIELDS} == left | {
-            "forecast": choice.startswith("dato_gentle")
-        }
+        left = {name: getattr(PanelSettings, name) for name in BLOCKS}
+        assert {name: getattr(panel, name) for name in BLOCKS} == left | {"forecast": choice.startswith("dato_gentle")}
         if choice.startswith("dato"):
             assert panel.threshold == 1.0 and panel.dato != OFF and recipe == preset(choice.split(":")[0])
         else:
@@ -258,7 +267,9 @@ def test_axes_are_added_once_and_set_the_job_not_the_options(host: a1111.Host, j
     host.fire("on_before_ui")
     host.fire("on_before_ui")
     names = ["Threshold", "Checkpoints", "Block rule every", "DaTo", "DaTo ratio"]
-    assert [axis.label for axis in host.xyz.axis_options] == [f"[Skipstone] {name}" for name in names]
+    labels = [axis.label for axis in host.xyz.axis_options]
+    assert labels[:5] == [f"[Skipstone] {name}" for name in names]
+    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 2
     threshold, checkpoints, *_ = host.xyz.axis_options
     threshold.apply(job, 0.25, [0.25])
     checkpoints.apply(job, "0 8 20", ["0 8 20"])
@@ -289,7 +300,7 @@ def test_an_axis_changes_the_recipe_box_too(host: a1111.Host, job: a1111.Job) ->
 
 def test_wrong_axis_values_are_refused_before_the_grid_begins(host: a1111.Host, job: a1111.Job) -> None:
     host.fire("on_before_ui")
-    threshold, checkpoints, every, dato, ratio = host.xyz.axis_options
+    threshold, checkpoints, every, dato, ratio, *_ = host.xyz.axis_options
     threshold.confirm(job, [0.5, 1.0])
     checkpoints.confirm(job, ["every", "0 8"])
     every.confirm(job, [1, 3])

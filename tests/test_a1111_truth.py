@@ -11,7 +11,8 @@ from doubles.a1111_flux import TIMES, flux
 from doubles.a1111_jobs import args_of, dense, fresh, job_of, refused, runs
 
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
-from skipstone.a1111_extension.settings import HIRES, PanelSettings
+from skipstone.a1111_extension.settings import PanelSettings
+from skipstone.a1111_extension.table import HIRES
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Recipe

@@ -44,6 +44,8 @@ def parse_depths(given: str) -> tuple[int, ...]:
 class BlockSkip:
     """Blocks return their cached output at calls where a rule or a mask says so (methods page, "Block masks").
 
+    A mask sets the rule to "mask".
+
     Example::
 
         accelerate(pipe, BlockSkip(rule="interval", every=2, forecast=True))
@@ -62,28 +64,29 @@ class BlockSkip:
         "Run the whole model every so many steps: 2 is careful, 3 the usual choice, 5 fast, and 1 skips nothing. Not used "
         "by depths and masks.",
         low=1, high=_MOST_CODE, usual=(1, 20), step=1, unit="steps", remedy="1 runs every call in full, 3 is DeepCache's choice",
+        rules=("deepcache", "interval", "fora"),
     )  # fmt: skip
     branch: int = setting(
         0,
         "How many layers deepcache still runs between full steps; 0 runs the fewest. In transformers, the number of the "
         "last block that still runs.",
-        low=0, high=_MOST_CODE, usual=(0, 11), step=1, remedy="0 runs least", advanced=True,
+        low=0, high=_MOST_CODE, usual=(0, 11), step=1, remedy="0 runs least", advanced=True, rules=("deepcache",),
     )  # fmt: skip
     mode: SkipMode = setting(
         "uniform",
         "Spacing of deepcache's full steps: uniform, or quad for more of them early in the run.",
-        choices=get_args(SkipMode), advanced=True,
+        choices=get_args(SkipMode), advanced=True, rules=("deepcache",),
     )  # fmt: skip
     depths: tuple[int, ...] = setting(
         (),
         "How deep each step runs: one number per step, from the second on, scaled to your number of steps. 0 repeats the "
         "step before, 1 runs the outermost layers, 10 or more runs everything.",
         low=0, high=_MOST_CODE, remedy="0 repeats a call, 1 runs the last layer, 12 runs all",
-        example="12, 1, 1, 0", parse=parse_depths, advanced=True,
+        example="12, 1, 1, 0", parse=parse_depths, rules=("depths",), advanced=True,
     )  # fmt: skip
     mask: str | Mask = setting(
-        "", "A mask file, or a Mask in memory: which blocks run at which step. Giving one chooses the rule mask.",
-        label="Mask file",
+        "", "For the rule mask: a mask file, which says which blocks run at each step. In Python, also a Mask in memory.",
+        label="Mask file", rules=("mask",),
     )  # fmt: skip
     caching: Literal["auto", "output", "branch"] = setting(
         "auto",

@@ -36,6 +36,7 @@ class Field:
         parse: reads a list from text. Raises :class:`RecipeError`.
         unlisted: choices that panels leave out.
         parts: for a list of choices, pairs of an entry and the help of its own switch.
+        rules: the block rules that use it; empty where all of them do, or where there are none.
         advanced: kept among the rare settings of panels.
         shown: has a control in panels.
     """
@@ -55,6 +56,7 @@ class Field:
     parse: Callable[[str], Any] | None = None
     unlisted: tuple[Any, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
+    rules: tuple[str, ...] = ()
     advanced: bool = False
     shown: bool = True
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 _FORM = "label info every show_label container scale min_width interactive visible elem_id elem_classes value"
 GRADIO_ARGUMENTS = {
     "Slider": f"minimum maximum step randomize {_FORM}",
+    "Number": f"precision minimum maximum step {_FORM}",
     "Dropdown": f"choices type multiselect allow_custom_value max_choices {_FORM}",
     "Radio": f"choices type {_FORM}",
     "Checkbox": _FORM,

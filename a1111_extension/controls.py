@@ -1,0 +1,93 @@
+"""The controls of the settings: the same in the panel and in the tab, made from the table.
+
+Only arguments that gradio 3.41 (A1111, reForge) and 4.40 (Forge) share are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from modules.ui_common import create_refresh_button
+
+from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
+from . import masks
+from .table import PASSES, TABLE, Entry
+
+QUIET = {"show_progress": "hidden", "queue": False}
+"""For events: no progress bar over the controls, no waiting behind a picture."""
+
+ElemId = Callable[[str], str]
+"""The maker of element ids."""
+
+OF_PANEL = ("enabled", "passes", "recipe")
+SETTINGS = tuple(entry.name for entry in TABLE if entry.name not in OF_PANEL)
+"""The fields that :func:`settings_controls` makes, in the table's order."""
+
+
+def settings_controls(elem_id: ElemId) -> dict[str, Any]:
+    """All settings, in a group for each method and one for what they share. By name, in the table's order."""
+    made = _rows(_group(TokenMerge), elem_id)
+    with _folded("Block masks", elem_id("block_masks")):
+        made |= _method(BlockSkip, elem_id, "blocks_advanced")
+    with _folded("DaTo", elem_id("dato_part")):
+        made |= _method(TokenPrune, elem_id, "dato_advanced")
+    with _folded("Advanced", elem_id("advanced")):
+        made |= _rows(_group(None), elem_id)
+    return {name: made[name] for name in SETTINGS}
+
+
+def _method(cls: type[Any], elem_id: ElemId, advanced: str) -> dict[str, Any]:
+    entries = _group(cls)
+    made = _rows([entry for entry in entries if not entry.field.advanced], elem_id)
+    with _folded("Advanced", elem_id(advanced)):
+        return made | _rows([entry for entry in entries if entry.field.advanced], elem_id)
+
+
+def _group(cls: type[Any] | None) -> list[Entry]:
+    return [entry for entry in TABLE if entry.group is cls and entry.name in SETTINGS]
+
+
+def _rows(entries: list[Entry], elem_id: ElemId) -> dict[str, Any]:
+    """Two controls in a row; where their number is odd, the first has a row of its own."""
+    made: dict[str, Any] = {}
+    first = len(entries) % 2
+    for row in filter(None, (entries[:first], *(entries[at : at + 2] for at in range(first, len(entries), 2)))):
+        with gr.Row():
+            made |= {entry.name: control(entry, elem_id) for entry in row}
+    return made
+
+
+@contextmanager
+def _folded(label: str, elem_id: str) -> Iterator[None]:
+    with gr.Accordion(label, open=False, elem_id=elem_id):
+        yield
+
+
+def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
+    """The control of one field. particular: further arguments of it."""
+    about = {"label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
+    field, value = entry.field, entry.default
+    if entry.name == "mask":
+        return _mask_files(elem_id, value, about)
+    if entry.choices:
+        kind = gr.Radio if entry.choices == PASSES else gr.Dropdown
+        return kind(list(entry.choices), value=value, **about)
+    if isinstance(value, bool):
+        return gr.Checkbox(value, **about)
+    if isinstance(value, str):
+        return gr.Textbox(value, **{"max_lines": 1, **about})
+    if field.step is None and field.usual is None:
+        return gr.Number(value, **({"precision": 0} if isinstance(value, int) else {}), **about)
+    return gr.Slider(*(field.usual or (field.low, field.high)), value, step=field.step or 1, **about)
+
+
+def _mask_files(elem_id: ElemId, value: str, about: dict[str, Any]) -> Any:
+    """A list of the folder's files, with a button that reads it again."""
+    files = gr.Dropdown(["", *masks.names()], value=value, allow_custom_value=True, **about)
+    create_refresh_button(files, lambda: None, lambda: {"choices": ["", *masks.names()]}, elem_id("mask_refresh"))
+    return files
