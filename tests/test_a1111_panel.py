@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,14 @@ from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.a1111_extension.table import CUSTOM, FIELDS, TABLE, Entry
 from skipstone.core.errors import SkipstoneError
 from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.fields import field_of, label_of
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
 pytest_plugins = ["doubles.a1111_fixtures"]
+
+ROOM = (a1111.ROOT / "a1111_extension").glob("*.py")
 
 
 # -- the panel --
@@ -83,6 +87,18 @@ def test_the_choices_that_the_panel_offers_are_taken(host: a1111.Host) -> None:
             if choice != CUSTOM:
                 given = {"threshold": 1.0, "depths": "1 0", "mask": "some", name.name: choice}
                 PanelSettings(**given).as_recipe()
+
+
+def test_labels_help_and_ranges_are_those_of_the_settings(host: a1111.Host) -> None:
+    for component, entry in zip(host.script().components, TABLE, strict=True):
+        for method in entry.methods[:1]:
+            field = field_of(method, entry.setting)
+            assert component.label == label_of(entry.setting, field)
+            assert component.info.endswith(field.help), "the web UI's own words stand before the setting's, if at all"
+            if component.kind == "Slider":
+                assert (component.minimum, component.maximum) == (field.usual or (field.low, field.high))
+    written = {path.name: re.findall(r"gr\.(?:Slider|Number|Checkbox)\(", path.read_text("utf-8")) for path in ROOM}
+    assert [name for name, found in written.items() if found] == ["controls.py"], "a control is written by hand"
 
 
 def test_a_shorter_argument_list_keeps_the_defaults() -> None:

@@ -1,4 +1,4 @@
-"""The Skipstone tab in A1111, and the axes of its X/Y/Z plot."""
+"""The Skipstone tab in A1111."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 from doubles import a1111
-from doubles.a1111_jobs import LAYERS, ON, args_of, dense, fresh, runs
+from doubles.a1111_jobs import LAYERS, ON, args_of, fresh, runs
 
 from skipstone.a1111_extension.settings import PanelSettings, effects
 from skipstone.a1111_extension.table import CUSTOM, OFF, TABLE
@@ -258,55 +257,3 @@ def test_each_run_changes_the_text_that_the_pages_wait_for(host: a1111.Host, job
     assert "Skipstone, run 4, one pass, 128 x 128: nothing was merged, pruned or skipped in 5 calls" in " ".join(
         idle.comments
     )
-
-
-# -- axes --
-
-
-def test_axes_are_added_once_and_set_the_job_not_the_options(host: a1111.Host, job: a1111.Job) -> None:
-    host.fire("on_before_ui")
-    host.fire("on_before_ui")
-    names = ["Threshold", "Checkpoints", "Block rule every", "DaTo", "DaTo ratio"]
-    labels = [axis.label for axis in host.xyz.axis_options]
-    assert labels[:5] == [f"[Skipstone] {name}" for name in names]
-    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 2
-    threshold, checkpoints, *_ = host.xyz.axis_options
-    threshold.apply(job, 0.25, [0.25])
-    checkpoints.apply(job, "0 8 20", ["0 8 20"])
-    host.process_images(host.script(), job, False)
-    assert job.extra_generation_params["Skipstone threshold"] == "0.25"
-    assert job.extra_generation_params["Skipstone checkpoints"] == "0 8 20"
-    assert runs(host)[0].report.served == LAYERS and vars(host.opts) == {}
-
-
-def test_a_cell_at_threshold_one_is_dense_and_keeps_no_figure_of_another_cell(host: a1111.Host, job: a1111.Job) -> None:
-    host.fire("on_before_ui")
-    shared = job.extra_generation_params
-    for value in (0.0, 1.0):
-        cell = fresh(job, extra_generation_params=shared)
-        host.xyz.axis_options[0].apply(cell, value, [])
-        x = host.process_images(host.script(), cell, *ON)
-    assert torch.equal(x, dense(host, job))
-    assert shared == {"Skipstone threshold": "1", "Skipstone checkpoints": "config_3"}
-
-
-def test_an_axis_changes_the_recipe_box_too(host: a1111.Host, job: a1111.Job) -> None:
-    host.fire("on_before_ui")
-    host.xyz.axis_options[0].apply(job, 0.25, [0.25])
-    host.process_images(host.script(), job, *args_of(recipe=preset("reference").to_json()))
-    recipe = Recipe.from_json(job.extra_generation_params["Skipstone recipe"])
-    assert recipe.merge is not None and (recipe.merge.threshold, recipe.merge.batch) == (0.25, "max")
-
-
-def test_wrong_axis_values_are_refused_before_the_grid_begins(host: a1111.Host, job: a1111.Job) -> None:
-    host.fire("on_before_ui")
-    threshold, checkpoints, every, dato, ratio, *_ = host.xyz.axis_options
-    threshold.confirm(job, [0.5, 1.0])
-    checkpoints.confirm(job, ["every", "0 8"])
-    every.confirm(job, [1, 3])
-    dato.confirm(job, dato.choices())
-    ratio.confirm(job, [0.0, 0.75])
-    wrong = ((threshold, [0.5, 2.0]), (checkpoints, ["soon"]), (every, [2, 0]), (dato, ["custom"]), (ratio, [0.4, 0.8]))
-    for axis, bad in wrong:
-        with pytest.raises(ValueError, match=r"outside|cannot be read|whole number|not one of"):
-            axis.confirm(job, bad)

@@ -221,7 +221,7 @@ def html(elem_id: str) -> Component:
     return sys.modules["gradio"].HTML("", elem_id=elem_id)
 
 
-def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models")) -> Host:
+def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models"), shim: Path = SHIM) -> Host:
     """Put the doubles in place of the host's modules and load the shim as the host does. models: its models folder."""
     callbacks: dict[str, list[Any]] = {name: [] for name in CALLBACKS}
     opts = SimpleNamespace()
@@ -242,12 +242,12 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models")) -
     made: dict[str, Component] = {}
     kinds = {kind: type(kind, (Component,), {"kind": kind, "made": made}) for kind in GRADIO_ARGUMENTS}
     _module(monkeypatch, "gradio", {**kinds, "update": lambda **kwargs: {"__type__": "update", **kwargs}})
-    return Host(load_shim(), callbacks, opts, xyz, sys.modules["modules.sd_unet"], made)
+    return Host(load_shim(shim), callbacks, opts, xyz, sys.modules["modules.sd_unet"], made)
 
 
-def load_shim() -> ModuleType:
+def load_shim(shim: Path = SHIM) -> ModuleType:
     """`modules.script_loading.load_module`: the module is not put into sys.modules."""
-    spec = importlib.util.spec_from_file_location(SHIM.name, SHIM)
+    spec = importlib.util.spec_from_file_location(shim.name, shim)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
