@@ -1,6 +1,10 @@
 """Host: AUTOMATIC1111, Forge and reForge. The only room that imports `modules.*`, `gradio` or `backend.*`.
 
-script      the panel's life in a job: what the host calls, in order
-panel, tab  what the user sees; settings is the panel's values, independent of any host
-lifecycle   on the U-Net for one pass, off again whatever happens
+script               the host's hooks, in the order they are called
+table                the panel's fields: one table, made from the settings' descriptions
+settings             the panel's values and the recipe they ask for
+controls, panel, tab what the user sees
+infotext, xyz        the values in a picture's infotext and in an X/Y/Z plot
+lifecycle, bracket   on the U-Net for one pass, off again whatever happens
+results, history     what a picture and the tab say of what was done
 """

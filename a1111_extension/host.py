@@ -1,4 +1,4 @@
-"""What the host has: its U-Net, its checkpoint, and whether another feature already patches the U-Net's attention."""
+"""The host's U-Net and checkpoint, and the features of its own that exclude Skipstone's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unet_of(p: Any) -> nn.Module:
 
 
 def checkpoint_of(p: Any) -> str:
-    """The checkpoint loaded in that model; a refiner may load another into the same modules in the middle of a pass."""
+    """The checkpoint loaded in that model. A refiner may load another one into the same modules during a pass."""
     return str(getattr(getattr(p.sd_model, "sd_checkpoint_info", None), "filename", ""))
 
 
@@ -31,14 +31,14 @@ def models_folder() -> Path:
 
 
 def refusal() -> str:
-    """Why nothing can be done in the pass that is about to begin; empty when it can."""
+    """Why the pass that is about to begin cannot be accelerated; empty when it can."""
     if getattr(_module("sd_unet"), "current_unet", None) is not None:
         return "an SD Unet such as TensorRT replaces the U-Net: set Settings > SD Unet to None"
     return ""
 
 
 def attention_refusal(p: Any) -> str:
-    """Why tokens can be neither merged nor pruned in the pass that is about to begin; empty when they can."""
+    """Why tokens cannot be merged or pruned in the pass that is about to begin; empty when they can."""
     if _own_merging(p) > 0:
         return "the web UI's own token merging is on: set its ratio to 0 in Settings > Optimizations"
     if _hypertile(hires=is_hires(p)):
@@ -49,22 +49,21 @@ def attention_refusal(p: Any) -> str:
 def is_last_step(denoiser: Any) -> bool:
     """Is this evaluation in the sampler's last step, by the host's count of them?
 
-    It counts two in each step of a sampler of second order, which makes one in the last. It knows neither how many an
-    adaptive sampler makes nor a restart's.
+    It counts two evaluations per step for samplers of second order, which make one in the last. Its count is wrong for
+    adaptive samplers and for restarts.
     """
     steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
     return bool(steps and total and total - total // steps <= denoiser.step < total)
 
 
 def step_of(denoiser: Any) -> int | None:
-    """The sampler's step that this evaluation is of, by the host's count; None where it has none. A rule decides once for all
-    evaluations of a step."""
+    """The sampler's step of this evaluation, by the host's count; None where it has none. A rule decides once per step."""
     steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
     return int(denoiser.step) // max(1, total // steps) if steps and total else None
 
 
 def _own_merging(p: Any) -> float:
-    """The host's ToMe ratio: as applied to the model (A1111), or as asked for (Forge applies it to a copy)."""
+    """The host's ToMe ratio: as applied to the model (A1111), or as set (Forge applies it to a copy)."""
     applied = getattr(p.sd_model, "applied_token_merged_ratio", 0)
     asked = getattr(p, "get_token_merging_ratio", None)
     return max(applied, asked(for_hr=is_hires(p)) if asked else 0)

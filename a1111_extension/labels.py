@@ -1,8 +1,8 @@
-"""Who the rows of a U-Net call belong to, in hosts that batch conds as they like.
+"""Which cond each row of a U-Net call belongs to, however the host batches them.
 
 AUTOMATIC1111 evaluates the rows [conds..., unconds...] of a sampler step in order, in one call or in several, and may drop
-the unconds in the middle of a run. So a row is known by its place in the step's rows, never by its place in a call.
-Forge says in each call which chunks are conds.
+the unconds in the middle of a run. So a row is identified by its place in the step's rows, not in the call.
+Forge marks in each call which chunks are conds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The life of a pass in the host: begun before each sampling, ended after it, and swept up when it ended badly.
+"""The life of a pass in the host: it begins before each sampling and ends after it.
 
-An exception in the U-Net skips the host's `postprocess`, so every job first clears what an earlier one may have left.
+An exception in the U-Net skips the host's `postprocess`, so each job first cleans up after an earlier one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .results import one_line, tell_done, tell_refused
 
 @dataclass
 class _Pass:
-    """What is under way: for which processing object, on which U-Net, with which checkpoint in it.
+    """The pass under way: its processing object, its U-Net and the checkpoint that is loaded in it.
 
-    recipe: as the user asked for it. fitting: the part of it that this U-Net can do.
+    recipe: as the user asked for it. fitting: the part of it that this U-Net supports.
     """
 
     p: Any
@@ -50,7 +50,7 @@ class Lifecycle:
         self._lock = RLock()
 
     def begin(self, p: Any, recipe: Recipe, title: str) -> None:
-        """Begin a pass; the one before ends. What this model cannot do is left out, and the infotext says why."""
+        """Begin a pass and end the one before. What this model does not support is left out, and the infotext says why."""
         with self._lock:
             self.end()
             unet = unet_of(p)
@@ -62,7 +62,7 @@ class Lifecycle:
                 self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), UNetBracket(unet, fitting), fitting)
 
     def end(self) -> None:
-        """End the pass under way, if any, and file its report. The U-Net is then as it was before."""
+        """End the pass under way, if any, and keep its report. The U-Net is then as it was before."""
         with self._lock:
             ended, self._pass = self._pass, None
             if ended is None:
@@ -90,7 +90,7 @@ class Lifecycle:
                 self._pass.bracket.rows.new_step(_rows(params.text_cond))
 
     def on_model_loaded(self, model: Any) -> None:
-        """`on_model_loaded`: what was kept of the weights before must not be used at the next step."""
+        """`on_model_loaded`: the next step begins a new pass, since cached values belong to the old weights."""
         with self._lock:
             if self._pass is not None:
                 self._pass.stale = True

@@ -1,6 +1,6 @@
-"""Mask files of the web UI: those in the folder `skipstone_masks` of its models, known by their names in it.
+"""Mask files of the web UI, by their names in the folder `skipstone_masks` of its models.
 
-A mask is never taken from elsewhere: its name may come from a pasted infotext or over the API.
+A mask is never read from elsewhere, because its name may come from pasted infotext or over the API.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .table import MASK_FOLDER
 
 
 def names() -> list[str]:
-    """The mask files there are, subfolders included; none where the folder is missing."""
+    """The mask files, those in subfolders too; none where the folder is missing."""
     root = _root()
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.safetensors"))
 
 
 def located(recipe: Recipe) -> Recipe:
-    """The recipe with its mask's name made the path of the file. Raises :class:`MaskError` for a name that is none."""
+    """The recipe with the path of the mask file in place of its name. Raises :class:`MaskError` for an unknown name."""
     skip = recipe.skip
     if skip is None or not skip.mask:
         return recipe

@@ -1,4 +1,4 @@
-"""What a picture says of what was done: comments under it, and keys of its infotext."""
+"""What is reported with a picture: comments under it, and keys of its infotext."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MOST = 300
 
 
 def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") -> None:
-    """Say under the picture, in its infotext and on the console what was not done, and why; once per picture.
+    """Report what was not done and why, once per picture: under it, in its infotext and on the console.
 
-    title: that of the pass it holds for, where a picture has several.
+    title: of the pass concerned, where a picture has several.
     """
     where = f" in the {title.split(',')[0]}" if "," in title and getattr(p, "enable_hr", False) else ""
     text = one_line(f"Skipstone {undone}{where}: {reason}")
@@ -45,7 +45,7 @@ def used(recipe: Recipe) -> list[Method]:
 
 
 def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, title: str) -> None:
-    """These methods of the recipe cannot run in this pass: its figures are 0, or all of the blocks."""
+    """Report methods of the recipe that cannot run in this pass. Their figures are 0 %, or 100 % of the blocks."""
     methods, kinds = used(recipe), list(kinds)
     refused = [m for m in methods if m.kind in kinds]
     for method in refused:
@@ -57,7 +57,7 @@ def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, titl
 
 
 def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
-    """Figures into the infotext for each method that was on in this pass, and why a method did nothing."""
+    """Write the figures of each method in use into the infotext, or why it did nothing."""
     for method in used(recipe):
         share = _share(method, report)
         if share is None:
@@ -67,7 +67,7 @@ def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
 
 
 def _share(method: Method, report: Report) -> float | None:
-    """Of the tokens that were merged or pruned, or of the blocks that ran; None where the method did nothing at all."""
+    """Share of the tokens that were merged or pruned, or of the blocks that ran; None where the method did nothing."""
     if method.kind == BlockSkip.kind:
         return report.blocks_run / report.blocks if report.blocks_reused + report.blocks_dead else None
     verb = "merged" if method.kind == TokenMerge.kind else "pruned"
@@ -77,11 +77,11 @@ def _share(method: Method, report: Report) -> float | None:
 
 def _reasons(method: Method, report: Report) -> str:
     declined = [] if method.kind == BlockSkip.kind and report.served else list(report.declined)
-    return "; ".join([*declined, *report.notes]) or f"it had no use in the {report.calls} calls of this pass"
+    return "; ".join([*declined, *report.notes]) or f"it was not used in the {report.calls} calls of this pass"
 
 
 def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
-    """One figure per pass; a later batch replaces an earlier one's. Without any the key is left out."""
+    """One figure per pass; a later batch replaces that of an earlier one. Without figures the key is left out."""
     shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
     shares[title] = share
     if any(s is not None for s in shares.values()):

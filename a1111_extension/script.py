@@ -1,4 +1,4 @@
-"""The script that the host runs: what Skipstone does at each of its hooks, in the order they are called."""
+"""The script that the host runs: its hooks, in the order in which the host calls them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .settings import HIRES, PanelSettings
 HISTORY = History()
 LIFECYCLE = Lifecycle(HISTORY)
 PANELS: dict[str, panel.Panel] = {}
-"""What the host's two script instances and the tab share: the reports, the pass under way, the panels' components."""
+"""Shared by the host's two script instances and the tab: the reports, the pass under way, the panels' components."""
 
 
 class SkipstoneScript(scripts.Script):
-    """The always visible panel of one tab. The instance holds no state of a job: each hook reads the arguments anew."""
+    """The always visible panel of one tab. The instance keeps no state of a job: each hook reads its arguments."""
 
     def title(self) -> str:
         """The name by which the API finds the script."""
@@ -48,11 +48,11 @@ class SkipstoneScript(scripts.Script):
         return built.components
 
     def before_process(self, p: Any, *args: Any) -> None:
-        """A job begins: whatever an earlier one left behind by an exception goes, even with the panel off."""
+        """A job begins. Clean up after an earlier one that ended in an exception, even with the panel off."""
         LIFECYCLE.end()
 
     def process(self, p: Any, *args: Any) -> None:
-        """Write the infotext, when enabled; an X/Y/Z plot's cells share one dict of it."""
+        """Write the infotext when enabled. The cells of an X/Y/Z plot share one dict, so earlier keys are removed first."""
         for key in [key for key in p.extra_generation_params if key.startswith(INFOTEXT)]:
             del p.extra_generation_params[key]
         wanted = _wanted(p, args)
@@ -65,7 +65,7 @@ class SkipstoneScript(scripts.Script):
             refuse(p, f"'{HIRES}' is chosen and this picture has no hires pass")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        """A pass begins. Forge calls this twice before a hires pass; the second call starts it afresh."""
+        """A pass begins. Forge calls this twice before a hires pass; the second call begins it again."""
         LIFECYCLE.end()
         wanted = _wanted(p, args)
         if wanted is None:
@@ -94,7 +94,7 @@ class SkipstoneScript(scripts.Script):
 
 
 def register() -> None:
-    """Register the callbacks. Called by the shim each time the host loads it, since the host forgets them before."""
+    """Register the callbacks. The host drops them before it loads the shim again, so this runs at each load."""
     script_callbacks.on_cfg_denoiser(LIFECYCLE.on_step)
     script_callbacks.on_model_loaded(LIFECYCLE.on_model_loaded)
     script_callbacks.on_script_unloaded(LIFECYCLE.end)
@@ -103,7 +103,7 @@ def register() -> None:
 
 
 def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | None:
-    """The settings in force for a job, and their recipe; None when off, or wrong (which is told once)."""
+    """The settings in force for a job, and their recipe. None when off, or when they cannot run, which is reported once."""
     try:
         settings = xyz.with_axes(PanelSettings.of_args(args), p)
         return (settings, located(settings.as_recipe())) if settings.enabled else None
@@ -113,7 +113,7 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | Non
 
 
 def _without_tokens(recipe: Recipe, p: Any, title: str) -> Recipe:
-    """The recipe, less merging and pruning where another feature already patches the U-Net's attention."""
+    """The recipe, without merging and pruning where another feature already patches the U-Net's attention."""
     tokens = [method.kind for method in used(recipe) if method.kind != BlockSkip.kind]
     if not tokens or not (reason := attention_refusal(p)):
         return recipe
@@ -128,7 +128,7 @@ def _title(p: Any, latent: Any) -> str:
 
 
 def _show_last_run(built: panel.Panel, made: Any) -> None:
-    """The host's log line was made: the panel's last line follows it."""
+    """Update the panel's line on the last run whenever the host's log line changes."""
     built.log = made.component
     built.log.change(
         fn=partial(headline, HISTORY), inputs=[], outputs=[built.last_run], show_progress="hidden", queue=False
