@@ -1,4 +1,4 @@
-"""The block side of a plan: settings bound to a model's blocks and to the calls of one run."""
+"""The block side of a plan: block skipping bound to a model's blocks and to the calls of one run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,29 @@ from .rules.base import Moment
 from .rules.by_mask import ByMask
 from .run import Horizon
 
+_UNPLANNED_BUDGET = "the memory budget is kept block by block: the calls are not known ahead"
+
 
 class BlockPlan:
-    """Which block does what at which call.
+    """Decides what each block does at each call.
 
-    Where the calls are known, dead blocks are left out and caches freed; where they are not, a rule is followed call by
-    call, a list or mask by timestep, every block of a row runs, and no cache is freed before the end.
+    When the calls are known, unused runs are dropped and caches are freed early. When they are not, a rule is evaluated
+    call by call and a mask is read by timestep; every block of a row runs, and caches are kept to the end.
+
+    Args:
+        settings: which rule or mask to follow.
+        graph: the model's blocks.
+        family: name of the model's family.
+        horizon: the calls of the run.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = tuple(Block(name, "block", nn.Identity(), 0) for name in "ab")
+        >>> chain = BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1}))
+        >>> plan = BlockPlan(BlockSkip(rule="interval", every=2), chain, "toy", Horizon((999.0, 500.0, 0.0)))
+        >>> [State(s).name for s in plan.row(1, 500.0)[0]]
+        ['DEAD', 'REUSE']
     """
 
     def __init__(self, settings: BlockSkip, graph: BlockGraph, family: str, horizon: Horizon) -> None:
@@ -44,15 +61,15 @@ class BlockPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What the report should say of settings that cannot be followed in this run."""
+        """Report lines about settings that cannot be followed in this run."""
         return [self._rule.unannounced] if self._rule.unannounced and self._states is None else []
 
     def abandon(self) -> None:
-        """The run left its plan."""
+        """Decide call by call from now on, because the run left its announced calls."""
         self._run = self._states = self._kept = None
 
     def run_always(self, blocks: Iterable[int]) -> None:
-        """These blocks are read from outside: they run at every call, on inputs that are real."""
+        """Run these blocks at every call on real inputs, because code outside the graph reads them."""
         graph = self._graph
         for i in sorted(blocks, reverse=True):
             self._always[[i, *(graph.reads[i] if graph.blocks[i].derived else ())]] = True
@@ -61,23 +78,27 @@ class BlockPlan:
             self._run[:, self._always[list(graph.masked)]] = True
             self._states, self._kept = self._rectified(self._run)
 
-    def fit(self, sizes: np.ndarray, costs: np.ndarray, room: float) -> str:
-        """After the first call of a planned run: keep to `room` bytes, and say what will be held.
+    def fit(self, sizes: np.ndarray, costs: np.ndarray, budget: float) -> str:
+        """Limit the cache to a budget. Call it after the first call, when sizes and costs are known.
 
-        sizes, costs int [L]: bytes of one cached value, multiply-adds of one run. Blocks that save least per byte run first.
+        Blocks that save least per byte run at every call.
+
+        Args:
+            sizes: int [L], bytes of one cached value of each block.
+            costs: int [L], multiply-adds of one run of each block.
+            budget: bytes.
+
+        Returns:
+            A report line, or "".
         """
         if self._run is None or self._states is None or self._kept is None:
-            return (
-                ""
-                if room == float("inf")
-                else "the memory budget is kept block by block: the calls are not known ahead"
-            )
+            return _UNPLANNED_BUDGET if budget < float("inf") else ""
         sizes = sizes * (1 + self.settings.forecast)
-        if (peak := peak_bytes(self._states, self._kept, sizes)) <= room:
+        if (peak := peak_bytes(self._states, self._kept, sizes)) <= budget:
             return f"predicted cache peak {peak / 2**20:.1f} MiB"
         masked = list(self._graph.masked)
         worth = costs[masked] * (~self._run).sum(axis=0) / np.maximum(1, sizes[masked])
-        self._run = within(self._run, worth, lambda run: self._peak(run, sizes) <= room)
+        self._run = within(self._run, worth, lambda run: self._peak(run, sizes) <= budget)
         self._states, self._kept = self._rectified(self._run)
         always, peak = int(self._run.all(axis=0).sum()), peak_bytes(self._states, self._kept, sizes)
         return (
@@ -88,7 +109,7 @@ class BlockPlan:
         return peak_bytes(*self._rectified(run), sizes)
 
     def _rectified(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """States, and whose value to keep: for a forecast also past its next run, while any later call reuses it."""
+        """Return states, and whose value to keep. A forecast needs a value past its next run, while any call reuses it."""
         how = "liveness" if self._always.any() else self.settings.rectify
         states, kept = rectified(run, self._graph, how)
         return states, np.logical_or.accumulate(kept[::-1])[::-1] if self.settings.forecast else kept
@@ -96,8 +117,15 @@ class BlockPlan:
     def row(
         self, index: int, timestep: float, last: bool = False, step: int | None = None, input: Tensor | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(states [L], whose value to keep [L]) at a call. last, step: whether this is the last step and which one it is, by
-        the host's count; read, as the input is, where the rows are not known ahead."""
+        """Return the states int8 [L] and bool [L], whose value to keep, at a call.
+
+        Args:
+            index: number of the call, from 0.
+            timestep: training timestep.
+            last: whether the host counts this as the last step. Used only when the calls are not known.
+            step: number of the sampler step, by the host's count. Used only when the calls are not known.
+            input: what the network is called on [rows, ...]. Used only when the calls are not known.
+        """
         if self._states is not None and self._kept is not None:
             return self._states[index], self._kept[index]
         served = self._horizon.inside(self.settings, timestep) and index > 0
@@ -109,7 +137,7 @@ class BlockPlan:
         return np.where(runs | self._always, State.RUN, State.REUSE).astype(np.int8), self._everything
 
     def planned_rows(self) -> np.ndarray | None:
-        """The settings as rows bool [T, masked blocks] for a run whose calls are known; None for a rule without rows."""
+        """Return bool [T, masked] for a run whose calls are known; None for a rule that decides call by call."""
         run = self._rule.rows(self._graph, self._horizon)
         if run is None:
             return None
@@ -120,9 +148,14 @@ class BlockPlan:
         return run
 
     def mask(self, family: str) -> Mask:
-        """The rows as a mask of their own. It runs as the settings do: a forecast goes with it.
+        """Return the plan of a run whose calls are known as a mask, with the settings' `forecast`.
 
-        Of a mask whose timesteps these are, what was learned stays. Raises :class:`MaskError` for a rule without rows.
+        A mask that already has these timesteps keeps its learned probabilities.
+
+        Args:
+            family: name of the model's family.
+
+        Raises :class:`MaskError` for a rule that decides call by call.
         """
         run, timesteps, graph = self.planned_rows(), self._horizon.timesteps or (), self._graph
         if run is None:
@@ -137,7 +170,7 @@ class BlockPlan:
         return Mask(run, family, names, timesteps, graph.caching, None, provenance, graph.signature, forecast)
 
     def _before(self, index: int, timestep: float) -> float:
-        """The timestep of the last call that was asked about; in a later forward of the same call (split batches) the same."""
+        """Return the timestep of the call before. Later forwards of the same call (split batches) get the same answer."""
         if self._asked is None or self._asked[0] != index:
             self._asked = (index, timestep if self._asked is None else self._asked[2], timestep)
         return self._asked[1]
@@ -148,23 +181,65 @@ def _plain(value: object) -> object:
 
 
 def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
-    """Timesteps of a full, evenly spaced run of `calls` calls. Raises :class:`SkipstoneError` for none."""
+    """Return the timesteps of a full, evenly spaced run.
+
+    Args:
+        calls: number of calls.
+        train_steps: number of training timesteps.
+
+    Raises :class:`SkipstoneError` for less than one call.
+
+    Example:
+        >>> evenly(3)
+        (999.0, 499.5, 0.0)
+    """
     if calls < 1:
         raise SkipstoneError(f"{calls} calls make no run: give a number from 1 on")
     return tuple(float(t) for t in np.linspace(train_steps - 1, 0, calls))
 
 
 def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
-    """The settings as a mask for a run whose calls are known (:meth:`BlockPlan.mask`). Raises :class:`MaskError`."""
+    """Return block skip settings as a mask for a run whose calls are known (:meth:`BlockPlan.mask`).
+
+    Args:
+        settings: which rule or mask to follow.
+        graph: the model's blocks.
+        family: name of the model's family.
+        timesteps: training timestep of each call.
+
+    Raises :class:`MaskError` for a mask that does not fit the model, or a rule that decides call by call.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
+        >>> compiled(BlockSkip(rule="interval", every=2), graph, "toy", evenly(4)).run.ravel().tolist()
+        [True, False, True, False]
+    """
     return BlockPlan(settings, graph, family, Horizon(timesteps)).mask(family)
 
 
 def graph_of(settings: BlockSkip, family: Family, network: nn.Module) -> BlockGraph:
-    """The blocks that the settings speak of. Raises :class:`MaskError` for what cannot be cached, or split, on this family."""
+    """Return the blocks of a network that these settings can skip.
+
+    Args:
+        settings: `caching`, `split` and the mask choose the blocks.
+        family: the network's family.
+        network: the U-Net or transformer.
+
+    Raises :class:`MaskError` if this family cannot be cached or split that way.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> from skipstone.core.models import recognise
+        >>> network = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2)
+        >>> len(graph_of(BlockSkip(rule="interval"), recognise(network), network))  # attention and MLP of each block
+        4
+    """
     mask = load_mask(settings)
     split = settings.split if mask is None else any(s.startswith("transformer block ") for s in mask.signature)
     if split and not family.splits:
-        raise MaskError(f"split=True takes U-Nets' transformers apart, a {family.name} has none: use split=False")
+        raise MaskError(f"split=True splits the transformers of U-Nets, a {family.name} has none: use split=False")
     caching = _caching(settings, mask, family)
     return family.graph(network, caching, split=True) if split else family.graph(network, caching)
 

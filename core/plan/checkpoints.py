@@ -1,4 +1,4 @@
-"""A list of checkpoint calls made for one run, bound to another."""
+"""Binds a list of checkpoint calls, made for one run, to another run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from .run import Positions
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A checkpoint list bound to one run: tells at which calls pairs are searched anew.
+    """A checkpoint list bound to one run. At a checkpoint the pairs are searched again.
 
-    calls: indices in a run of `of` calls. timesteps: those of the actual run, None when its calls are not known ahead.
+    Args:
+        calls: checkpoint calls in a run of `of` calls, from 0.
+        of: number of calls that the list was made for.
+        absolute: use the calls as they are, without mapping them to the length of this run.
+        timesteps: training timestep of each call of this run; None when they are not known.
+        positions: positions of this run's timesteps.
+
+    Example:
+        >>> steps = tuple(float(t) for t in range(1000, -1, -100))
+        >>> sorted(Checkpoints((0, 25), timesteps=steps, positions=Positions(1000.0)).planned())
+        [0, 5]
     """
 
     calls: tuple[int, ...]
@@ -24,10 +34,10 @@ class Checkpoints:
     positions: Positions = field(default_factory=Positions)
 
     def planned(self) -> frozenset[int]:
-        """Checkpoint calls of a planned run: each entry goes to the call nearest in position; 0 is always one.
+        """Return the checkpoint calls of a run whose calls are known.
 
-        A full run of as many calls as the list was made for takes it as it stands, so that repeated timesteps (PLMS)
-        do not shift it.
+        Each entry goes to the call nearest in position; call 0 is always a checkpoint. A full run with as many calls as
+        the list was made for uses the list unchanged, so that repeated timesteps (PLMS) do not shift it.
         """
         steps = self.timesteps or ()
         if self.absolute or (len(steps) == self.of and self.positions.is_full(steps)):
@@ -36,9 +46,10 @@ class Checkpoints:
         return frozenset({0, *(_nearest(at, c / (self.of - 1)) for c in self.calls if c < self.of)})
 
     def crossed(self, before: float, now: float) -> bool:
-        """For a run whose calls are not known: does an entry lie in the positions (before, now]?
+        """Return whether an entry lies in the positions (before, now], for runs whose calls are not known.
 
-        Both positions are rounded to the list's own grid. Going back up in noise (`now < before`) always fires.
+        Both positions are rounded to the list's own grid. A return to more noise (`now < before`) is always a
+        checkpoint.
         """
         if now < before:
             return True
@@ -46,11 +57,11 @@ class Checkpoints:
         return bisect_right(self.calls, hi) > bisect_right(self.calls, lo)
 
     def dropped(self) -> tuple[int, ...]:
-        """Entries at or past the end of the run that the list is read for; they never fire."""
+        """Return the entries past the end of the run; they have no effect."""
         total = len(self.timesteps) if self.absolute and self.timesteps else self.of
         return tuple(c for c in self.calls if c >= total)
 
 
 def _nearest(positions: Sequence[float], position: float) -> int:
-    """The call nearest to a position; of two as near the even one, as Python's `round` has it."""
+    """Return the call nearest to a position; of two equally near, the even one, as Python's `round` does."""
     return min(range(len(positions)), key=lambda k: (round(abs(positions[k] - position), 9), k % 2))

@@ -1,4 +1,4 @@
-"""A mask as a picture: calls from left to right, blocks from top to bottom, what runs, is reused, is dead. Pillow alone."""
+"""Draws a mask: calls from left to right, blocks from top to bottom. Needs Pillow only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ _FONT_SIZE = 11
 
 
 def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Image:
-    """states [T, L] of :class:`State`, names of the L blocks -> picture with title, block names, call numbers and legend."""
+    """Draw the states of a plan, with title, block names, call numbers and legend.
+
+    Args:
+        states: int8 [T, L], a :class:`State` per call and block.
+        blocks: names of the L blocks.
+        title: text above the picture.
+
+    Example:
+        >>> heatmap(np.array([[2, 2], [1, 2]]), ("a", "b"), "two calls").mode
+        'RGB'
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     calls, count = states.shape

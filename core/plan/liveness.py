@@ -1,7 +1,7 @@
-"""Which runs does anybody read? Dead ones are dropped, and no output bit changes.
+"""Finds block runs whose output nothing consumes, and drops them bit-exactly.
 
-The paper's rectification (Timestep-aware block masking, arXiv 2603.19939, Eq. 12) is safe only on a plain chain. This pass
-works on the true consumer graph and removes at least as much.
+The paper's rectification (Timestep-aware block masking, arXiv 2603.19939, Eq. 12) is safe on plain chains only. This pass
+works on the model's dataflow graph and drops at least as much.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..models.graph import BlockGraph
 
 
 class State(IntEnum):
-    """What a block does at a call. DEAD: nobody reads its value at this call; it neither runs nor needs its cache."""
+    """What a block does at a call. DEAD: its value is not consumed, so it neither runs nor needs its cache."""
 
     DEAD = 0
     REUSE = 1
@@ -23,7 +23,23 @@ class State(IntEnum):
 
 
 def derive(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """mask bool [T, masked] -> [T, L]: up- and downsamplers run at the calls at which something they read ran."""
+    """Add the up- and downsamplers to a mask: each runs when a block that it reads has run.
+
+    Args:
+        mask: bool [T, masked], True where a block runs.
+        graph: the model's blocks.
+
+    Returns:
+        bool [T, L] for all L blocks.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = Block("a", "block", nn.Identity(), 0), Block("up", "sample", nn.Identity(), 0, derived=True)
+        >>> graph = BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1}))
+        >>> derive(np.array([[True], [False]]), graph).tolist()
+        [[True, True], [False, False]]
+    """
     full = np.zeros((len(mask), len(graph)), dtype=bool)
     full[:, list(graph.masked)] = mask
     for i, block in enumerate(graph.blocks):
@@ -34,10 +50,25 @@ def derive(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
 
 
 def rectified(mask: np.ndarray, graph: BlockGraph, how: str = "liveness") -> tuple[np.ndarray, np.ndarray]:
-    """mask bool [T, masked], row 0 all ones -> (states int8 [T, L], kept bool [T, L]: whose value a later call reuses).
+    """Decide what each block does at each call, and whose value is kept.
 
-    how: "liveness" drops every run that nobody reads, "paper" those of :func:`paper_rule`, "off" none.
-    Raises :class:`RecipeError` for a mask that reuses what was never computed, and for "paper" where it is unsafe.
+    Args:
+        mask: bool [T, masked], True where a block runs; row 0 is all True.
+        graph: the model's blocks.
+        how: "liveness" drops each run whose output is not consumed, "paper" those of :func:`paper_rule`, "off" none.
+
+    Returns:
+        States int8 [T, L], and bool [T, L]: True where a later call reuses the block's value.
+
+    Raises :class:`RecipeError` if row 0 is not all True, and for "paper" where it would change the output.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = tuple(Block(name, "block", nn.Identity(), 0) for name in "ab")
+        >>> chain = BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1}))
+        >>> rectified(np.array([[True, True], [True, False]]), chain)[0].tolist()
+        [[2, 2], [0, 1]]
     """
     if len(mask) and not mask[0].all():
         raise RecipeError("the first call must run every block: nothing is cached before it")
@@ -46,10 +77,27 @@ def rectified(mask: np.ndarray, graph: BlockGraph, how: str = "liveness") -> tup
 
 
 def liveness(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """mask bool [T, masked], row 0 all ones -> states int8 [T, L].
+    """Return the states of a mask without wasted runs (:func:`rectified`).
 
-    A value is needed when the head reads it, when a block that runs and is needed reads it, or when a later call reuses it
-    before it runs again. Raises :class:`RecipeError` for a mask that reuses what was never computed.
+    A value is needed if the head reads it, if a block that runs and is needed reads it, or if a later call reuses it
+    before the block runs again.
+
+    Args:
+        mask: bool [T, masked], True where a block runs; row 0 is all True.
+        graph: the model's blocks.
+
+    Returns:
+        States int8 [T, L].
+
+    Raises :class:`RecipeError` if row 0 is not all True.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = tuple(Block(name, "block", nn.Identity(), 0) for name in "ab")
+        >>> chain = BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1}))
+        >>> [State(s).name for s in liveness(np.array([[True, True], [True, False]]), chain)[1]]
+        ['DEAD', 'REUSE']
     """
     return rectified(mask, graph)[0]
 
@@ -59,14 +107,22 @@ def _sweep(mask: np.ndarray, graph: BlockGraph, drop: bool) -> tuple[np.ndarray,
     states = np.zeros(runs.shape, dtype=np.int8)
     keep = np.zeros(runs.shape, dtype=bool)
     kept = np.zeros(len(graph), dtype=bool)
-    for k in range(len(runs) - 1, -1, -1):
+    for k in range(len(runs) - 1, -1, -1):  # from the last call back, as later reuse decides what is kept
         keep[k] = kept
         states[k], kept = _call(runs[k], kept, graph, drop)
     return states, keep
 
 
 def _call(runs: np.ndarray, kept: np.ndarray, graph: BlockGraph, drop: bool) -> tuple[np.ndarray, np.ndarray]:
-    """One call, last block first. kept [L]: values that later calls reuse; returns states and what earlier calls must keep."""
+    """Decide one call, last block first.
+
+    Args:
+        runs: bool [L], the mask's row.
+        kept: bool [L], values that later calls reuse.
+
+    Returns:
+        States int8 [L], and bool [L]: values that earlier calls must keep.
+    """
     states = np.zeros(len(graph), dtype=np.int8)
     read = np.zeros(len(graph), dtype=bool)
     read[list(graph.head)] = True
@@ -80,12 +136,29 @@ def _call(runs: np.ndarray, kept: np.ndarray, graph: BlockGraph, drop: bool) -> 
 
 
 def paper_rule(mask: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """Eq. 12 as printed: a value that neither the next block of its call nor its own next call reads is not computed.
+    """Drop the runs that Eq. 12 (arXiv 2603.19939) drops, as printed.
 
-    mask bool [T, L] -> bool [T, L]. Raises :class:`RecipeError` where the graph is no chain: it would change the output.
+    A value is not computed if neither the next block of its call nor the block's own next call reads it.
+
+    Args:
+        mask: bool [T, L], True where a block runs.
+        graph: the model's blocks.
+
+    Returns:
+        bool [T, L].
+
+    Raises :class:`RecipeError` if the graph is no plain chain: the rule would change the output.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = tuple(Block(name, "block", nn.Identity(), 0) for name in "ab")
+        >>> chain = BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1}))
+        >>> paper_rule(np.array([[True, True], [True, False]]), chain).tolist()
+        [[True, True], [False, False]]
     """
     if not graph.is_chain:
-        raise RecipeError("rectify='paper' changes the output of this model (it is no plain chain): use 'liveness'")
+        raise RecipeError("rectify='paper' would change this model's output (no plain chain): use 'liveness'")
     out = mask.copy()
     calls, blocks = mask.shape
     for s in range(calls - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Rows made for one list of calls, brought to another list by timestep: each block keeps its share of runs."""
+"""Maps rows made for one list of calls to another list, by timestep."""
 
 from __future__ import annotations
 
@@ -10,16 +10,34 @@ _HALF = 0.5 + 1e-9
 
 
 def nearest(own: Sequence[float], timestep: float) -> int:
-    """Index of the call nearest in timestep."""
+    """Return the index of the call with the nearest timestep.
+
+    Example:
+        >>> nearest((999.0, 500.0, 0.0), 430.0)
+        1
+    """
     return int(np.abs(np.asarray(own) - timestep).argmin())
 
 
 def mapped_rows(run: np.ndarray, own: Sequence[float], wanted: Sequence[float]) -> np.ndarray:
-    """run bool [T, L] for the timesteps `own` -> bool [len(wanted), L].
+    """Map rows made for the calls `own` to the calls `wanted`.
 
-    Where calls become more, each takes the nearest row. Where they become fewer, a call stands for several rows: a block's
-    runs in these are added up, and it runs whenever half a run is due at the new density. So no refresh is lost between
-    two calls, columns that agree go on agreeing, and the share of runs stays. The first call runs everything.
+    With more calls than before, each call takes the nearest row. With fewer, one call covers several rows: the runs of a
+    block in these rows are summed, and the block runs when half a run is due at the new density. So no refresh is lost,
+    equal columns stay equal, and each block keeps its share of runs. The first call runs everything.
+
+    Args:
+        run: bool [T, L], True where a block runs.
+        own: T timesteps that the rows were made for.
+        wanted: timesteps of the new run.
+
+    Returns:
+        bool [len(wanted), L].
+
+    Example:
+        >>> run = np.array([[True], [False], [True], [False]])
+        >>> mapped_rows(run, (900, 600, 300, 0), (900, 300)).tolist()
+        [[True], [True]]
     """
     at = [nearest(own, t) for t in wanted]
     density = len(at) / (abs(at[-1] - at[0]) + 1)
@@ -29,9 +47,9 @@ def mapped_rows(run: np.ndarray, own: Sequence[float], wanted: Sequence[float]) 
 
 
 def _thinned(run: np.ndarray, at: list[int], density: float) -> np.ndarray:
-    """Error diffusion along each column."""
+    """Spread each column's runs over fewer calls by error diffusion."""
     rows = np.zeros((len(at), run.shape[1]), dtype=bool)
-    due = np.zeros(run.shape[1])
+    due = np.zeros(run.shape[1])  # runs owed to each block so far, in calls of the new run
     for k in range(1, len(at)):
         due += density * crossed(run, at[k - 1], at[k]).sum(axis=0)
         rows[k] = due > _HALF
@@ -40,10 +58,22 @@ def _thinned(run: np.ndarray, at: list[int], density: float) -> np.ndarray:
 
 
 def depth_rows(rows: np.ndarray, positions: Sequence[float]) -> np.ndarray:
-    """rows bool [n, L] of a depth list for a full run -> [T, L] for calls at `positions` in [0, 1].
+    """Map the rows of a depth list, made for a full run, to the calls of another run.
 
-    Each call takes the nearest row, and each full row goes to the call nearest to it, so that its timestep keeps its refresh.
-    A full run of as many calls takes the list as it stands: repeated timesteps (PLMS) do not shift it.
+    Each call takes the nearest row. Each full row also goes to the nearest call, so that no refresh is lost. A full run
+    with as many calls as rows uses the list unchanged, so that repeated timesteps (PLMS) do not shift it.
+
+    Args:
+        rows: bool [n, L], one row per call of a full run.
+        positions: position of each call in [0, 1].
+
+    Returns:
+        bool [T, L].
+
+    Example:
+        >>> rows = np.array([[True], [False], [False], [False], [True]])
+        >>> depth_rows(rows, (0.0, 0.5, 1.0)).tolist()
+        [[True], [False], [True]]
     """
     last = len(rows) - 1
     if len(positions) == len(rows) and positions[0] == 0.0 and positions[-1] == 1.0:
@@ -57,5 +87,10 @@ def depth_rows(rows: np.ndarray, positions: Sequence[float]) -> np.ndarray:
 
 
 def crossed(run: np.ndarray, before: int, now: int) -> np.ndarray:
-    """The rows after call `before` up to call `now`; the row of `now` alone where time did not go on."""
+    """Return the rows after call `before` up to and including call `now`, or the row of `now` if time did not advance.
+
+    Example:
+        >>> crossed(np.array([[1], [2], [3]]), 0, 2).tolist()
+        [[2], [3]]
+    """
     return run[before + 1 : now + 1] if now > before else run[now : now + 1]

@@ -1,4 +1,4 @@
-"""How much the cached values of a plan take, and a plan that fits a budget."""
+"""The cache memory of a plan, and a plan that fits a budget."""
 
 from __future__ import annotations
 
@@ -10,23 +10,43 @@ from .liveness import State
 
 
 def peak_bytes(states: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> int:
-    """Most bytes held at any moment of a run: states int8 [T, L], kept bool [T, L], sizes int64 [L] of one value each.
+    """Return the most bytes that a run holds at any moment.
 
-    At a call's beginning what it, or a later one, reuses is held; then, block by block, a value that is kept comes and one that was
-    read for the last time goes.
+    Args:
+        states: int8 [T, L], a :class:`State` per call and block.
+        kept: bool [T, L], True where a later call reuses the value.
+        sizes: int64 [L], bytes of one value of each block.
+
+    Example:
+        >>> states = np.array([[State.RUN, State.RUN], [State.REUSE, State.RUN]])
+        >>> peak_bytes(states, np.array([[True, False], [False, False]]), np.array([100, 7]))
+        100
     """
     most = held = 0
     for state, keep in zip(states, kept, strict=True):
+        # At the start of a call: what it reuses, and what only later calls reuse.
         held = int(sizes[(state == State.REUSE) | ((state == State.DEAD) & keep)].sum())
+        # Then block by block: a run adds the value it keeps, a last reuse frees one.
         change = np.where(state == State.RUN, keep * sizes, np.where(state == State.REUSE, (~keep) * -sizes, 0))
         most = max(most, held, held + int(np.cumsum(change).max(initial=0)))
     return most
 
 
 def within(run: np.ndarray, worth: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-    """run bool [T, L] -> the same with as few columns as possible set to always run, those of least `worth` [L] first.
+    """Set as few columns as possible to always run, those of least `worth` first.
 
-    fits: does a plan made of these rows keep to the budget? Everything running always does: it caches nothing.
+    Args:
+        run: bool [T, L], True where a block runs.
+        worth: [L], what each block saves per byte.
+        fits: returns whether a plan of these rows fits the budget. It must accept rows that run everything.
+
+    Returns:
+        bool [T, L].
+
+    Example:
+        >>> run = np.array([[True, True], [False, False]])
+        >>> within(run, np.array([2.0, 1.0]), lambda rows: rows[1].any()).tolist()
+        [[True, True], [False, True]]
     """
     reusing = np.flatnonzero(~run.all(axis=0))
     order = reusing[np.argsort(worth[reusing], kind="stable")]

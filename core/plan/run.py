@@ -1,6 +1,7 @@
-"""The calls of one run: what is known of them ahead, and where each lies between the noisiest and the cleanest timestep.
+"""What is known of a run ahead, and the position of each call.
 
-*Position* is the common coordinate of all runs: 0 at the noisiest training timestep, 1 at the cleanest, linear in the timestep.
+*Position* is the common coordinate of all runs: 0 at the noisiest training timestep, 1 at the cleanest, linear in the
+timestep.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ _FULL_RUN_EDGE = 0.1
 
 @dataclass(frozen=True)
 class Positions:
-    """Turns training timesteps into positions in [0, 1].
+    """Converts training timesteps to positions in [0, 1].
 
     Args:
-        noisiest, cleanest: timesteps that count as positions 0 and 1.
+        noisiest: timestep of position 0.
+        cleanest: timestep of position 1.
+
+    Example:
+        >>> Positions(noisiest=1000.0).at(250.0)
+        0.75
     """
 
     noisiest: float = 999.0
@@ -26,8 +32,16 @@ class Positions:
 
     @classmethod
     def of_run(cls, timesteps: Sequence[float], train_steps: float = 1000.0) -> Positions:
-        """Positions for a planned run. A run that starts (ends) near the noisy (clean) end is taken to start (end) there,
-        so that spacing offsets do not shift a list; one that starts in the middle (img2img) keeps its place."""
+        """Return the positions of a run whose calls are known.
+
+        A run that starts within a tenth of the range from the noisy end starts at position 0, and one that ends near the
+        clean end ends at 1. So spacing offsets do not shift a list. A run that starts in the middle (img2img) keeps its
+        place.
+
+        Args:
+            timesteps: training timestep of each call, in order.
+            train_steps: number of training timesteps.
+        """
         top, slack = train_steps - 1, _FULL_RUN_EDGE * train_steps
         first, last = timesteps[0], timesteps[-1]
         noisiest = first if first >= top - slack and first > last else top
@@ -35,25 +49,25 @@ class Positions:
         return cls(noisiest, cleanest)
 
     def at(self, timestep: float) -> float:
-        """Position of a timestep, clipped to [0, 1]."""
+        """Return the position of a timestep, clipped to [0, 1]."""
         span = self.noisiest - self.cleanest
         return min(1.0, max(0.0, (self.noisiest - timestep) / span)) if span > 0 else 0.0
 
     def is_full(self, timesteps: Sequence[float]) -> bool:
-        """True when these timesteps run from the noisiest to the cleanest position."""
+        """Return whether these timesteps run from position 0 to position 1."""
         return self.at(timesteps[0]) == 0.0 and self.at(timesteps[-1]) == 1.0
 
 
 class Window(Protocol):
-    """Settings that hold for a part of the run (:mod:`skipstone.core.recipe.windows`)."""
+    """Settings that apply to a part of the run (:mod:`skipstone.core.recipe.windows`)."""
 
     @property
     def start(self) -> float:
-        """Position from which they hold."""
+        """First position at which they apply."""
 
     @property
     def end(self) -> float:
-        """Position before which they hold."""
+        """Position from which they no longer apply."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +75,16 @@ class Horizon:
     """What is known of a run before it begins.
 
     Args:
-        timesteps: of its calls, in order; None where they are not known.
-        train_steps: length of the training range.
-        stages: calls that the sampler makes in each of its steps (2: Heun, DPM2), where the calls are known.
+        timesteps: training timestep of each call, in order; None when the calls are not known.
+        train_steps: number of training timesteps.
+        stages: calls per sampler step when the calls are known (2 for Heun and DPM2).
 
-    Example::
-
-        Horizon((999.0, 749.0, 499.0, 249.0, 0.0)).positions.at(499.0)  # about 0.5
+    Example:
+        >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
+        >>> round(run.positions.at(499.0), 2)
+        0.5
+        >>> Horizon().timesteps is None
+        True
     """
 
     timesteps: tuple[float, ...] | None = None
@@ -76,12 +93,12 @@ class Horizon:
 
     @cached_property
     def positions(self) -> Positions:
-        """Where the run's calls lie."""
+        """Positions of the run's calls."""
         if self.timesteps:
             return Positions.of_run(self.timesteps, self.train_steps)
         return Positions(noisiest=self.train_steps - 1)
 
     def inside(self, window: Window, timestep: float) -> bool:
-        """Is a call inside the window [start, end)? An end of 1 includes the last call."""
+        """Return whether a call lies in the window [start, end). An end of 1 includes the last call."""
         position = self.positions.at(timestep)
         return window.start <= position and (position < window.end or window.end >= 1.0)

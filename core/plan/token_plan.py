@@ -1,4 +1,4 @@
-"""The token side of a plan: at which calls pairs are searched anew, and which calls are served at all."""
+"""The token side of a plan: at which calls pairs are searched, and which calls use token maps at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ TokenSettings = TokenMerge | TokenPrune
 
 
 class TokenPlan:
-    """Checkpoints and window of one run."""
+    """The checkpoints and the window of one run.
+
+    Args:
+        settings: merging or pruning settings.
+        horizon: the calls of the run.
+
+    Example:
+        >>> plan = TokenPlan(TokenMerge(checkpoints=(0, 2), absolute=True), Horizon((999.0, 666.0, 333.0, 0.0)))
+        >>> [plan.is_checkpoint(k, t) for k, t in enumerate((999.0, 666.0, 333.0, 0.0))]
+        [True, False, True, False]
+    """
 
     def __init__(self, settings: TokenSettings, horizon: Horizon) -> None:
         """Bind the settings to a run."""
@@ -29,11 +39,16 @@ class TokenPlan:
         self._before = 0.0
 
     def abandon(self) -> None:
-        """The run left its plan: from now on checkpoints are found by position."""
+        """Find checkpoints by position from now on, because the run left its announced calls."""
         self._planned = None
 
     def is_checkpoint(self, index: int, timestep: float) -> bool:
-        """Must pairs be searched anew at this call? Ask once per call, in order."""
+        """Return whether pairs are searched at this call. Call it once per call, in order.
+
+        Args:
+            index: number of the call, from 0.
+            timestep: training timestep of the call.
+        """
         now, before = self.positions.at(timestep), self._before
         self._before = now
         if index == 0 or self._every:
@@ -45,12 +60,17 @@ class TokenPlan:
         return self.checkpoints.crossed(before, now)
 
     def serves(self, timestep: float) -> bool:
-        """Is this call inside the window?"""
+        """Return whether this call lies in the window of the settings."""
         return self._horizon.inside(self.settings, timestep)
 
     def share(self, shares: Sequence[float], index: int, timestep: float) -> float:
-        """The entry of a list, one for each call of a full run, that holds at this call: by its place in a run of as many
-        calls, else the nearest in position."""
+        """Return the entry of a per-call list that applies to this call.
+
+        Args:
+            shares: one entry for each call of a full run.
+            index: number of the call; it selects the entry in a full run of as many calls.
+            timestep: training timestep; its position selects the entry in any other run.
+        """
         steps = self.checkpoints.timesteps or ()
         if self._planned is not None and len(steps) == len(shares) and self.positions.is_full(steps):
             return shares[index]

@@ -1,4 +1,4 @@
-"""The block rules by name. A new rule is one file here, one line in :data:`RULES`, and its name in `recipe.block_skip.RULES`."""
+"""The block rules by name. A new rule takes one file here, one line in :data:`RULES`, and its name in `recipe.block_skip.RULES`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,23 @@ RULES: dict[str, Callable[..., Rule]] = {
     "depths": Depths,
     "mask": ByMask,
 }
-"""Name -> class. Its arguments are the settings that `recipe.block_skip.RULES` lists for it."""
+"""Name -> class. `recipe.block_skip.RULES` lists the settings that are its arguments."""
 
 
 def rule_of(settings: BlockSkip, graph: BlockGraph, family: str) -> Rule:
-    """The rule that settings name, for a model's blocks. Raises :class:`MaskError` for a mask that does not fit them."""
+    """Return the rule that the settings name.
+
+    Args:
+        settings: rule or mask, with its parameters.
+        graph: the model's blocks.
+        family: name of the model's family.
+
+    Raises :class:`MaskError` for a mask that does not fit the model.
+
+    Example:
+        >>> rule_of(BlockSkip(rule="interval", every=2), BlockGraph((), (), frozenset()), "toy")
+        Interval(every=2)
+    """
     values: dict[str, Any] = {name: getattr(settings, name) for name in READ_BY[settings.rule]}
     if (mask := load_mask(settings)) is not None:
         values["mask"] = fitted(mask, family, graph)
@@ -36,5 +48,10 @@ def rule_of(settings: BlockSkip, graph: BlockGraph, family: str) -> Rule:
 
 
 def followed(settings: BlockSkip, rule: Rule) -> BlockSkip:
-    """The settings as the rule runs them: a mask that was made for forecasts turns them on."""
+    """Return the settings as the rule applies them: a mask made for forecasts turns `forecast` on.
+
+    Example:
+        >>> followed(BlockSkip(rule="interval"), Interval(every=2)).forecast
+        False
+    """
     return replace(settings, forecast=True) if isinstance(rule, ByMask) and rule.mask.forecast else settings

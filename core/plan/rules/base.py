@@ -1,4 +1,4 @@
-"""What a block rule is: rows for a run whose calls are known, and one row at a time for other runs."""
+"""The interface of a block rule: all rows when the calls are known, one row at a time when they are not."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ class Moment:
     """One call of a run.
 
     Args:
-        index: of the call, 0 the first.
-        step: of the sampler, where the host knows it; a rule decides once for all calls of a step.
+        index: number of the call, from 0.
         timestep: training timestep.
-        before: timestep of the call before, its own at the first call.
-        input: what the network is called on [rows, ...], for rules that decide by it; None where it is not known.
+        before: timestep of the call before; at the first call, its own.
+        step: number of the sampler step; None when the host does not count steps. A rule decides once per step.
+        input: what the network is called on [rows, ...], for data-driven rules; None when not available.
+
+    Example:
+        >>> Moment(index=5, timestep=400.0, before=450.0, step=2).turn
+        2
     """
 
     index: int
@@ -36,49 +40,101 @@ class Moment:
 
     @property
     def turn(self) -> int:
-        """The number by which an interval counts."""
+        """The number that intervals count: the step, or the call when steps are not known."""
         return self.index if self.step is None else self.step
 
 
 class Rule(Protocol):
-    """One way of choosing which blocks run. Its dataclass fields are the settings of :class:`BlockSkip` that it reads.
+    """A way of choosing which blocks run. The dataclass fields of a rule are the :class:`BlockSkip` settings that it uses.
 
-    The first call of a run always runs everything, whatever a rule says.
+    The first call of a run always runs everything, whatever the rule returns.
     """
 
     @property
     def unannounced(self) -> str:
-        """What cannot be followed where the calls are not known ahead, in one line; empty where nothing is lost."""
+        """Report line: what is lost when the calls are not known ahead; "" when nothing is."""
 
     def rows(self, graph: BlockGraph, horizon: Horizon) -> Rows | None:
-        """Rows for the calls `horizon.timesteps`, in an array of their own; None for a rule that decides call by call."""
+        """Return a new array bool [T, masked] for the calls `horizon.timesteps`; None for a rule that decides call by call.
+
+        Args:
+            graph: the model's blocks.
+            horizon: the calls of the run.
+        """
 
     def row(self, graph: BlockGraph, horizon: Horizon, at: Moment) -> np.ndarray:
-        """bool [masked blocks] for one call of a run whose calls are not known."""
+        """Return bool [masked] for one call of a run whose calls are not known.
+
+        Args:
+            graph: the model's blocks.
+            horizon: what is known of the run.
+            at: the call.
+        """
 
 
 def full_calls(calls: int, every: int) -> list[int]:
-    """Indices of the full calls: every `every`-th, from 0 on."""
+    """Return the numbers of the full calls: every `every`-th, from 0.
+
+    Example:
+        >>> full_calls(7, 3)
+        [0, 3, 6]
+    """
     return list(range(0, calls, every))
 
 
 def rows_with(calls: int, graph: BlockGraph, full: Sequence[int], depth: int) -> Rows:
-    """Rows in which the calls `full` run everything, the others the blocks of at most this depth (-1: none)."""
+    """Return rows in which some calls run everything and the others only shallow blocks.
+
+    Args:
+        calls: number of calls.
+        graph: the model's blocks.
+        full: numbers of the calls that run everything.
+        depth: the other calls run the blocks up to this depth; -1 for none.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
+        >>> rows_with(3, graph, [0], depth=-1).ravel().tolist()
+        [True, False, False]
+    """
     rows = np.tile(row_to(graph, depth), (calls, 1))
     rows[list(full)] = True
     return rows
 
 
 def row_to(graph: BlockGraph, depth: int) -> np.ndarray:
-    """bool [masked blocks]: those of at most this depth."""
+    """Return bool [masked]: True for blocks up to this depth.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> blocks = tuple(Block(name, "block", nn.Identity(), depth) for depth, name in enumerate("ab"))
+        >>> row_to(BlockGraph(blocks, (frozenset(), frozenset({0})), frozenset({1})), 0).tolist()
+        [True, False]
+    """
     return np.array([graph.blocks[i].depth <= depth for i in graph.masked], dtype=bool)
 
 
 def per_step(rows: Rows, horizon: Horizon) -> Rows:
-    """Rows of the sampler's steps, repeated for the calls of each step."""
+    """Repeat the row of each sampler step for all calls of that step.
+
+    Args:
+        rows: bool [steps, masked].
+        horizon: a run whose calls are known.
+
+    Example:
+        >>> per_step(np.array([[True], [False]]), Horizon((900.0, 800.0, 700.0), stages=2)).ravel().tolist()
+        [True, True, False]
+    """
     return rows.repeat(horizon.stages, axis=0)[: len(horizon.timesteps or ())]
 
 
 def steps_of(horizon: Horizon) -> int:
-    """Number of the sampler's steps in a run whose calls are known."""
+    """Return the number of sampler steps in a run whose calls are known.
+
+    Example:
+        >>> steps_of(Horizon((900.0, 800.0, 700.0), stages=2))
+        2
+    """
     return -(-len(horizon.timesteps or ()) // horizon.stages)

@@ -16,7 +16,16 @@ from .base import Moment, Rows
 
 @dataclass(frozen=True)
 class ByMask:
-    """Args: mask: fitted to the model (:func:`skipstone.core.plan.mask_fit.fitted`)."""
+    """Follows a mask.
+
+    Args:
+        mask: a mask that fits the model (:func:`skipstone.core.plan.mask_fit.fitted`).
+
+    Example:
+        >>> mask = Mask(np.array([[True], [False]]), "toy", ("a",), (999.0, 0.0))
+        >>> ByMask(mask).rows(BlockGraph((), (), frozenset()), Horizon((999.0, 0.0))).ravel().tolist()
+        [True, False]
+    """
 
     mask: Mask
 
@@ -27,6 +36,6 @@ class ByMask:
         return mapped(self.mask, horizon.timesteps or ()).run.copy()
 
     def row(self, graph: BlockGraph, horizon: Horizon, at: Moment) -> np.ndarray:
-        """See :class:`Rule`. What the mask runs between two calls runs at the later one."""
+        """See :class:`Rule`. A run that the mask has between two calls happens at the later one."""
         before, now = (nearest(self.mask.timesteps, t) for t in (at.before, at.timestep))
         return np.asarray(crossed(self.mask.run, before, now).any(axis=0))

@@ -1,4 +1,4 @@
-"""DeepCache (arXiv 2312.00858): between full calls only the blocks outside one skip branch run."""
+"""DeepCache (arXiv 2312.00858): between full calls, only the blocks outside one skip branch run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from .base import Moment, Rows, full_calls, per_step, row_to, rows_with, steps_o
 
 
 def deepcache(calls: int, graph: BlockGraph, every: int, branch: int = 0, mode: SkipMode = "uniform") -> Rows:
-    """Rows for a number of calls: between full calls only blocks outside skip `branch` run (its `cache_branch_id`).
+    """Return DeepCache's rows: between full calls, only the blocks outside skip `branch` run.
 
     Args:
-        calls: of the run.
-        every: calls from one full call to the next.
+        calls: number of calls.
+        graph: the model's blocks.
+        every: number of calls from one full call to the next.
+        branch: DeepCache's `cache_branch_id`, 0 the outermost skip.
         mode: "uniform", or "quad" for as many full calls, placed by :func:`quad_calls`.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> graph = BlockGraph((Block("deep", "block", nn.Identity(), 5),), (frozenset(),), frozenset({0}))
+        >>> deepcache(4, graph, every=3).ravel().tolist()
+        [True, False, False, True]
     """
     uneven = mode == "quad" and 1 < every < calls
     full = quad_calls(calls, -(-calls // every)) if uneven else full_calls(calls, every)
@@ -27,13 +36,24 @@ def deepcache(calls: int, graph: BlockGraph, every: int, branch: int = 0, mode: 
 
 
 def quad_calls(calls: int, count: int, centre: int | None = None, power: float = 1.4) -> list[int]:
-    """DeepCache's non-uniform schedule, as its package has it: `count` full calls, denser near `centre` (30 % of the run).
+    """Return DeepCache's non-uniform full calls, as its released code computes them: denser near `centre`.
 
-    Offsets from the centre are equal steps between -centre and calls - centre, distorted by `power`. The root of the negative
-    end is the complex one, of which the real part counts. Powers fall to 1 until all calls differ.
+    Args:
+        calls: number of calls.
+        count: number of full calls.
+        centre: call around which they are dense; 30 % of the run by default.
+        power: exponent of the spacing; lowered towards 1 until all full calls differ.
+
+    Raises :class:`RecipeError` if they do not fit.
+
+    Example:
+        >>> quad_calls(20, 5)
+        [0, 4, 6, 10, 15]
     """
     centre = calls * 3 // 10 if centre is None else centre
     while power > 1:
+        # Even steps from -centre to calls - centre, in the space of roots. The root of -centre is complex; its real part
+        # counts, as in the released code.
         grid = np.linspace(complex(-centre) ** (1 / power), (calls - centre) ** (1 / power), count + 1)
         offsets = np.unique((grid**power).real.astype(int))[1:-1]
         if len(offsets) == count - 1:
@@ -44,7 +64,17 @@ def quad_calls(calls: int, count: int, centre: int | None = None, power: float =
 
 @dataclass(frozen=True)
 class DeepCache:
-    """See :func:`deepcache`."""
+    """The rule of :func:`deepcache`.
+
+    Args:
+        every: number of steps from one full step to the next.
+        branch: skip branch outside of which blocks always run, 0 the outermost.
+        mode: spacing of the full steps.
+
+    Example:
+        >>> DeepCache(every=3, mode="quad").unannounced.split(":")[0]
+        "mode='quad' needs the number of calls, which is not known ahead here"
+    """
 
     every: int
     branch: int = 0

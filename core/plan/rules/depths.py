@@ -1,4 +1,4 @@
-"""DaTo's cache depths (arXiv 2501.00375): a code for each call, from 0 for a repeated call to 10 for a full one."""
+"""DaTo's cache depths (arXiv 2501.00375): one code per call, from 0 for a repeated call to 10 for a full one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from ..run import Horizon
 from .base import Moment, Rows, row_to
 
 FULL_DEPTH = 10
-"""DaTo writes full calls as 11, 12 or 13; so does anything from here on."""
+"""Codes from here on are full calls. DaTo's lists use 11, 12 and 13."""
 
 
 def depths(codes: Sequence[int], graph: BlockGraph) -> Rows:
-    """Rows for one code for each call from 1 on, as published; call 0 runs everything.
+    """Return the rows of a published list. Call 0 runs everything.
 
-    0 repeats the call before, d runs the d outermost levels, 10 and above all.
+    Args:
+        codes: one code for each call from 1 on: 0 repeats the call before, d runs the d outermost levels, 10 and more run all.
+        graph: the model's blocks.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 1),), (frozenset(),), frozenset({0}))
+        >>> depths((0, 1, 2, 12), graph).ravel().tolist()
+        [True, False, False, True, True]
     """
     levels = [MIDDLE, *(MIDDLE if code >= FULL_DEPTH else code - 1 for code in codes)]
     return np.stack([row_to(graph, depth) for depth in levels])
@@ -27,7 +36,18 @@ def depths(codes: Sequence[int], graph: BlockGraph) -> Rows:
 
 @dataclass(frozen=True)
 class Depths:
-    """A list of codes, mapped to the run's calls by timestep."""
+    """Follows a list of depth codes, mapped to the run's calls by timestep.
+
+    Args:
+        depths: one code for each call from 1 on (:func:`depths`).
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 1),), (frozenset(),), frozenset({0}))
+        >>> Depths((0, 12, 0, 0)).rows(graph, Horizon((999.0, 500.0, 0.0))).ravel().tolist()
+        [True, True, False]
+    """
 
     depths: tuple[int, ...]
 
@@ -38,7 +58,7 @@ class Depths:
         return depth_rows(depths(self.depths, graph), [horizon.positions.at(t) for t in horizon.timesteps or ()])
 
     def row(self, graph: BlockGraph, horizon: Horizon, at: Moment) -> np.ndarray:
-        """See :class:`Rule`. A full call that lies between two calls runs at the later one."""
+        """See :class:`Rule`. A full call that the list has between two calls happens at the later one."""
         rows, now = depths(self.depths, graph), self._place(horizon, at.timestep)
         passed = crossed(rows, self._place(horizon, at.before), now)
         full = passed.all(axis=1)
