@@ -101,7 +101,7 @@ def test_any_latent_size_runs(size: tuple[int, int]) -> None:
     if min(size) == 1:
         assert report.served == 0
         assert torch.equal(out, dense)
-        assert any("holds no cell" in reason for reason in report.declined)
+        assert any("has no whole cell" in reason for reason in report.declined)
         return
     fine = next(layer for layer in report.layers.values() if layer.tokens == 2 * size[0] * size[1])
     assert fine.kept == 2 * (size[0] * size[1] - (size[0] * size[1] - (size[0] // 2) * (size[1] // 2)))

@@ -67,7 +67,7 @@ def test_of_equal_scores_the_first_of_a_cell_is_base() -> None:
 
 
 def test_a_grid_without_a_whole_cell_is_declined() -> None:
-    with pytest.raises(Decline, match="holds no cell of 4x4"):
+    with pytest.raises(Decline, match="has no whole cell of 4x4"):
         base_offsets(torch.zeros(1, 3, 9), Grid(3, 9, 1), (4, 4))
 
 

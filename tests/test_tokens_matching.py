@@ -97,7 +97,7 @@ def test_drawn_destinations_use_every_place_of_a_cell_and_follow_the_seed() -> N
 
 @pytest.mark.parametrize(("side", "stride"), [((1, 8), (2, 2)), ((8, 1), (2, 2)), ((3, 3), (4, 4)), ((1, 1), (2, 1))])
 def test_a_grid_without_a_cell_is_declined(side: Any, stride: Any) -> None:
-    with pytest.raises(Decline, match="holds no cell"):
+    with pytest.raises(Decline, match="has no whole cell"):
         partition_of(side, stride)
 
 

@@ -1,4 +1,4 @@
-"""Settings of block skipping: which rule or mask says what runs at which call."""
+"""Settings of block skipping: the rule or mask that decides which blocks run at which call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "depths": ("depths",),
     "mask": ("mask",),
 }
-"""Rule -> the settings that it alone reads (:mod:`skipstone.core.plan.rules` has the rules themselves)."""
+"""Name of a rule -> the settings that are its arguments (the rules are in :mod:`skipstone.core.plan.rules`)."""
 
 SkipMode = Literal["uniform", "quad"]
 Rectify = Literal["liveness", "paper", "off"]
@@ -32,7 +32,14 @@ _MOST_PATH = 4096
 
 
 def parse_depths(given: str) -> tuple[int, ...]:
-    """Depth codes given as text such as `"12, 1, 1, 0"`. Raises :class:`RecipeError` for other text."""
+    """Depth codes from text.
+
+    Raises :class:`RecipeError` for text that is not a list of codes.
+
+    Example:
+        >>> parse_depths("12, 1, 1, 0")
+        (12, 1, 1, 0)
+    """
     parts = given.replace(",", " ").replace(";", " ").split()
     if not parts or not all(p.isascii() and p.isdigit() and len(p) <= 3 for p in parts):
         raise RecipeError(f"depths {shown(given)} cannot be read: give codes from 0 on, such as 12, 1, 1, 0")
@@ -42,15 +49,16 @@ def parse_depths(given: str) -> tuple[int, ...]:
 @documented
 @dataclass(frozen=True)
 class BlockSkip:
-    """Blocks return their cached output at calls where a rule or a mask says so (methods page, "Block masks").
+    """Block skipping: at the calls that a rule or mask chooses, blocks return their cached output.
 
-    A mask sets the rule to "mask".
-
-    Example::
-
-        accelerate(pipe, BlockSkip(rule="interval", every=2, forecast=True))
+    Use with `accelerate(pipe, BlockSkip(...))`. The rules are DeepCache (arXiv 2312.00858), FORA (arXiv 2407.01425), the
+    cache depths of DaTo (arXiv 2501.00375) and learned masks (arXiv 2603.19939). A mask sets the rule to "mask".
 
     Raises :class:`RecipeError` for values that cannot run.
+
+    Example:
+        >>> BlockSkip(rule="interval", every=2, forecast=True).neutral
+        False
     """
 
     rule: str = setting(
@@ -139,20 +147,20 @@ class BlockSkip:
             raise RecipeError("rule 'mask' needs a mask or the path of its file")
 
     def _check_mask(self) -> None:
-        """A path or a mask; either chooses the rule `"mask"`."""
+        """Refuse what is neither a path nor a mask. Either chooses the rule "mask"."""
         if isinstance(self.mask, str):
             text("mask", self.mask, _MOST_PATH)
         elif not hasattr(self.mask, "run"):
-            raise RecipeError(f"mask={shown(self.mask)} is no mask: give a Mask or the path of its file")
+            raise RecipeError(f"mask={shown(self.mask)} is not a mask: give a Mask or the path of its file")
         if self.mask != "":
             object.__setattr__(self, "rule", "mask")
 
     @property
     def neutral(self) -> bool:
-        """True when every block runs at every call."""
+        """Whether every block runs at every call."""
         return ("every" in RULES[self.rule] and self.every == 1) or self.start >= self.end
 
     def beside(self, folder: Path) -> BlockSkip:
-        """With the mask file in `folder`, where there is one of its name."""
+        """These settings with the path of the mask file in `folder`, if the file is there; else unchanged."""
         file = folder / self.mask if isinstance(self.mask, str) and self.mask else None
         return replace(self, mask=str(file)) if file is not None and file.is_file() else self

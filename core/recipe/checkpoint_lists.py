@@ -1,6 +1,6 @@
-"""Lists of calls at which pairs are searched: CA-ToMe's published ones, and the user's own.
+"""Lists of calls at which pairs are searched: those that CA-ToMe published, and the user's own.
 
-A *call* is one evaluation of the denoiser, counted from 0 at the noisiest. Published lists are for 50 PLMS steps,
+A *call* is one evaluation of the denoiser, counted from 0 at the noisiest. The published lists are for 50 PLMS steps,
 which are 51 calls.
 """
 
@@ -23,16 +23,20 @@ CHECKPOINT_PRESETS: dict[str, tuple[int, ...]] = {
     "config_five": (0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50),
     "every": tuple(range(PAPER_CALLS)),
 }
-"""The six lists of CA-ToMe Table II, and `every`: search the pairs anew at each call."""
+"""The six lists of CA-ToMe (arXiv 2501.00946, Table II), and `every`: search pairs at every call."""
 
 _MOST_DIGITS = 9
 _MOST_CALL = 10**_MOST_DIGITS - 1
 
 
 def parse_checkpoints(value: str | Iterable[int]) -> str | tuple[int, ...]:
-    """A preset name (kept), or a list of calls given as numbers or as text such as `"0, 8, 11"`; sorted, unique.
+    """A preset's name as it is, or a list of calls, sorted and without repeats.
 
     Raises :class:`RecipeError` for anything else.
+
+    Example:
+        >>> parse_checkpoints("config_3"), parse_checkpoints("11, 0, 8"), parse_checkpoints([8, 0, 8])
+        ('config_3', (0, 8, 11), (0, 8))
     """
     if isinstance(value, str):
         name = value.strip().lower()
@@ -61,5 +65,10 @@ def _numbers(text: str) -> list[int]:
 
 
 def checkpoint_calls(value: str | tuple[int, ...]) -> tuple[int, ...]:
-    """The call indices behind a preset name or list."""
+    """The calls of a preset's name or a list.
+
+    Example:
+        >>> checkpoint_calls("config_1")
+        (0, 1, 2, 3, 5, 10, 15, 25, 35)
+    """
     return CHECKPOINT_PRESETS[value] if isinstance(value, str) else value

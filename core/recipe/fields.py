@@ -1,8 +1,8 @@
-"""One description of each setting, read by every host.
+"""One description of each setting, for all hosts.
 
-A field of a settings dataclass is declared once, with :func:`setting`: default, range, words. From that come its check, the
-ComfyUI widget and tooltip, the gradio control, the X/Y/Z axis, the command line's help, the locale file, and the tables of the
-documentation.
+A field of a settings dataclass is declared once, with :func:`setting`: default, range and help. From it are made the check,
+the ComfyUI widget and tooltip, the gradio control, the X/Y/Z axis, the help of the command line, the locale file, and the
+tables of the documentation.
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ _KEY = "skipstone"
 
 @dataclass(frozen=True)
 class Field:
-    """What is known of one setting.
+    """The description of one setting.
 
     Args:
         help: what it does, in one or two sentences.
-        label: its short name in panels; made of the field's name where it is empty.
-        low, high: the smallest and largest number allowed; for a list, of its entries.
-        usual: range of sliders, where it is narrower than what is allowed.
+        label: short name in panels; made from the field's name if empty.
+        low, high: smallest and largest number; for a list, of its entries.
+        usual: range of sliders, if narrower than `low` to `high`.
         step: of sliders and spin boxes.
         unit: of numbers, such as "MiB".
-        choices: the allowed values; for a list, of its entries.
-        also: values that are allowed beside numbers, such as "auto".
-        remedy: what a refusal suggests; the default where it is empty.
-        custom: help of a text box for a list of one's own; empty where there is none.
-        example: a list as text, shown in that box at first.
-        parse: reads a list from text. Raises :class:`RecipeError`.
-        unlisted: choices that panels leave out.
-        parts: for a list of choices, pairs of an entry and the help of its own switch.
-        rules: the block rules that use it; empty where all of them do, or where there are none.
-        advanced: kept among the rare settings of panels.
-        shown: has a control in panels.
+        choices: the possible values; for a list, of its entries.
+        also: values that are possible beside numbers, such as "auto".
+        remedy: advice in error messages; the default value if empty.
+        custom: help of a text box for the user's own list; empty if there is none.
+        example: text that this box shows at first.
+        parse: makes a list from text, or raises :class:`RecipeError`.
+        unlisted: choices that panels do not offer.
+        parts: for a list of choices, pairs of an entry and the help of its switch.
+        rules: block rules that use it; empty if all use it, or if there are no rules.
+        advanced: whether panels put it with the advanced settings.
+        shown: whether panels have a control for it.
+
+    Example:
+        >>> Field("Size of the cache.", low=0, high=8, unit="MiB").unit
+        'MiB'
     """
 
     help: str
@@ -62,46 +66,106 @@ class Field:
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
-    """A field of a settings dataclass. more: the other members of :class:`Field`.
+    """A field of a settings dataclass.
 
-    Example::
+    Args:
+        default: the value of the setting unless it is given.
+        help: what it does, in one or two sentences.
+        more: other arguments of :class:`Field`.
 
-        @dataclass(frozen=True)
-        class Blur:
-            radius: int = setting(3, "Size of the blur.", low=0, high=99, unit="pixels")
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Blur:
+        ...     radius: int = setting(3, "Size of the blur.", low=0, high=99, unit="pixels")
+        >>> Blur().radius, field_of(Blur, "radius").unit
+        (3, 'pixels')
     """
     return dataclasses.field(default=default, metadata={_KEY: Field(help, **more)})
 
 
 def shared(settings: Any, name: str, default: Any) -> Any:
-    """A field that means what another settings class says of its own, with a default of its own."""
+    """A field that is described as the field of that name in another settings class.
+
+    Args:
+        settings: the other class.
+        name: of the field, the same in both.
+        default: its value here unless it is given.
+
+    Example:
+        >>> from .token_merge import TokenMerge
+        >>> shared(TokenMerge, "targets", ("attn1",)).default
+        ('attn1',)
+    """
     return dataclasses.field(default=default, metadata={_KEY: field_of(settings, name)})
 
 
 def field_of(settings: Any, name: str) -> Field:
-    """The description of one field of a settings class or object. Raises :class:`KeyError` for a name that is none."""
+    """The description of one field.
+
+    Args:
+        settings: a settings class or object.
+        name: of the field.
+
+    Raises :class:`KeyError` for another name.
+
+    Example:
+        >>> from .block_skip import BlockSkip
+        >>> field_of(BlockSkip, "memory_budget").unit
+        'MiB'
+    """
     return fields_of(settings)[name]
 
 
 def fields_of(settings: Any) -> dict[str, Field]:
-    """Name -> description, in the order of the class."""
+    """Name and description of each field of a settings class or object, in its order.
+
+    Example:
+        >>> from .token_merge import TokenMerge
+        >>> list(fields_of(TokenMerge))[:3]
+        ['threshold', 'checkpoints', 'stride']
+    """
     return {f.name: f.metadata[_KEY] for f in dataclasses.fields(settings) if _KEY in f.metadata}
 
 
 def label_of(name: str, field: Field) -> str:
-    """A field's name in panels: "memory_budget" is "Memory budget"."""
+    """The short name of a field in panels.
+
+    Args:
+        name: of the field.
+        field: its description.
+
+    Example:
+        >>> label_of("memory_budget", Field("Limit of the cache."))
+        'Memory budget'
+    """
     return field.label or name.replace("_", " ").capitalize()
 
 
 def default_of(settings: Any, name: str) -> Any:
-    """The value a field has unless it is given."""
+    """The default of a field.
+
+    Args:
+        settings: a settings class or object.
+        name: of the field.
+
+    Example:
+        >>> from .block_skip import BlockSkip
+        >>> default_of(BlockSkip, "every")
+        3
+    """
     return next(f.default for f in dataclasses.fields(settings) if f.name == name)
 
 
 def check_fields(settings: Any) -> None:
-    """Check every field of a settings object against its description; lists become tuples.
+    """Check every field of a settings object against its description. Lists become tuples.
 
-    Raises :class:`RecipeError` in one line: which field, what is wrong, what to do.
+    Raises :class:`RecipeError`: which field, what is wrong, what to do.
+
+    Example:
+        >>> from .block_skip import BlockSkip
+        >>> BlockSkip(every=0)
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: every=0 must be a whole number from 1 on: 1 runs every call in full, ...
     """
     for f in dataclasses.fields(settings):
         if _KEY in f.metadata:
@@ -133,7 +197,13 @@ def _is_whole(field: Field, default: Any) -> bool:
 
 
 def table_rows(settings: Any) -> Iterator[tuple[str, str, str, str]]:
-    """(name, default, allowed values, help) of each field, for the documentation's tables."""
+    """Name, default, allowed values and help of each field, for the tables of the documentation.
+
+    Example:
+        >>> from .block_skip import BlockSkip
+        >>> [row[:3] for row in table_rows(BlockSkip) if row[0] == "every"]
+        [('every', '3', '1 to 999 steps')]
+    """
     for name, field in fields_of(settings).items():
         yield name, _shown(default_of(settings, name)), _allowed(field, default_of(settings, name)), field.help
 
@@ -156,7 +226,13 @@ def _allowed(field: Field, default: Any) -> str:
 
 
 def documented(cls: type[Any]) -> type[Any]:
-    """Class decorator: append the fields' help to the docstring, so that `help(TokenMerge)` lists them."""
+    """Class decorator that adds an Args list to the docstring, made of the fields' help.
+
+    Example:
+        >>> from .block_skip import BlockSkip
+        >>> "    every: Run the whole model" in BlockSkip.__doc__
+        True
+    """
     lines = [f"    {name}: {field.help}" for name, field in fields_of(cls).items()]
     cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Args:", *lines])
     return cls

@@ -1,4 +1,4 @@
-"""A mask: which block runs at which call. Written by rules, by training or by hand; kept as safetensors with a JSON header."""
+"""A mask: which block runs at which call. Rules, training or users make it; its file is safetensors with a JSON header."""
 
 from __future__ import annotations
 
@@ -27,13 +27,25 @@ _MOST_RISE = 0.02
 
 @dataclass(frozen=True)
 class Mask:
-    """run bool [T, L]: True where a block runs, False where its cached output is reused.
+    """Which of a model's L blocks run at each of T calls.
 
-    family: of the model it was made for. blocks: names of its L blocks, in forward order. timesteps: training timestep
-    of each call, falling. caching: what is cached, whole outputs or branches. probabilities [T, L]: as learned, or None.
-    provenance: how it came to be, for people. signature: kind and depth of each block, by which the mask is recognised
-    in other code bases, where blocks have other names. forecast: it was made for cached values that are continued in a
-    straight line from the last two, and runs so.
+    Args:
+        run: True where a block runs, False where its cached value is reused, bool [T, L]. The first row is all True.
+        family: name of the model family that the mask was made for.
+        blocks: names of the L blocks, in forward order.
+        timesteps: training timestep of each of the T calls, falling.
+        caching: what is cached, whole outputs or branches.
+        probabilities: learned probability that a block runs [T, L], or None.
+        provenance: how the mask was made, for people. Plain JSON values.
+        signature: kind and depth of each block. It identifies the blocks where another code base names them differently.
+        forecast: whether the mask was made for extrapolated cached values, and runs with them.
+
+    Raises :class:`MaskError` for contradictions and for sizes that no model has.
+
+    Example:
+        >>> mask = Mask(np.array([[True, True], [True, False]]), "SD3", ("a", "b"), (999.0, 500.0))
+        >>> mask.share
+        0.75
     """
 
     run: np.ndarray
@@ -47,7 +59,7 @@ class Mask:
     forecast: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse contradictions, and what no model needs. Raises :class:`MaskError`."""
+        """Normalise lists and refuse contradictions."""
         for name in ("blocks", "timesteps", "signature"):
             object.__setattr__(self, name, as_tuple(name, getattr(self, name), MaskError))
         self._check_run()
@@ -81,7 +93,7 @@ class Mask:
             raise MaskError(f"forecast {shown(self.forecast)} is neither true nor false")
 
     def _check_timesteps(self) -> None:
-        """Finite, and falling; samplers with intermediate evaluations round them up by a thousandth."""
+        """Refuse timesteps that are not finite or that rise; intermediate evaluations of a step may rise by rounding."""
         wrong = [t for t in self.timesteps if not _is_number(t) or not -_MOST_TIME <= t <= _MOST_TIME]
         if wrong:
             raise MaskError(f"timestep {shown(wrong[0])} of the mask is outside [-{_MOST_TIME:g}, {_MOST_TIME:g}]")
@@ -123,7 +135,7 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
-        """Read a mask file. Raises :class:`MaskError` for anything that is none."""
+        """Read a mask file. Raises :class:`MaskError` for a file that is not one."""
         try:
             with safe_open(str(path), framework="pt") as file:
                 notes = (file.metadata() or {}).get("mask")
@@ -156,7 +168,14 @@ class Mask:
 
 
 def load_mask(skip: BlockSkip) -> Mask | None:
-    """The mask that settings name, None for rules. Raises :class:`MaskError` for a file that is none."""
+    """The mask of some settings, read from its file where they have a path; None for rules.
+
+    Raises :class:`MaskError` for a file that is not a mask.
+
+    Example:
+        >>> load_mask(BlockSkip(rule="interval")) is None
+        True
+    """
     if not isinstance(skip.mask, str):
         return skip.mask
     return Mask.load(skip.mask) if skip.mask else None
@@ -170,7 +189,7 @@ def _array(file: Any, name: str) -> np.ndarray:
 
 
 def _header(notes: str | None) -> dict[str, Any]:
-    """The JSON header."""
+    """The JSON header. Raises :class:`MaskError` for text that is not one."""
     try:
         head = json.loads(notes or "null")
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Ready recipes by name: CA-ToMe's and ours for merging, DaTo's published schedules.
+"""Ready recipes by name: merging as CA-ToMe published it and ours, and the schedules that DaTo published.
 
-DaTo's lists (arXiv 2501.00375, released code) are cache depths for the 51 calls of 50 PLMS steps: one depth for every call
-from 1 on; call 0 runs everything. Written for SD1.5 and mapped to other samplers and step counts by timestep, as published:
-neither the first nor the last call is treated apart.
+DaTo's lists (arXiv 2501.00375, released code) are cache depths for the 51 calls of 50 PLMS steps on SD1.5: one depth for
+every call from 1 on; call 0 runs everything. They are mapped to other samplers and step counts by timestep. The first and
+last calls have no special treatment, as published.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DATO: dict[str, tuple[TokenPrune | BlockSkip, ...]] = {
     "dato_reference": (_AS_RELEASED, _depths(_COCO)),
     "dato_gentle": (replace(_PRUNE, ratio=0.0), replace(_depths(_GENTLE), forecast=True)),
 }
-"""Preset name -> its methods. `dato_gentle` is our own, for 20 to 30 steps: calls are forecast, not repeated, nothing is pruned."""
+"""Preset name -> its methods. `dato_gentle` is ours, for 20 to 30 steps: calls are forecast, and no tokens are pruned."""
 
 _PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
 _REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
@@ -67,11 +67,17 @@ _MERGE_PRESETS = {
 
 
 def preset(name: str) -> Recipe:
-    """A ready recipe. Raises :class:`RecipeError` for other names.
+    """A ready recipe.
 
-    Merging: `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper to the pair, slower in
-    batches), `reference` (choices of the released code), `balanced` (ours), or `ca_tome:<checkpoint preset>`, for instance
-    `ca_tome:config_1`. Pruning with cache depths: `dato_coco` and the others of :data:`DATO`.
+    For merging: `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper with exact counts,
+    slower in batches), `reference` (as the released code), `balanced` (ours), or `ca_tome:` and the name of a checkpoint
+    list, such as `ca_tome:config_1`. For pruning with cache depths: the names in :data:`DATO`.
+
+    Raises :class:`RecipeError` for other names.
+
+    Example:
+        >>> preset("ca_tome").merge.threshold, preset("dato_coco").prune.ratio
+        (0.7, 0.4)
     """
     if name in DATO:
         return Recipe.of(DATO[name], name=name)
@@ -84,12 +90,24 @@ def preset(name: str) -> Recipe:
 
 
 def preset_names() -> list[str]:
-    """Names that :func:`preset` takes."""
+    """The names of all presets.
+
+    Example:
+        >>> preset_names()[:2]
+        ['ca_tome', 'balanced']
+    """
     return [*_MERGE_PRESETS, *DATO, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
 
 
 def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
-    """Accept a recipe in any of its forms: object, single method, preset name, JSON file path or dict."""
+    """A recipe from any of its forms: recipe, settings of one method, preset name, path of a JSON file, or dict.
+
+    Raises :class:`RecipeError` for what is none of them.
+
+    Example:
+        >>> as_recipe("balanced").name, as_recipe(TokenMerge()).merge == TokenMerge()
+        ('balanced', True)
+    """
     if isinstance(value, Recipe):
         return value
     if isinstance(value, Method):

@@ -1,6 +1,6 @@
 """A recipe: the settings of the methods that are used together, and their JSON form.
 
-Everything is checked on construction: a recipe that exists can run.
+Everything is checked when a recipe is made, so that every recipe can run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_BYTES = 1 << 20
 Method = TokenMerge | TokenPrune | BlockSkip
 
 METHODS: dict[str, type[Any]] = {"merge": TokenMerge, "prune": TokenPrune, "skip": BlockSkip}
-"""Name of a method in a recipe -> its settings class, in the order in which they act. A new method is one line here."""
+"""Name of a method in a recipe -> its settings class, in the order in which methods act. A new method is one line here."""
 
 _KINDS = {cls.kind: name for name, cls in METHODS.items()}
 _UNCHANGED: Any = object()
@@ -36,20 +36,21 @@ _UNCHANGED: Any = object()
 
 @dataclass(frozen=True, init=False)
 class Recipe:
-    """Everything Skipstone does to one model: settings of methods, at most one of each kind.
+    """The settings of the methods that accelerate one model, at most one of each kind.
 
     Args:
-        merge, skip, prune: settings of one method each, or None. Given beside `methods`, they replace the one of their kind.
-        name: a short name, shown where recipes are listed.
+        merge: settings of token merging, or None. With `methods`, it replaces the method of its kind there.
+        name: short name for lists of recipes.
+        skip: settings of block skipping, or None, in the same way.
+        prune: settings of token pruning, or None, in the same way.
         methods: settings objects of any kinds.
 
-    Raises :class:`RecipeError` for wrong types, for two methods of one kind, and for two that reduce one module's tokens.
+    Raises :class:`RecipeError` for wrong types, for two methods of one kind, and if two methods reduce the same tokens.
 
-    Example::
-
-        recipe = Recipe(merge=TokenMerge(threshold=0.8), skip=BlockSkip(every=2))
-        recipe.save("mine.json")
-        Recipe.load("mine.json") == recipe
+    Example:
+        >>> recipe = Recipe(merge=TokenMerge(threshold=0.8), skip=BlockSkip(every=2), name="mine")
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
     """
 
     methods: tuple[Method, ...]
@@ -76,22 +77,29 @@ class Recipe:
 
     @classmethod
     def of(cls, methods: Iterable[Method], name: str = "") -> Recipe:
-        """The recipe of these settings objects. Raises :class:`RecipeError` for two of a kind."""
+        """A recipe of settings objects.
+
+        Args:
+            methods: the objects, at most one of each kind.
+            name: short name for lists of recipes.
+
+        Raises :class:`RecipeError` for two of a kind.
+        """
         return cls(methods=methods, name=name)
 
     @property
     def merge(self) -> TokenMerge | None:
-        """The settings of token merging."""
+        """Settings of token merging, or None."""
         return self._of_kind(TokenMerge)
 
     @property
     def prune(self) -> TokenPrune | None:
-        """The settings of token pruning."""
+        """Settings of token pruning, or None."""
         return self._of_kind(TokenPrune)
 
     @property
     def skip(self) -> BlockSkip | None:
-        """The settings of block skipping."""
+        """Settings of block skipping, or None."""
         return self._of_kind(BlockSkip)
 
     def _of_kind(self, cls: type[Any]) -> Any:
@@ -99,11 +107,14 @@ class Recipe:
 
     @property
     def neutral(self) -> bool:
-        """True when the recipe changes nothing."""
+        """Whether the recipe changes nothing."""
         return all(method.neutral for method in self.methods)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`."""
+        """The JSON form: `{"skipstone": 1, "name": ..., "methods": [{"kind": ...}, ...]}`.
+
+        Raises :class:`RecipeError` if a mask is in memory and not in a file.
+        """
         methods = [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in self.methods]
         return {"skipstone": FORMAT_VERSION, "name": self.name, "methods": methods}
 
@@ -117,7 +128,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Any) -> Recipe:
-        """Build a recipe from its JSON form. Raises :class:`RecipeError` that says which key is wrong."""
+        """A recipe from its JSON form. Raises :class:`RecipeError`, which names the key that is wrong."""
         if not isinstance(data, dict) or "skipstone" not in data:
             raise RecipeError("not a Skipstone recipe: expected an object with the key 'skipstone' (format version)")
         version = data["skipstone"]
@@ -133,7 +144,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Parse JSON text. Raises :class:`RecipeError`."""
+        """A recipe from JSON text. Raises :class:`RecipeError`."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -142,7 +153,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """Read a recipe file; a mask that it names may lie beside it. Raises :class:`RecipeError` when it is missing or wrong."""
+        """Read a recipe file. Its mask file may be in the same folder. Raises :class:`RecipeError` if it cannot be read."""
         recipe = cls.from_json(_read(path))
         return dataclasses.replace(recipe, skip=recipe.skip and recipe.skip.beside(Path(path).parent))
 
@@ -164,7 +175,7 @@ def _checked(slot: str, given: Any) -> Any:
 
 
 def _check_targets(merge: TokenMerge | None, prune: TokenPrune | None) -> None:
-    """One module's tokens are either merged or pruned."""
+    """Refuse to merge and prune the tokens of the same modules."""
     both = [m for m in (merge, prune) if m is not None and not m.neutral]
     shared = set(both[0].targets) & set(both[1].targets) if len(both) == 2 else ()
     if shared:

@@ -1,4 +1,4 @@
-"""Settings of token merging: which tokens are averaged, when pairs are searched, and where."""
+"""Settings of token merging: which tokens are averaged, in which layers, and when pairs are searched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from .checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
 from .fields import check_fields, documented, setting
-from .validate import MOST_SEED, check_window, stride_pair
+from .validate import MOST_SEED, check_stride, check_window
 from .windows import window_end, window_start
 
 Destination = Literal["top_left", "random"]
@@ -22,13 +22,13 @@ _MOST_BUCKET = 1 << 20
 @documented
 @dataclass(frozen=True)
 class TokenMerge:
-    """Cached adaptive token merging (CA-ToMe, arXiv 2501.00946, section III).
-
-    Example::
-
-        accelerate(pipe, TokenMerge(threshold=0.8, checkpoints="config_3"))
+    """Cached adaptive token merging (CA-ToMe, arXiv 2501.00946, section III). Use with `accelerate(pipe, TokenMerge(...))`.
 
     Raises :class:`RecipeError` for values that cannot run.
+
+    Example:
+        >>> TokenMerge(threshold=0.8, checkpoints="0, 10, 20").checkpoints
+        (0, 10, 20)
     """
 
     threshold: float = setting(
@@ -118,10 +118,10 @@ class TokenMerge:
         """Normalise lists and refuse what cannot run."""
         check_fields(self)
         object.__setattr__(self, "checkpoints", parse_checkpoints(self.checkpoints))
-        stride_pair(self.stride)
+        check_stride(self.stride)
         check_window(self.start, self.end)
 
     @property
     def neutral(self) -> bool:
-        """True when these settings cannot change anything, so that no override is installed at all."""
+        """Whether these settings change nothing; then no override is installed."""
         return self.threshold >= 1.0 or not self.targets or self.start >= self.end or self.stride == (1, 1)

@@ -1,4 +1,4 @@
-"""Settings of token pruning: which tokens attention leaves out, and how they come back."""
+"""Settings of token pruning: which tokens attention leaves out, and what replaces their output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import RecipeError, shown
 from .checkpoint_lists import CHECKPOINT_PRESETS, parse_checkpoints
 from .fields import check_fields, documented, setting, shared
 from .token_merge import Target, TokenMerge
-from .validate import MOST_SEED, as_tuple, check_window, number, stride_pair
+from .validate import MOST_SEED, as_tuple, check_stride, check_window, number
 from .windows import window_end, window_start
 
 BaseRule = Literal["dynamics", "random"]
@@ -19,7 +19,14 @@ _MOST = 1e6
 
 
 def parse_ratios(text: str) -> tuple[float, ...]:
-    """Ratios given as text such as `"0.4, 0.3, 0"`. Raises :class:`RecipeError` for other text."""
+    """Pruning ratios from text.
+
+    Raises :class:`RecipeError` for text that is not a list of numbers.
+
+    Example:
+        >>> parse_ratios("0.4, 0.3, 0")
+        (0.4, 0.3, 0.0)
+    """
     try:
         ratios = tuple(map(float, text.replace(",", " ").replace(";", " ").split()))
     except ValueError:
@@ -32,13 +39,15 @@ def parse_ratios(text: str) -> tuple[float, ...]:
 @documented
 @dataclass(frozen=True)
 class TokenPrune:
-    """Dynamics-aware token pruning (DaTo, arXiv 2501.00375): attention runs on tokens that change, others copy a result.
+    """Dynamics-aware token pruning (DaTo, arXiv 2501.00375): attention runs on the tokens that change, the others copy.
 
-    Example::
-
-        accelerate(pipe, TokenPrune(ratio=0.4))
+    Use with `accelerate(pipe, TokenPrune(...))`.
 
     Raises :class:`RecipeError` for values that cannot run.
+
+    Example:
+        >>> TokenPrune(ratio=[0.4, 0.2]).ratios, TokenPrune(stride=(2, 2)).limit
+        ((0.4, 0.2), 0.75)
     """
 
     ratio: float | tuple[float, ...] = setting(
@@ -118,14 +127,14 @@ class TokenPrune:
         """Normalise lists and refuse what cannot run."""
         check_fields(self)
         object.__setattr__(self, "checkpoints", parse_checkpoints(self.checkpoints))
-        stride_pair(self.stride)
+        check_stride(self.stride)
         self._check_ratio()
         check_window(self.start, self.end)
         if self.matching == "local" and self.recover_from == "kept":
-            raise RecipeError("recover_from='kept' looks at all kept tokens: use it with matching='dense'")
+            raise RecipeError("recover_from='kept' compares all kept tokens: use it with matching='dense'")
 
     def _check_ratio(self) -> None:
-        """Every ratio is in [0, limit]; a list becomes a tuple."""
+        """Refuse ratios outside [0, limit]. A list becomes a tuple."""
         if isinstance(self.ratio, (list, tuple)):
             object.__setattr__(self, "ratio", as_tuple("ratio", self.ratio))
         if not self.ratios:
@@ -136,15 +145,15 @@ class TokenPrune:
 
     @property
     def limit(self) -> float:
-        """The largest ratio: one token of each cell stays."""
+        """Largest possible ratio: one token of each cell is kept."""
         return 1 - 1 / (self.stride[0] * self.stride[1])
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """The ratio as a list, also where it is one number."""
+        """The ratio as a tuple, also if it is one number."""
         return self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
 
     @property
     def neutral(self) -> bool:
-        """True when these settings cannot change anything."""
+        """Whether these settings change nothing."""
         return not any(self.ratios) or not self.targets or self.start >= self.end

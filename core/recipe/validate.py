@@ -9,20 +9,41 @@ from typing import Any
 from ..errors import RecipeError, SkipstoneError, shown
 
 MOST_CALLS = 10_000
-"""No run has more calls, no list more entries."""
+"""Most calls of a run, and most entries of a list."""
 
 MOST_SEED = 2**64 - 1
 
 
 def known_keys(where: str, data: dict[str, Any], known: set[str]) -> None:
-    """Refuse keys that mean nothing."""
+    """Refuse keys that have no meaning.
+
+    Args:
+        where: what the keys are of, for the message.
+        data: the object that was read.
+        known: its possible keys.
+
+    Example:
+        >>> known_keys("recipe", {"nmae": "mine"}, {"name"})
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: recipe has unknown key 'nmae': known keys are name
+    """
     unknown = next((key for key in data if key not in known), None)
     if unknown is not None:
         raise RecipeError(f"{where} has unknown key {shown(unknown)}: known keys are {', '.join(sorted(known))}")
 
 
 def as_tuple(name: str, value: Any, error: type[SkipstoneError] = RecipeError) -> tuple[Any, ...]:
-    """A list or tuple of at most :data:`MOST_CALLS` entries, as a tuple."""
+    """A list or tuple of at most :data:`MOST_CALLS` entries, as a tuple.
+
+    Args:
+        name: of the setting, for the message.
+        value: what the user gave.
+        error: class of the error that is raised for anything else.
+
+    Example:
+        >>> as_tuple("stride", [2, 2])
+        (2, 2)
+    """
     if not isinstance(value, (list, tuple)):
         raise error(f"{name} must be a list, not {shown(value)}")
     if len(value) > MOST_CALLS:
@@ -31,19 +52,54 @@ def as_tuple(name: str, value: Any, error: type[SkipstoneError] = RecipeError) -
 
 
 def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """One of the allowed values, of the same type."""
+    """Refuse a value that is not one of the allowed ones, type included.
+
+    Args:
+        name: of the setting, for the message.
+        value: what the user gave.
+        allowed: the possible values.
+
+    Example:
+        >>> choice("split", 1, (True, False))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: split=1 is not one of True, False
+    """
     if not any(type(value) is type(a) and value == a for a in allowed):
         raise RecipeError(f"{name}={shown(value)} is not one of {', '.join(map(str, allowed))}")
 
 
 def number(name: str, value: Any, low: float, high: float, remedy: str) -> None:
-    """A number in [low, high]."""
+    """Refuse what is not a number in [low, high].
+
+    Args:
+        name: of the setting, for the message.
+        value: what the user gave.
+        low, high: smallest and largest number.
+        remedy: what to do instead, for the message.
+
+    Example:
+        >>> number("threshold", 2, 0.0, 1.0, "0.7 is the paper's choice")
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: threshold=2 is outside [0, 1]: 0.7 is the paper's choice
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise RecipeError(f"{name}={shown(value)} is outside [{low:g}, {high:g}]: {remedy}")
 
 
 def integer(name: str, value: Any, low: int, remedy: str, high: int = MOST_CALLS) -> None:
-    """A whole number in [low, high]."""
+    """Refuse what is not a whole number in [low, high].
+
+    Args:
+        name: of the setting, for the message.
+        value: what the user gave.
+        low, high: smallest and largest number.
+        remedy: what to do instead, for the message.
+
+    Example:
+        >>> integer("every", 0, 1, "3 is usual")
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: every=0 must be a whole number from 1 on: 3 is usual
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise RecipeError(f"{name}={shown(value)} must be a whole number from {low} on: {remedy}")
     if value > high:
@@ -51,7 +107,19 @@ def integer(name: str, value: Any, low: int, remedy: str, high: int = MOST_CALLS
 
 
 def text(name: str, value: Any, most: int, error: type[SkipstoneError] = RecipeError) -> None:
-    """Text of at most `most` characters that can be written and shown: no control characters, no lone surrogates."""
+    """Refuse what is not printable text: control characters and lone surrogates cannot be written or shown.
+
+    Args:
+        name: of the setting, for the message.
+        value: what the user gave.
+        most: number of characters allowed.
+        error: class of the error that is raised.
+
+    Example:
+        >>> text("name", "a" * 300, 200)
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: name has 300 characters: give 200 at most
+    """
     if not isinstance(value, str):
         raise error(f"{name} must be text, not {shown(value)}")
     if len(value) > most:
@@ -61,12 +129,28 @@ def text(name: str, value: Any, most: int, error: type[SkipstoneError] = RecipeE
 
 
 def check_window(start: float, end: float) -> None:
-    """Two positions of a run, start before end."""
+    """Refuse a window that ends before it starts.
+
+    Args:
+        start: first position of the window in the run, from 0 (the noisiest call) to 1.
+        end: last position.
+
+    Example:
+        >>> check_window(0.8, 0.2)
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: start=0.8 is after end=0.2: give start <= end
+    """
     if start > end:
         raise RecipeError(f"start={start:g} is after end={end:g}: give start <= end")
 
 
-def stride_pair(stride: tuple[Any, ...]) -> None:
-    """A cell size: two whole numbers from 1 on."""
+def check_stride(stride: tuple[Any, ...]) -> None:
+    """Refuse a cell size that is not two numbers, rows and columns.
+
+    Example:
+        >>> check_stride((2,))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: stride=[2] must have two numbers (rows, columns), for instance [2, 2]
+    """
     if len(stride) != 2:
         raise RecipeError(f"stride={shown(list(stride))} must have two numbers (rows, columns), for instance [2, 2]")

@@ -1,7 +1,7 @@
 """The token grid of a layer, and its partition into destinations (one per cell) and sources (all others).
 
 CA-ToMe section III-A: cells of `stride` tokens; the destination is the cell's top-left token, or one drawn at random.
-DaTo calls it the base token and chooses it per sample. Rows and columns that fill no whole cell hold sources only.
+DaTo calls it the base token and chooses it per sample. Tokens outside whole cells are sources.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ TILE_CELLS = 8
 
 @dataclass(frozen=True)
 class Grid:
-    """Height and width of a layer's tokens, and its downsample factor against the latent."""
+    """The tokens of a layer as a picture.
+
+    Args:
+        h, w: height and width in tokens.
+        downsample: latent positions along one side of a token; 1 at the latent's own resolution.
+
+    Example:
+        >>> Grid(4, 6, downsample=2).tokens
+        24
+    """
 
     h: int
     w: int
@@ -34,27 +43,43 @@ class Grid:
 
 
 def grid_of(latent: tuple[int, ...], tokens: int) -> Grid:
-    """The grid of a layer with `tokens` tokens in a network whose latent is `latent` = (H, W).
+    """The grid of a layer. Hosts pass only the number of tokens, so that the factor is found from it.
 
-    Raises :class:`Decline` when the tokens are no downsampled latent (extra tokens, videos, non-square factors).
+    Args:
+        latent: height and width (H, W) of the network's input.
+        tokens: number of tokens N of the layer.
+
+    Raises :class:`Decline` when N is not the size of a downsampled latent (extra tokens, videos, non-square factors).
+
+    Example:
+        >>> grid_of((64, 96), 1536)
+        Grid(h=32, w=48, downsample=2)
     """
     height, width = latent
     if tokens < 1 or tokens > height * width:
         raise Decline(f"{tokens} tokens do not come from a {height}x{width} latent")
+    # Rounding up at odd sizes leaves more tokens than the exact quotient, so the estimate can be one too small.
     ds = ceil(sqrt(height * width // tokens))
     for factor in (ds, ds + 1):
         if ceil(height / factor) * ceil(width / factor) == tokens:
             return Grid(ceil(height / factor), ceil(width / factor), factor)
-    raise Decline(f"{tokens} tokens are no grid of a {height}x{width} latent")
+    raise Decline(f"{tokens} tokens are not a grid of a {height}x{width} latent")
 
 
 @dataclass(frozen=True)
 class Tiles:
     """Sources and destinations of a partition, sorted into tiles for local matching.
 
-    src [tiles, S], dst [tiles, D]: positions in the partition's own order, padded with 0.
-    dst_bias [tiles, 1, D]: 0, and -inf at padding; None when nothing is padded.
-    src_slot [n_src]: where each source stands in the flattened `src`.
+    Args:
+        src: indices into the partition's sources [tiles, S], padded with 0.
+        dst: indices into the partition's destinations [tiles, D], padded with 0.
+        dst_bias: added to similarities [tiles, 1, D]: 0, or -inf at padding. None where nothing is padded.
+        src_slot: position of each source in the flattened `src` [n_src].
+
+    Example:
+        >>> tiles = top_left(Grid(4, 4, 1), (2, 2), torch.device("cpu")).tiles
+        >>> tiles.src.shape, tiles.dst.tolist()
+        (torch.Size([1, 12]), [[0, 1, 2, 3]])
     """
 
     src: Tensor
@@ -65,9 +90,18 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Partition:
-    """src [n_src] and dst [n_dst]: token positions of a grid, disjoint, together all of them, each in ascending order.
+    """The tokens of a grid as sources and destinations: every token is one or the other.
 
-    Where each sample has its own, they are [B, n_src] and [B, n_dst], cell by cell.
+    Args:
+        grid: the grid.
+        src: positions of the sources [n_src], ascending; [B, n_src], cell by cell, where each sample has its own.
+        dst: positions of the destinations, [n_dst] or [B, n_dst] in the same way.
+        tiles: both, sorted for local matching.
+
+    Example:
+        >>> partition = top_left(Grid(2, 4, 1), (2, 2), torch.device("cpu"))
+        >>> partition.dst.tolist(), partition.src.tolist()
+        ([0, 2], [1, 3, 4, 5, 6, 7])
     """
 
     grid: Grid
@@ -78,22 +112,60 @@ class Partition:
 
 @lru_cache(maxsize=64)
 def top_left(grid: Grid, stride: tuple[int, int], device: torch.device) -> Partition:
-    """The partition whose destinations are the top-left tokens of the cells."""
+    """The partition whose destinations are the top-left tokens of the cells.
+
+    Args:
+        grid: the layer's grid.
+        stride: height and width of a cell in tokens.
+        device: where the indices are kept.
+
+    Raises :class:`Decline` when the grid has no whole cell.
+
+    Example:
+        >>> top_left(Grid(4, 4, 1), (2, 2), torch.device("cpu")).dst.tolist()
+        [0, 2, 8, 10]
+    """
     return _partition(grid, stride, torch.zeros(_cells(grid, stride), dtype=torch.long), device)
 
 
 def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, device: torch.device) -> Partition:
-    """A partition whose destinations are drawn at random in each cell by `generator` (a CPU generator of our own)."""
+    """A partition whose destinations are drawn at random, one in each cell (the released code of CA-ToMe).
+
+    Args:
+        grid: the layer's grid.
+        stride: height and width of a cell in tokens.
+        generator: a CPU generator that nothing else uses; the sampler's noise must not depend on it.
+        device: where the indices are kept.
+
+    Raises :class:`Decline` when the grid has no whole cell.
+
+    Example:
+        >>> drawn(Grid(4, 4, 1), (2, 2), torch.Generator().manual_seed(0), torch.device("cpu")).dst.shape
+        torch.Size([4])
+    """
     cells = _cells(grid, stride)
     offsets = torch.randint(stride[0] * stride[1], cells, generator=generator)
     return _partition(grid, stride, offsets, device)
 
 
 def chosen(grid: Grid, stride: tuple[int, int], offsets: Tensor) -> Partition:
-    """Each sample's own partition. offsets [B, cells]: the destination's place inside each cell, row by row."""
+    """A partition for each sample.
+
+    Args:
+        grid: the layer's grid.
+        stride: height and width of a cell in tokens.
+        offsets: index of the destination inside each cell, row by row [B, cells].
+
+    Raises :class:`Decline` when the grid has no whole cell.
+
+    Example:
+        >>> chosen(Grid(2, 4, 1), (2, 2), torch.tensor([[0, 3]])).dst.tolist()
+        [[0, 7]]
+    """
     cells = cells_of(grid, stride, offsets.device)
     members = cells.members.expand(len(offsets), -1, -1)
     at = offsets.unsqueeze(2)
+    # Column k of the others is member k of the cell, or k + 1 from the destination on: the destination is left out.
     others = torch.arange(members.shape[2] - 1, device=offsets.device)
     src = members.gather(2, others + (others >= at).long()).flatten(1)
     rest = cells.rest.expand(len(offsets), -1)
@@ -102,7 +174,17 @@ def chosen(grid: Grid, stride: tuple[int, int], offsets: Tensor) -> Partition:
 
 @dataclass(frozen=True)
 class Cells:
-    """members [cells, sy * sx]: tokens of each whole cell, row by row. rest: tokens outside them. tiles: of :func:`chosen`."""
+    """The whole cells of a grid.
+
+    Args:
+        members: tokens of each cell, row by row [cells, sy * sx].
+        rest: tokens outside all whole cells.
+        tiles: for the partitions that :func:`chosen` makes.
+
+    Example:
+        >>> cells_of(Grid(2, 5, 1), (2, 2), torch.device("cpu")).rest.tolist()
+        [4, 9]
+    """
 
     members: Tensor
     rest: Tensor
@@ -111,7 +193,19 @@ class Cells:
 
 @lru_cache(maxsize=64)
 def cells_of(grid: Grid, stride: tuple[int, int], device: torch.device) -> Cells:
-    """The cells of a grid. Raises :class:`Decline` when it holds none."""
+    """The cells of a grid.
+
+    Args:
+        grid: the layer's grid.
+        stride: height sy and width sx of a cell in tokens.
+        device: where the indices are kept.
+
+    Raises :class:`Decline` when the grid has no whole cell.
+
+    Example:
+        >>> cells_of(Grid(2, 4, 1), (2, 2), torch.device("cpu")).members.tolist()
+        [[0, 1, 4, 5], [2, 3, 6, 7]]
+    """
     (sy, sx), (rows, columns) = stride, _cells(grid, stride)
     position = torch.arange(grid.tokens).view(grid.h, grid.w)
     whole = position[: rows * sy, : columns * sx].reshape(rows, sy, columns, sx)
@@ -127,7 +221,7 @@ def cells_of(grid: Grid, stride: tuple[int, int], device: torch.device) -> Cells
 def _cells(grid: Grid, stride: tuple[int, int]) -> tuple[int, int]:
     rows, columns = grid.h // stride[0], grid.w // stride[1]
     if rows < 1 or columns < 1:
-        raise Decline(f"a {grid.h}x{grid.w} grid holds no cell of {stride[0]}x{stride[1]}")
+        raise Decline(f"a {grid.h}x{grid.w} grid has no whole cell of {stride[0]}x{stride[1]}: use a smaller stride")
     return rows, columns
 
 
@@ -166,11 +260,15 @@ def _tiles(src_tile: Tensor, dst_tile: Tensor, device: torch.device) -> Tiles:
 
 
 def _table(group: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort items by group: table [count, most] of item numbers (0 where unused), flat slot of each item, used [count, most]."""
+    """Sort items by group.
+
+    Returns a table of item numbers [count, most], 0 where unused, the flat slot of each item, and which slots are used.
+    """
     sizes = torch.bincount(group, minlength=count)
     order = torch.argsort(group, stable=True)
     starts = sizes.cumsum(0) - sizes
     most = int(sizes.max())
+    # An item's slot: the first slot of its group's row, plus its rank in the group (its place in the order less the start).
     slot = torch.empty_like(group)
     slot[order] = group[order] * most + torch.arange(len(group)) - starts[group[order]]
     table = torch.zeros(count * most, dtype=torch.long)

@@ -1,8 +1,8 @@
 """Token maps: run a layer on fewer tokens and bring the result back to all of them.
 
-:class:`Pairs` says for each token which token it shares, and what becomes of those that share one: their mean (merging)
-or the one that is kept (pruning). :class:`TokenMap` is that, prepared as flat indices for one batch: `reduce` is one
-index_select (and one index_add for means), `expand` is one index_select.
+:class:`Pairs` lists the partner of each token. Tokens with one partner become their mean (merging) or the partner alone
+(pruning). :class:`TokenMap` prepares pairs as flat indices for one batch: `reduce` is one index_select (and one index_add
+for means), `expand` is one index_select.
 """
 
 from __future__ import annotations
@@ -21,12 +21,18 @@ Combine = Literal["mean", "keep"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Who goes with whom, per sample.
+    """The partner of each token, per sample.
 
-    partner [B, N]: a token's own position, or the position of the token that stands for it.
-    merged: how many tokens of each sample have another stand for them, known on the host so that reuse never waits for
-        the device.
-    combine: a token that stands for others becomes the "mean" of them all (merging), or is kept as it is, "keep" (pruning).
+    Args:
+        partner: position of the token that represents each token [B, N]; its own where it is kept.
+        merged: number of tokens of each sample that another represents. It is kept on the host, so that reuse never waits
+            for the device.
+        combine: "mean" represents tokens by their mean (merging), "keep" by the kept token as it is (pruning).
+
+    Example:
+        >>> pairs = Pairs(torch.tensor([[0, 0, 2], [0, 1, 2]]), merged=(1, 0))
+        >>> pairs.rows(1, 2).merged, Pairs.cat([pairs, pairs]).merged
+        ((0,), (1, 0, 1, 0))
     """
 
     partner: Tensor
@@ -34,7 +40,12 @@ class Pairs:
     combine: Combine = "mean"
 
     def rows(self, start: int, stop: int) -> Pairs:
-        """The pairs of samples `start` to `stop`."""
+        """The pairs of some samples.
+
+        Args:
+            start: first sample.
+            stop: sample after the last one.
+        """
         return Pairs(self.partner[start:stop], self.merged[start:stop], self.combine)
 
     @staticmethod
@@ -52,7 +63,16 @@ class Pairs:
 
 
 def bucket_size(tokens: int, bucket: int | str) -> int:
-    """The step that merged counts are rounded down to: N/16 rounded to a multiple of 32 (at least 32 when N/16 >= 16)."""
+    """The step that merged counts are rounded down to, so that samples of a batch fall into few groups.
+
+    Args:
+        tokens: number of tokens N.
+        bucket: the step itself, or "auto" for N / 16, rounded to a multiple of 32 (at least 32) from 256 tokens on.
+
+    Example:
+        >>> bucket_size(4096, "auto"), bucket_size(4096, 1)
+        (256, 1)
+    """
     if isinstance(bucket, int):
         return bucket
     return max(32, round(tokens / 16 / 32) * 32) if tokens >= 256 else max(1, tokens // 16)
@@ -61,10 +81,21 @@ def bucket_size(tokens: int, bucket: int | str) -> int:
 def counts_above(
     score: Tensor, threshold: float, bucket: int, shared: bool, inclusive: bool = False
 ) -> tuple[int, ...]:
-    """score [B, n_src] -> tokens to merge per sample: those with score > threshold, rounded down to `bucket`.
+    """How many tokens of each sample to merge: those above the threshold (CA-ToMe section III-A).
 
-    shared: the largest count serves the whole batch. inclusive: a score equal to the threshold counts too. Both are the
-    released code's ways. This is the only wait for the device.
+    This is the only place where a run waits for the device.
+
+    Args:
+        score: similarity of each source to its best destination [B, n_src].
+        threshold: sources above it are merged.
+        bucket: counts are rounded down to a multiple of it.
+        shared: use the largest count for all samples, as the released code does.
+        inclusive: count scores equal to the threshold too, as the released code does.
+
+    Example:
+        >>> score = torch.tensor([[0.9, 0.8, 0.1], [0.9, 0.2, 0.1]])
+        >>> counts_above(score, 0.7, 1, shared=False), counts_above(score, 0.7, 1, shared=True)
+        ((2, 1), (2, 2))
     """
     found = (score >= threshold if inclusive else score > threshold).sum(dim=1).tolist()
     counts = [max(found)] * len(found) if shared else found
@@ -74,9 +105,24 @@ def counts_above(
 def select_pairs(
     score: Tensor, best: Tensor, partition: Partition, counts: tuple[int, ...], combine: Combine = "mean"
 ) -> Pairs:
-    """score, best [B, n_src] as :func:`best_pairs` gives them -> pairs with each sample's `counts` most similar sources merged."""
+    """Merge the most similar sources of each sample into their destinations.
+
+    Args:
+        score: similarity of each source to its best destination [B, n_src].
+        best: that destination's index in `partition.dst` [B, n_src].
+        partition: sources and destinations.
+        counts: sources to merge, one number per sample.
+        combine: what represents merged tokens, see :class:`Pairs`.
+
+    Example:
+        >>> from .grid import Grid, top_left
+        >>> partition = top_left(Grid(1, 4, 1), (1, 2), torch.device("cpu"))
+        >>> select_pairs(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 0]]), partition, (1,)).partner.tolist()
+        [[0, 2, 2, 3]]
+    """
     batch, tokens = score.shape[0], partition.grid.tokens
     partner = torch.arange(tokens, device=score.device).repeat(batch, 1)
+    # topk takes one count, so samples of equal counts are handled together; their order in the result does not matter.
     for count in sorted(set(counts) - {0}):
         rows = [b for b, c in enumerate(counts) if c == count]
         whole = len(rows) == batch
@@ -90,14 +136,20 @@ def select_pairs(
 
 
 def _looked_up(positions: Tensor, index: Tensor, rows: slice | Tensor) -> Tensor:
-    """positions [n] of all samples, or [B, n] of which these rows are meant, at index [rows, k]."""
+    """Positions at index [rows, k]: of one list [n] for all samples, or of these rows of [B, n]."""
     return positions[index] if positions.ndim == 1 else positions[rows].gather(1, index)
 
 
 class TokenMap:
-    """Flat indices for one batch of pairs. Samples that keep equally many tokens form one group and run together.
+    """Pairs as flat indices for one batch. Samples that keep the same number of tokens form a group and run together.
 
-    groups: samples of each group. kept: tokens left in each group's samples.
+    Attributes: `groups` lists the samples of each group, `kept` the tokens left in a sample of each group.
+
+    Example:
+        >>> tokens = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))
+        >>> reduced = tokens.reduce(torch.tensor([[[1.0], [3.0], [5.0]]]))
+        >>> reduced[0].flatten().tolist(), tokens.expand(reduced).flatten().tolist()
+        ([2.0, 5.0], [2.0, 2.0, 5.0])
     """
 
     def __init__(self, pairs: Pairs) -> None:
@@ -118,6 +170,8 @@ class TokenMap:
         order = [b for group in self.groups for b in group]
         slot_base = _bases(order, [tokens - m for m in pairs.merged], device)
         total = batch * tokens - sum(pairs.merged)
+        # Kept tokens are laid out group by group, then sample by sample: cumsum numbers those of one sample, and slot_base
+        # is where the sample begins. A merged token shares its partner's slot.
         everyone = torch.arange(batch * tokens, device=device)
         slots = slot_base + keep.cumsum(1) - 1
         self._slot = slots.gather(1, pairs.partner).flatten()
@@ -129,7 +183,7 @@ class TokenMap:
             self._means = _Means(merged, self._slot.index_select(0, merged), total)
 
     def reduce(self, x: Tensor) -> list[Tensor]:
-        """x [B, N, C] -> per group [B_g, N_g, C]: the kept tokens, as they are or as means of all that they stand for."""
+        """The kept tokens of x [B, N, C], as they are or as means: one tensor [B_g, N_g, C] per group."""
         if self.identity:
             return [x]
         flat = x.reshape(-1, x.shape[-1])
@@ -137,7 +191,7 @@ class TokenMap:
         return self._split(self._means.of(flat, kept) if self._means else kept)
 
     def expand(self, parts: list[Tensor]) -> Tensor:
-        """Per group [B_g, N_g, C'] -> [B, N, C']: every token takes the row of the token that it shares."""
+        """All tokens [B, N, C'] from one tensor [B_g, N_g, C'] per group: every token gets the row of its partner."""
         if self.identity:
             return parts[0]
         channels = parts[0].shape[-1]
@@ -145,13 +199,14 @@ class TokenMap:
         return flat.index_select(0, self._slot).view(*self.shape, channels)
 
     def log_sizes(self) -> list[Tensor]:
-        """Per group [B_g, N_g]: log of how many tokens each kept token stands for (proportional attention)."""
+        """Log of how many tokens each kept token represents, [B_g, N_g] per group (proportional attention, ToMe, arXiv
+        2210.09461, section 3)."""
         if self._means is None:
             return [torch.zeros(len(g), k) for g, k in zip(self.groups, self.kept, strict=True)]
         return self._split(self._means.size.log().unsqueeze(1), squeeze=True)
 
     def rows(self, x: Tensor) -> list[Tensor]:
-        """Split a batch-first tensor [B, ...] by group."""
+        """The rows of x [B, ...], one tensor per group."""
         return [x.index_select(0, rows) for rows in self._rows] if len(self.groups) > 1 else [x]
 
     @property
@@ -169,10 +224,16 @@ class TokenMap:
 
 
 class _Means:
-    """Which tokens are added to which slots, and how many tokens each slot stands for."""
+    """The merged tokens, the slots that they are added to, and how many tokens each slot represents."""
 
     def __init__(self, merged: Tensor, slot: Tensor, total: int) -> None:
-        """merged [m]: flat positions of merged tokens; slot [m]: where each goes, of `total`."""
+        """Prepare the shares.
+
+        Args:
+            merged: flat positions of the merged tokens [m].
+            slot: the slot that each of them is added to [m].
+            total: number of slots.
+        """
         self._merged, self._slot = merged, slot
         self.size = torch.ones(total, device=merged.device).index_add_(
             0, slot, torch.ones_like(slot, dtype=torch.float32)
@@ -180,7 +241,7 @@ class _Means:
         self._share = self.size.reciprocal().unsqueeze(1)
 
     def of(self, flat: Tensor, kept: Tensor) -> Tensor:
-        """Mean of each kept row [total, C] and the rows of flat [B * N, C] that go with it, summed in fp32."""
+        """Means [total, C] of each row of `kept` [total, C] and the rows of `flat` [B * N, C] merged into it, in fp32."""
         out = kept.float().index_add_(0, self._slot, flat.index_select(0, self._merged).float())
         return out.mul_(self._share).to(flat.dtype)
 
@@ -195,7 +256,7 @@ def _groups(merged: tuple[int, ...]) -> list[list[int]]:
 
 
 def _bases(order: list[int], lengths: list[int], device: torch.device) -> Tensor:
-    """[B, 1]: where each sample's entries begin when samples are laid out in `order`."""
+    """Where each sample's entries begin when samples are laid out in `order` [B, 1]."""
     base, at = [0] * len(order), 0
     for b in order:
         base[b], at = at, at + lengths[b]
@@ -208,6 +269,9 @@ def _upload(values: list[int], device: torch.device) -> Tensor:
 
 
 def _placed(items: Tensor, slots: Tensor, where: Tensor, total: int) -> Tensor:
-    """items[i] at slots[i] for those with `where`; a trash slot takes the others, so that nothing has to be counted."""
+    """items[i] placed at slots[i] where `where` is True.
+
+    The others go to one slot at the end that is cut off: boolean indexing would have to wait for the device.
+    """
     target = torch.where(where, slots, total).flatten()
     return items.new_empty(total + 1).scatter_(0, target, items)[:total]

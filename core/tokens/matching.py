@@ -1,7 +1,7 @@
-"""Which destination each source token is most similar to (CA-ToMe section III-A).
+"""The most similar destination of each source token (CA-ToMe, arXiv 2501.00946, section III-A).
 
 The metric is the transformer block's raw input, before its norm, compared by cosine. Dense matching compares all
-sources with all destinations, N^2 work; local matching only those of one tile, linear in N.
+sources with all destinations, which is N^2 work. Local matching compares inside tiles, which is linear in N.
 """
 
 from __future__ import annotations
@@ -19,28 +19,56 @@ _CHUNK_ELEMENTS = 1 << 24
 
 
 def best_pairs(metric: Tensor, partition: Partition, matching: Literal["dense", "local"]) -> tuple[Tensor, Tensor]:
-    """metric [B, N, C] -> (score [B, n_src], position in `partition.dst` [B, n_src]) of each source's best destination.
+    """The most similar destination of each source.
 
-    A zero token has similarity 0 to everything. Scores are fp32 on the CPU and fp16 or fp32 elsewhere.
+    Args:
+        metric: the block's raw input [B, N, C].
+        partition: sources and destinations of its N tokens.
+        matching: "dense", or "local" for the destinations of the source's own tile alone.
+
+    Returns the cosine similarities [B, n_src], fp32 on the CPU and fp16 or fp32 elsewhere, and indices into `partition.dst`
+    [B, n_src]. A zero token has similarity 0 to everything.
+
+    Example:
+        >>> from .grid import Grid, top_left
+        >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [3.0, 0.0]]])
+        >>> score, best = best_pairs(tokens, top_left(Grid(1, 4, 1), (1, 2), torch.device("cpu")), "dense")
+        >>> score.tolist(), best.tolist()  # destinations are the tokens 0 and 2, sources 1 and 3
+        ([[1.0, 1.0]], [[1, 0]])
     """
     unit = normalised(metric)
     if matching == "local":
         return _local(unit, partition)
-    return most_similar(taken(unit, partition.src), taken(unit, partition.dst))
+    return most_similar(tokens_at(unit, partition.src), tokens_at(unit, partition.dst))
 
 
 def normalised(metric: Tensor) -> Tensor:
-    """metric [B, N, C] with rows of length one. Norms are fp32; half-precision input is compared in fp16 off the CPU,
-    where unit rows cannot overflow and fp16 is finer than bf16."""
+    """The metric [B, N, C] with rows of length one. A zero row stays zero.
+
+    Norms are fp32. Off the CPU, half-precision input becomes fp16: unit rows cannot overflow, and fp16 is finer than bf16.
+
+    Example:
+        >>> normalised(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])).mul(5).tolist()
+        [[[3.0, 4.0], [0.0, 0.0]]]
+    """
     unit = F.normalize(metric.float(), dim=-1, eps=1e-6)
     half = metric.dtype in (torch.float16, torch.bfloat16) and metric.device.type != "cpu"
     return unit.half() if half else unit
 
 
 def most_similar(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows src [B, n, C], dst [B, m, C] -> (score [B, n], index in dst [B, n]) of each one's most similar row.
+    """The row of `dst` that is most similar to each row of `src`, found in chunks, so that memory grows with n + m alone.
 
-    Works in chunks, so that memory grows with n + m alone.
+    Args:
+        src: unit rows [B, n, C].
+        dst: unit rows [B, m, C].
+
+    Returns similarities [B, n] and indices into `dst` [B, n].
+
+    Example:
+        >>> score, index = most_similar(torch.tensor([[[0.0, 1.0]]]), torch.eye(2)[None])
+        >>> score.tolist(), index.tolist()
+        ([[1.0]], [[1]])
     """
     rows = max(1, _CHUNK_ELEMENTS // (src.shape[0] * dst.shape[1]))
     across = dst.transpose(1, 2)
@@ -48,19 +76,30 @@ def most_similar(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
 
-def taken(x: Tensor, at: Tensor) -> Tensor:
-    """x [B, N, C] at positions [n], or [B, n] where each sample has its own -> [B, n, C]."""
+def tokens_at(x: Tensor, at: Tensor) -> Tensor:
+    """The tokens at some positions [B, n, C].
+
+    Args:
+        x: tokens [B, N, C].
+        at: positions [n], or [B, n] where each sample has its own.
+
+    Example:
+        >>> tokens_at(torch.arange(4.0).view(1, 4, 1), torch.tensor([3, 0])).tolist()
+        [[[3.0], [0.0]]]
+    """
     return x.index_select(1, at) if at.ndim == 1 else x.gather(1, at.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 def _local(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    # Tiles join the batch, so that one product compares each tile's sources with its own destinations.
     tiles, (batch, _, channels) = partition.tiles, unit.shape
     count, depth = tiles.src.shape
-    tiled_src = taken(unit, partition.src[..., tiles.src.flatten()]).view(batch * count, depth, channels)
-    tiled_dst = taken(unit, partition.dst[..., tiles.dst.flatten()]).view(batch * count, -1, channels)
+    tiled_src = tokens_at(unit, partition.src[..., tiles.src.flatten()]).view(batch * count, depth, channels)
+    tiled_dst = tokens_at(unit, partition.dst[..., tiles.dst.flatten()]).view(batch * count, -1, channels)
     similarity = (tiled_src @ tiled_dst.transpose(1, 2)).view(batch, count, depth, -1)
     if tiles.dst_bias is not None:
         similarity = similarity + tiles.dst_bias.to(similarity.dtype)
     score, inside = similarity.max(dim=-1)
+    # From places inside a tile to indices into partition.dst, then from the tiles' order back to the sources' order.
     index = tiles.dst[None, :, None].expand(batch, count, depth, -1).gather(3, inside[..., None])
     return tuple(v.reshape(batch, -1).index_select(1, tiles.src_slot) for v in (score, index))  # type: ignore[return-value]

@@ -1,0 +1,107 @@
+"""The examples in docstrings run, and every public name of the library's lower rooms has a docstring with arguments and example."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(
+    p.relative_to(ROOT)
+    for folder in ("", "core", "pipelines")
+    for p in ((ROOT / folder).rglob("*.py") if folder else ROOT.glob("*.py"))
+)
+DOCUMENTED = ("core/recipe", "core/tokens", "core/models", "core/measure", "core/errors.py", "core/files.py")
+
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+def import_name(path: Path) -> str:
+    """`core/tokens/grid.py` -> `skipstone.core.tokens.grid`."""
+    return ".".join(("skipstone", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_the_examples_of_a_module_run(path: Path) -> None:
+    module = importlib.import_module(import_name(path))
+    done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert done.failed == 0, f"{done.failed} of {done.attempted} examples of {path} fail: run python -m doctest"
+
+
+def documented_sources() -> list[Path]:
+    """The files whose public names are held to full docstrings."""
+    return [path for path in MODULES if path.as_posix().startswith(DOCUMENTED)]
+
+
+def is_public(node: ast.stmt) -> bool:
+    """True for classes and functions whose names have no underscore in front."""
+    return isinstance(node, Definition) and not node.name.startswith("_")
+
+
+def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    """The public methods of a class, written out in it."""
+    return [n for n in node.body if isinstance(n, ast.FunctionDef) and is_public(n)]
+
+
+def arguments(node: ast.FunctionDef) -> list[str]:
+    """Names of a function's arguments, without self, cls, and a throw-away underscore."""
+    a = node.args
+    found = [*a.posonlyargs, *a.args, *a.kwonlyargs, *(x for x in (a.vararg, a.kwarg) if x)]
+    return [x.arg for x in found if x.arg not in ("self", "cls")]
+
+
+def parameters(node: Definition) -> list[str]:
+    """What a reader passes: arguments of a function or of `__init__`, or the fields of a dataclass.
+
+    Fields made by `setting`, `shared` or a window function carry their own help, which `documented` adds to the docstring.
+    """
+    if isinstance(node, ast.FunctionDef):
+        return arguments(node)
+    made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if made is not None:
+        return arguments(made)
+    if "documented" in (ast.unparse(d) for d in node.decorator_list):
+        return []
+    return [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+
+
+def docstring(node: Definition) -> str:
+    """A function's or class's docstring, that of `__init__` added."""
+    inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    return "\n".join(ast.get_docstring(n) or "" for n in (node, *inits))
+
+
+def listed(text: str) -> set[str]:
+    """Names in a docstring's Args list."""
+    entries = re.findall(r"^ {4}([\w*]+(?:, [\w*]+)*):", text.partition("Args:\n")[2], re.MULTILINE)
+    return {name.strip("*") for entry in entries for name in entry.split(", ")}
+
+
+def gaps(path: Path) -> Iterator[str]:
+    """What the docstrings of a file lack."""
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if not is_public(node) or not isinstance(node, Definition):
+            continue
+        inner = methods_of(node) if isinstance(node, ast.ClassDef) else []
+        for part in (node, *inner):
+            text, needs = docstring(part), parameters(part)
+            if not ast.get_docstring(part):
+                yield f"{part.name} has no docstring"
+            elif len(needs) > 1 and (missing := set(needs) - listed(text)):
+                yield f"{part.name} does not list {', '.join(sorted(missing))}"
+        if node.name not in NO_EXAMPLE and ">>>" not in "".join(map(docstring, (node, *inner))):
+            yield f"{node.name} has no example"
+
+
+NO_EXAMPLE: set[str] = set()
+
+
+@pytest.mark.parametrize("path", documented_sources(), ids=str)
+def test_public_names_have_docstrings_with_arguments_and_an_example(path: Path) -> None:
+    assert list(gaps(path)) == []
