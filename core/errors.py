@@ -1,4 +1,10 @@
-"""The errors that Skipstone raises: one type per kind of trouble, each message one line that names the remedy."""
+"""The errors that Skipstone raises. Each message is one line: what is wrong, where, and what to do.
+
+Example:
+    >>> raise RecipeError("every=0 must be a whole number from 1 on: 3 is usual")
+    Traceback (most recent call last):
+    skipstone.core.errors.RecipeError: every=0 must be a whole number from 1 on: 3 is usual
+"""
 
 from __future__ import annotations
 
@@ -8,19 +14,19 @@ from typing import Any
 
 
 class SkipstoneError(ValueError):
-    """Base of all errors raised on purpose. Hosts catch it, show it once, and run unaccelerated."""
+    """Base class of the errors for users. Hosts catch it, show its message once, and run unaccelerated."""
 
 
 class RecipeError(SkipstoneError):
-    """A recipe, preset or schedule that cannot be read or makes no sense."""
+    """A recipe, preset, schedule or setting that cannot be read or used."""
 
 
 class ModelError(SkipstoneError):
-    """A model that Skipstone cannot serve."""
+    """A model that is not supported."""
 
 
 class MaskError(SkipstoneError):
-    """A mask, or mask file, that cannot be read or does not fit the model."""
+    """A mask or mask file that cannot be read or does not fit the model."""
 
 
 class FileError(SkipstoneError):
@@ -28,14 +34,14 @@ class FileError(SkipstoneError):
 
 
 class Decline(Exception):
-    """Raised inside a call by one layer that cannot be served; that layer runs unaccelerated and the reason is reported."""
+    """Raised inside a forward for a layer that must run unaccelerated. The report has the reason."""
 
 
 _MOST_SHOWN = 40
 
 
 class _Short(reprlib.Repr):
-    """Short also where the plain `repr` fails: whole numbers of thousands of digits, endless nesting."""
+    """A short `repr` for values whose own one fails: numbers of thousands of digits, endless nesting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,19 +52,38 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """A value as messages quote it: at most 40 characters in one line, unprintable ones escaped."""
+    """A value for a message: one line of about 40 characters, unprintable ones escaped.
+
+    Example:
+        >>> shown("two\\nlines"), shown(10**1000)
+        ("'two\\\\nlines'", '<whole number of 3322 bits>')
+    """
     text = _printable(_Short().repr(value))
     return text if len(text) <= _MOST_SHOWN + 2 else text[:_MOST_SHOWN] + "…"
 
 
 def shown_path(path: str | Path, most: int = 120) -> str:
-    """A path as messages quote it: in one line, unprintable characters escaped, a long one by its end."""
+    """A path for a message: one line, unprintable characters escaped, and only the end of a long path.
+
+    Args:
+        path: the path.
+        most: number of characters that are shown.
+
+    Example:
+        >>> shown_path("masks/mine.safetensors", most=12)
+        "'…safetensors'"
+    """
     text = repr(str(path))
     return text if len(text) <= most else "'…" + text[-most:]
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of the system or of a file format says, in about 80 characters of one line."""
+    """The message of a system's or library's error, in one line of about 80 characters.
+
+    Example:
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "mine.json"))
+        'No such file or directory'
+    """
     text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     return _printable(text if len(text) <= 80 else text[:80] + "…")
 

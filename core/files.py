@@ -1,4 +1,4 @@
-"""Files that are whole or absent: each is written beside its target and renamed, so that an earlier file survives a failure."""
+"""Writing files: each is written beside its target and renamed, so that a failure leaves an earlier file as it was."""
 
 from __future__ import annotations
 
@@ -16,13 +16,38 @@ if TYPE_CHECKING:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    """Write a text file in UTF-8.
+
+    Args:
+        path: of the file.
+        text: its content.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> write_text("/no such folder/a.txt", "")
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.txt' (No such file or directory): choose ...
+    """
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    """Write a safetensors file.
+
+    Args:
+        path: of the file.
+        tensors: name -> tensor; contiguous and without shared memory.
+        metadata: name -> text, for the file's header.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> write_safetensors("/no such folder/a.safetensors", {}, {})
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.safetensors' (...
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -35,9 +60,17 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """The path of a part file beside `path`, with the same suffix; it takes the place of `path` when the block ends well.
+    """Context manager with the path of a temporary file beside `path`, which replaces `path` unless the block raises.
 
-    Links are followed. Raises :class:`FileError` for what the disk or the file's format refuses.
+    It has the suffix of `path`. Symbolic links are followed. Raises :class:`FileError` if the file cannot be written.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> target = Path(mkdtemp()) / "a.txt"
+        >>> with whole_file(target) as part:
+        ...     written = part.write_text("all or nothing")
+        >>> target.read_text(), part.exists()
+        ('all or nothing', False)
     """
     try:
         target = Path(os.path.realpath(path))
@@ -54,7 +87,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and those above it, where they are missing. Raises :class:`FileError`."""
+    """Make a folder, and the folders above it, if they do not exist.
+
+    Raises :class:`FileError` if they cannot be made.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> make_folder(Path(mkdtemp()) / "a" / "b")
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:

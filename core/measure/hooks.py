@@ -1,4 +1,4 @@
-"""Hooks of ours on modules: for the thread that put them there, taken off together, also after Ctrl-C fell between two."""
+"""Hooks on modules that run in one thread only and are removed together, also after an interrupt."""
 
 from __future__ import annotations
 
@@ -10,24 +10,37 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Hooks:
-    """A collection of hooks. Each handle is noted before its hook stands, so that no hook can stand that is not noted."""
+    """A collection of hooks. It keeps each handle before the hook is active, so that no interrupt can leave a hook behind.
+
+    Example:
+        >>> from torch import nn
+        >>> layer, hooks = nn.Linear(1, 1), Hooks()
+        >>> hooks.add(layer._forward_hooks, lambda module, args, output: None)
+        >>> hooks.remove()
+        >>> len(hooks), len(layer._forward_hooks)
+        (0, 0)
+    """
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start without hooks."""
         self._handles: list[RemovableHandle] = []
 
     def __len__(self) -> int:
         return len(self._handles)
 
     def add(self, table: dict[int, Any], hook: Callable[..., Any]) -> None:
-        """Put a hook into a module's table: its `_forward_hooks` or `_forward_pre_hooks`. Other threads that run the module
-        do not call it."""
+        """Add a hook to a module. It runs in this thread only.
+
+        Args:
+            table: the module's `_forward_hooks` or `_forward_pre_hooks`.
+            hook: the function, with the arguments of such a hook.
+        """
         handle = RemovableHandle(table)
         self._handles.append(handle)
         table[handle.id] = _own(hook)
 
     def remove(self) -> None:
-        """Take all off. May be called at any time, also once more after an interrupt."""
+        """Remove all hooks. May be called again at any time, also after an interrupt."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,8 +1,8 @@
-"""Multiply-adds, counted in three ways that agree: the one place that says what a forward costs.
+"""The cost of a forward in multiply-adds, counted in three ways that agree.
 
-:func:`count_macs` runs code under torch's own counter and is exact; hosts cannot use it, since it sees no quantised or fused
-kernels. :class:`CostProbe` counts a module's forward from the shapes that pass through its leaves, whatever kernels they
-call. The formulas at the end give what a layer would cost with other numbers of tokens, which is not run.
+:func:`count_macs` runs code under torch's own counter. It is exact, but misses quantised and fused kernels, so hosts cannot
+use it. :class:`CostProbe` counts a module's forward from the shapes of its leaves' inputs and outputs, for any kernel. The
+formulas at the end compute what a layer costs on another number of tokens, without running it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def count_macs(work: Callable[[], Any]) -> int:
-    """Run `work` once without gradients and count its multiply-adds (matrix products, convolutions, attention)."""
+    """Run a function once without gradients and count its multiply-adds (matrix products, convolutions, attention).
+
+    Example:
+        >>> count_macs(lambda: torch.ones(2, 3) @ torch.ones(3, 4))
+        24
+    """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={flash: _attention}) as counter:
         work()
@@ -38,7 +43,17 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = No
 
 
 def count_modules(modules: Sequence[nn.Module], work: Callable[[], Any]) -> list[int]:
-    """Run `work` once without gradients and count the multiply-adds of each of these modules, by a probe each."""
+    """Run a function once without gradients and count the multiply-adds of some modules, with a :class:`CostProbe` each.
+
+    Args:
+        modules: the modules that are counted.
+        work: runs them.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        >>> count_modules(list(layers), lambda: layers(torch.ones(2, 3)))
+        [24, 8]
+    """
     with torch.no_grad(), ExitStack() as stack:
         probes = [stack.enter_context(CostProbe(module)) for module in modules]
         work()
@@ -46,14 +61,21 @@ def count_modules(modules: Sequence[nn.Module], work: Callable[[], Any]) -> list
 
 
 class CostProbe:
-    """While entered, counts what the linear layers, convolutions and attentions below a module multiply and add.
+    """Context manager that counts the multiply-adds of linear layers, convolutions and attentions inside a module.
 
-    Weights are not looked at: quantised ones are packed into other shapes. Attentions are recognised by `to_q` and `to_k`,
-    or a fused `qkv`; others count by their projections alone.
+    It does not use the shapes of weights, which differ for quantised ones. Attentions are recognised by `to_q` and `to_k`, or
+    a fused `qkv`; of others, only the projections count.
+
+    Example:
+        >>> layer = nn.Linear(3, 4)
+        >>> with CostProbe(layer) as probe:
+        ...     output = layer(torch.ones(2, 3))
+        >>> probe.macs
+        24
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Nothing is attached yet."""
+        """Hooks are added on entry."""
         self._layers = self._attention = 0
         self._module = module
         self._hooks = Hooks()
@@ -66,7 +88,7 @@ class CostProbe:
         return self._layers + self._attention
 
     def __enter__(self) -> CostProbe:
-        """Attach the hooks: all, or after an error none."""
+        """Add all hooks, or none if an error occurs."""
         try:
             self._attach()
         except (Exception, KeyboardInterrupt):
@@ -78,7 +100,7 @@ class CostProbe:
         self.close()
 
     def close(self) -> None:
-        """Take all hooks off. May be called at any time, also once more after Ctrl-C fell into it."""
+        """Remove all hooks. May be called again at any time, also after an interrupt."""
         self._hooks.remove()
         self._queries = {}
 
@@ -103,7 +125,7 @@ class CostProbe:
         self._before.append(self._layers)
 
     def _linear(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """A wrapper whose inner layer was counted adds nothing."""
+        """Count a linear layer, unless it is a wrapper whose inner layer was counted already."""
         if self._layers == self._before.pop() and isinstance(output, Tensor) and args:
             self._layers += output.numel() * args[0].shape[-1]
 
@@ -123,7 +145,15 @@ class CostProbe:
 
 
 def multiplies(module: nn.Module) -> bool:
-    """Is it a linear layer? Quantised ones and wrappers are of other classes: known by their features, or the matrix they hold."""
+    """Whether a module is a linear layer.
+
+    Quantised layers and wrappers have other classes. They are recognised by `in_features` and `out_features`, or by a matrix
+    among their parameters and buffers.
+
+    Example:
+        >>> multiplies(nn.Sequential(nn.Linear(3, 4))), multiplies(nn.LayerNorm(3))
+        (True, False)
+    """
     if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
         return True
     inner = list(module.children())
@@ -134,7 +164,19 @@ def multiplies(module: nn.Module) -> bool:
 
 
 def module_macs(module: nn.Module, role: str, tokens: int, channels: int, context: int | None) -> int:
-    """Multiply-adds of an attention or feed-forward on `tokens` tokens; `context`: tokens of a cross-attention's keys."""
+    """Multiply-adds of an attention or feed-forward.
+
+    Args:
+        module: the layer.
+        role: "attn1", "attn2" or "ff".
+        tokens: number of tokens that it runs on.
+        channels: channels of a token.
+        context: number of tokens of a cross-attention's keys; None for self-attention.
+
+    Example:
+        >>> module_macs(nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 8)), "ff", tokens=10, channels=8, context=None)
+        5120
+    """
     if role == "ff":
         return tokens * sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, nn.Linear))
     inner = getattr(getattr(module, "to_q", None), "out_features", channels)
@@ -145,7 +187,19 @@ def module_macs(module: nn.Module, role: str, tokens: int, channels: int, contex
 
 
 def matching_macs(partition: Partition, metric: Tensor, matching: Literal["dense", "local"]) -> int:
-    """Multiply-adds of the similarity between sources and destinations for metric [B, N, C]."""
+    """Multiply-adds of comparing sources with destinations.
+
+    Args:
+        partition: sources and destinations.
+        metric: what is compared [B, N, C].
+        matching: "dense" or "local".
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> partition = SimpleNamespace(src=torch.zeros(3), dst=torch.zeros(1))
+        >>> matching_macs(partition, torch.zeros(2, 4, 8), "dense")
+        48
+    """
     batch, _, channels = metric.shape
     if matching == "dense":
         return batch * channels * partition.src.shape[-1] * partition.dst.shape[-1]
@@ -154,6 +208,15 @@ def matching_macs(partition: Partition, metric: Tensor, matching: Literal["dense
 
 
 def recovery_macs(metric: Tensor, pruned: int) -> int:
-    """Multiply-adds of comparing `pruned` tokens per sample with all that are kept, for metric [B, N, C]."""
+    """Multiply-adds of comparing each sample's pruned tokens with its kept ones.
+
+    Args:
+        metric: what is compared [B, N, C].
+        pruned: number of pruned tokens per sample.
+
+    Example:
+        >>> recovery_macs(torch.zeros(2, 4, 8), pruned=1)
+        48
+    """
     batch, tokens, channels = metric.shape
     return batch * channels * pruned * (tokens - pruned)

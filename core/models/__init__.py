@@ -26,7 +26,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 HOST_FAMILIES = tuple(family for family in FAMILIES if not family.name.startswith("diffusers "))
-"""Families that ComfyUI, A1111 and Forge load; the others are diffusers' own code of the same models."""
+"""Families in the code of ComfyUI, A1111 and Forge; the others are diffusers' code of the same models."""
 
 __all__ = [
     "FAMILIES",
@@ -47,19 +47,27 @@ def models_served(method: str = "", families: Iterable[Family] = FAMILIES) -> tu
     """Display names of the models that a method works on, each once.
 
     Args:
-        method: kind of method, such as "token_merge", or "dato" for DaTo as published; models of any method where it is empty.
-        families: where to look.
+        method: kind of method, such as "token_merge", or "dato" for DaTo as published; all methods if empty.
+        families: the families to look in.
 
-    Example::
-
-        models_served("token_merge", HOST_FAMILIES)  # ("SD1.x", "SD2.x", "SDXL", "PixArt")
+    Example:
+        >>> models_served("token_merge", HOST_FAMILIES)
+        ('SD1.x', 'SD2.x', 'SDXL', 'PixArt')
     """
     found = (name for family in families for name, kinds in family.serves.items() if not method or method in kinds)
     return tuple(dict.fromkeys(found))
 
 
 def recognise(root: nn.Module) -> Family:
-    """The family of a network. Raises :class:`ModelError` for one that no family matches."""
+    """The family of a network.
+
+    Raises :class:`ModelError` if no family matches.
+
+    Example:
+        >>> recognise(nn.Linear(1, 1))
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: Linear is of no supported family (SD1.x, SD2.x, ...): give the U-Net or ...
+    """
     network = unwrapped(root)
     for family in FAMILIES:
         if family.matches(network) and family.reads(network):
@@ -69,7 +77,19 @@ def recognise(root: nn.Module) -> Family:
 
 
 def sites_of(root: nn.Module, family: Family) -> list[Site]:
-    """The transformer blocks of a network. Raises :class:`ModelError` when it has none."""
+    """The transformer blocks of a network that can run on fewer tokens.
+
+    Args:
+        root: the network.
+        family: its family.
+
+    Raises :class:`ModelError` if it has none.
+
+    Example:
+        >>> sites_of(nn.Linear(1, 1), DIFFUSERS_DDPM)
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: Linear has no self-attention to merge tokens in: use it without token merging
+    """
     sites = family.sites(unwrapped(root))
     if not sites:
         raise ModelError(f"{class_name(root)} has no self-attention to merge tokens in: use it without token merging")

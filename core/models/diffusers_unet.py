@@ -1,4 +1,4 @@
-"""diffusers' `UNet2DConditionModel` (SD, SDXL, class-conditional LDM)."""
+"""diffusers' `UNet2DConditionModel` (SD, SDXL, class-conditional LDM) and `UNet2DModel` (DDPM)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,25 @@ from .graph import MIDDLE, Block, BlockGraph, GraphBuilder
 
 _BIAS_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
-
 _ODD = ("Skip", "AttnSkip", "KDown", "KUp", "KCross")
-"""Stages that hand on more than their hidden state, or in another way."""
+"""Stages whose skips hold more than the hidden state, or hold it in another way."""
 
 
 def mask_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
-    """diffusers' processors take an additive mask [B, 1, N] for the keys; it goes straight into their kernel."""
+    """Add a bias on the keys to an attention's arguments: diffusers' processors have a mask that their kernel adds to logits.
+
+    Args:
+        attention: the attention.
+        kwargs: its keyword arguments.
+        bias: added to the logits of each key [B, N].
+
+    Raises :class:`Decline` for other processors, and if the attention has a mask already.
+
+    Example:
+        >>> mask_bias(nn.Identity(), {}, bias=None)
+        Traceback (most recent call last):
+        skipstone.core.errors.Decline: attention processor NoneType takes no key bias
+    """
     processor = type(getattr(attention, "processor", None)).__name__
     if processor not in _BIAS_PROCESSORS:
         raise Decline(f"attention processor {processor} takes no key bias")
@@ -29,15 +41,35 @@ def mask_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dic
 
 
 def diffusers_sites(root: nn.Module) -> list[Site]:
-    """Sites of diffusers' `BasicTransformerBlock`, which its U-Nets and DiTs share."""
+    """Sites of diffusers' `BasicTransformerBlock`, which its U-Nets and DiTs share.
+
+    Example:
+        >>> diffusers_sites(nn.Linear(1, 1))
+        []
+    """
     return block_sites(root, ("BasicTransformerBlock",), "attn1", "attn2", "ff")
 
 
 def unet_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
-    """Resnets and attentions of diffusers' `UNet2DConditionModel` and `UNet2DModel`, with the skips."""
+    """Resnets and attentions of a U-Net in forward order, with the skips from the down blocks to the up blocks.
+
+    Args:
+        root: diffusers' `UNet2DConditionModel` or `UNet2DModel`.
+        caching: what a block's value is.
+        split: list the inner blocks of transformers in place of the whole.
+
+    Raises :class:`ModelError` for stages whose skips differ.
+
+    Example:
+        >>> unet = nn.Module()
+        >>> unet.down_blocks, unet.mid_block, unet.up_blocks = nn.ModuleList(), None, nn.ModuleList()
+        >>> len(unet_graph(unet))
+        0
+    """
     if odd := next((s for s in (*root.down_blocks, *root.up_blocks) if class_name(s).startswith(_ODD)), None):  # type: ignore[misc]
         raise ModelError(f"a {class_name(root)} with {class_name(odd)} has other skips: use it without block skipping")
     builder = GraphBuilder(caching, split)
+    # As in the network: each resnet and downsampler pushes a skip, beside that of conv_in, and each up resnet pops one.
     skips: list[frozenset[int]] = [builder.state]
     for number, stage in enumerate(root.down_blocks):  # type: ignore[arg-type, union-attr]
         path = f"down_blocks.{number}"

@@ -21,7 +21,18 @@ _BRANCHES = (
 
 
 def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
-    """Blocks of a transformer: with branch caching the attentions and feed-forwards, with output caching whole blocks."""
+    """The attentions and feed-forwards of a transformer (branch caching), or its whole blocks (output caching).
+
+    Args:
+        root: the transformer.
+        caching: what a block's value is.
+
+    Example:
+        >>> transformer = nn.Module()
+        >>> transformer.blocks = nn.ModuleList([nn.ModuleDict({"attn": nn.Identity()}), nn.Identity()])
+        >>> [block.name for block in dit_graph(transformer, "output").blocks]
+        ['blocks.0', 'blocks.1']
+    """
     builder = GraphBuilder(caching)
     path = "transformer_blocks" if hasattr(root, "transformer_blocks") else "blocks"
     for depth, block in enumerate(getattr(root, path)):
@@ -53,7 +64,7 @@ def _has_dit_blocks(root: nn.Module) -> bool:
 
 
 def _is_dit_block(block: nn.Module) -> bool:
-    """Takes tokens and one condition (PixArt: the text too), no rotary positions and no packed segments."""
+    """Whether a block has arguments for tokens and one condition (PixArt: the text too), and none for rotary positions."""
     parts = all(isinstance(getattr(block, name, None), nn.Module) for name in ("norm1", "attn", "mlp"))
     parameters = list(signature(type(unwrapped(block)).forward).parameters.values())[1:]
     needed = [p for p in parameters if p.default is Parameter.empty and p.kind is Parameter.POSITIONAL_OR_KEYWORD]

@@ -1,7 +1,7 @@
-"""The structure of a model that the engine needs: its family and its transformer blocks.
+"""The description of a model family: its transformer blocks, its block graph, and the arguments of its forward.
 
-Families are recognised by class names, structure and the arguments of the forward, never by importing a host: the same U-Net
-exists in `ldm`, `sgm`, `comfy` and `backend`. A run's first call verifies the structure (:mod:`skipstone.core.engine.proof`).
+Families are recognised by class names, structure and the arguments of the forward, without importing a host: the same U-Net
+is in `ldm`, `sgm`, `comfy` and `backend`. The first call of a run checks the structure (:mod:`skipstone.core.engine.proof`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from ..recipe.token_prune import TokenPrune
 from .graph import BlockGraph
 
 BLOCKS = (BlockSkip.kind,)
-"""Served by block skipping alone."""
+"""Block skipping alone works."""
 TOKENS_AND_BLOCKS = (TokenMerge.kind, TokenPrune.kind, BlockSkip.kind)
-"""Served by all methods."""
+"""All methods work."""
 DATO_SCHEDULE = "dato"
-"""Served by DaTo as published: its depth lists count the levels of a U-Net."""
+"""DaTo works as published: its depth lists count the levels of a U-Net."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One transformer block that can run on fewer tokens.
+    """One transformer block whose layers can run on fewer tokens.
 
     Args:
-        name: path of the block in the network.
+        name: path of the block below the network.
         norm: the module whose first argument is the block's raw hidden state [B, N, C].
-        modules: its attn1 (self-attention), and if it has them attn2 (cross-attention) and ff.
+        modules: its attn1 (self-attention) and, if it has them, attn2 (cross-attention) and ff (feed-forward).
         refusal: why this block must run on all tokens; empty if it need not.
+
+    Example:
+        >>> Site("blocks.0", nn.LayerNorm(8), {"attn1": nn.Identity()}).refusal
+        ''
     """
 
     name: str
@@ -44,12 +48,23 @@ class Site:
 
 
 KeyBias = Callable[[nn.Module, dict[str, Any], Tensor], dict[str, Any]]
-"""(attention, its keyword arguments, bias [B, N] for the key logits) -> new keyword arguments, or raises Decline."""
+"""(attention, its keyword arguments, bias [B, N] for the key logits) -> new keyword arguments. May raise Decline."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one call that the engine reads. `conditioning` identifies the rows of the batch."""
+    """The arguments of one forward that the engine reads.
+
+    Args:
+        latent: the network's input [B, C, H, W], or [B, N, C] for tokens.
+        timestep: one number, or a tensor [B].
+        conditioning: text tokens or class labels; they identify the samples of the batch.
+
+    Example:
+        >>> import torch
+        >>> Inputs(torch.zeros(2, 4, 8, 8), timestep=999).conditioning is None
+        True
+    """
 
     latent: Tensor
     timestep: Any
@@ -62,17 +77,24 @@ class Family:
 
     Args:
         name: identifies the family in mask files and error messages.
-        matches: whether a network is of this family.
-        sites: network -> transformer blocks that can run on fewer tokens.
-        names: keyword names of the latent, the timestep and the conditioning, in the order tried; positions 0, 1, 2.
-        graph: (network, caching) -> its blocks, and which block reads which outputs.
+        matches: True for networks of this family.
+        sites: function of the network that returns the transformer blocks that can run on fewer tokens.
+        names: keywords of the latent, the timestep and the conditioning, in the order they are tried; they are the
+            positional arguments 0, 1 and 2.
+        graph: function of the network and the caching that returns its :class:`BlockGraph`.
         serves: display name of a model -> kinds of methods that work on it.
         cachings: what can be cached, the default first.
-        splits: whether `graph` takes split=True, which lists a transformer's inner blocks in place of the whole.
-        key_bias: adds a bias on the keys to an attention's arguments; None where the family has no such argument.
-        calls_forward: whether the family's own code calls `forward` without `__call__`, so that hooks would not fire.
-        time_scale: factor from the forward's timestep argument to a training timestep: 1000 where it runs from 0 to 1.
+        splits: whether `graph` has an argument `split`, which lists a transformer's inner blocks in place of the whole.
+        key_bias: adds a bias on the keys to an attention's arguments; None if the attention has no such argument.
+        calls_forward: whether the family's own code calls `forward` directly, so that hooks do not run.
+        time_scale: factor from the forward's timestep argument to training timesteps: 1000 if it is in [0, 1].
         notes: what is particular to the family.
+
+    Example:
+        >>> from . import FAMILIES
+        >>> unet = next(family for family in FAMILIES if family.name == "diffusers U-Net")
+        >>> unet.inputs(("latent", 999), {"class_labels": "cats"})
+        Inputs(latent='latent', timestep=999, conditioning='cats')
     """
 
     name: str
@@ -89,14 +111,19 @@ class Family:
     notes: str = field(default="")
 
     def reads(self, root: nn.Module) -> bool:
-        """Whether the network's forward takes a latent and a timestep by this family's names, or anything (*args)."""
+        """Whether the network's forward has arguments for latent and timestep by this family's names, or `*args`."""
         parameters = signature(root.forward).parameters.values()
         names = {p.name for p in parameters}
         anything = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         return anything or all(names & set(known) for known in self.names[:2])
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
-        """Read one call's arguments."""
+        """The inputs among the arguments of one forward.
+
+        Args:
+            args: positional arguments.
+            kwargs: keyword arguments; they come first.
+        """
         found = [_argument(args, kwargs, i, names) for i, names in enumerate(self.names)]
         return Inputs(*found)
 
@@ -109,32 +136,64 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, n
 
 
 def architecture(family: str) -> str:
-    """The architecture of a family, whatever its code base: "U-Net" for "ldm U-Net" and "diffusers U-Net"."""
+    """The name of a family without that of its code base.
+
+    Example:
+        >>> architecture("ldm U-Net"), architecture("diffusers U-Net"), architecture("SD3")
+        ('U-Net', 'U-Net', 'SD3')
+    """
     return family.removeprefix("diffusers ").removeprefix("ldm ")
 
 
 def class_name(module: nn.Module) -> str:
-    """The class name of a module, or of the module inside torch.compile's wrapper."""
+    """Class name of a module, or of the module inside torch.compile's wrapper.
+
+    Example:
+        >>> class_name(nn.Linear(1, 1))
+        'Linear'
+    """
     return type(unwrapped(module)).__name__
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module under torch.compile's OptimizedModule."""
+    """The module inside torch.compile's wrapper; any other module as it is.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> unwrapped(layer) is layer
+        True
+    """
     return getattr(module, "_orig_mod", module)
 
 
 def named_blocks(root: nn.Module, kinds: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
-    """Modules below `root` whose class name is one of `kinds`, in definition order, with their paths."""
+    """Paths and modules of some classes, in the order of their definition.
+
+    Args:
+        root: the network to search.
+        kinds: class names.
+
+    Example:
+        >>> [name for name, block in named_blocks(nn.Sequential(nn.ReLU(), nn.Identity()), ("ReLU",))]
+        ['0']
+    """
     return [(name, m) for name, m in root.named_modules() if class_name(m) in kinds]
 
 
 def block_sites(root: nn.Module, kinds: tuple[str, ...], attn1: str, attn2: str, ff: str) -> list[Site]:
-    """Sites of the blocks that hold `norm1` and a self-attention.
+    """The sites of a network: its blocks of some classes that have a `norm1` and a self-attention.
 
     Args:
-        root: the network.
+        root: the network to search.
         kinds: class names of the blocks.
-        attn1, attn2, ff: names of the self-attention, cross-attention and feed-forward inside a block.
+        attn1: name of a block's self-attention.
+        attn2: name of its cross-attention.
+        ff: name of its feed-forward.
+
+    Example:
+        >>> block = nn.ModuleDict({"norm1": nn.LayerNorm(8), "attn": nn.Identity()})
+        >>> [site.name for site in block_sites(nn.Sequential(block), ("ModuleDict",), "attn", "attn2", "ff")]
+        ['0']
     """
     sites = []
     for name, block in named_blocks(root, kinds):

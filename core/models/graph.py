@@ -1,7 +1,7 @@
-"""The blocks of a network that can be skipped, in the order they run, and who reads whose output.
+"""The blocks of a network that can be skipped, in the order they run, and the blocks that each of them reads.
 
-The graph is the true one: encoder outputs are read by the decoder through the skips, whole-block outputs by the next block
-only, branch outputs by everything after them. Liveness (plan/liveness.py) depends on it.
+Edges follow the data: the decoder reads encoder outputs through the skips, the next block alone reads a whole block's output,
+and every later block reads a branch's output. Liveness (plan/liveness.py) depends on it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from torch import nn
 from ..recipe.block_skip import Caching
 
 MIDDLE = 1 << 30
-"""Depth of the blocks below all skips."""
+"""Depth of the blocks below all skip connections."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One node of a mask.
+    """One block of a network.
 
-    kind: what it is (resnet, transformer, transformer block, attention, cross-attention, feed-forward, block, sample).
-    depth: how far from the output its skip connection is, 0 the outermost; :data:`MIDDLE` below all skips. In a
-        transformer, its place. This is the number that DeepCache's branch and DaTo's depth speak of.
-    derived: an up- or downsampler. It has no mask entry of its own and runs when something it reads did.
-    carries: for each output, the input (keyword, position) that it continues. With branch caching, a block that has
-        them is cached as the difference it makes to these; one without is a branch already.
+    Args:
+        name: path of the module below the network.
+        kind: resnet, transformer, transformer block, attention, cross-attention, feed-forward, block or sample.
+        module: the block itself.
+        depth: number of its skip connection, 0 the outermost, or :data:`MIDDLE`; in a transformer, the number of the block.
+            DeepCache's branch and DaTo's depths count it.
+        derived: True for up- and downsamplers: they have no mask entry, and run when a block that they read runs.
+        carries: for each output, keyword and position of the input that it continues. With branch caching, the difference
+            between them is cached. Empty for a module that is a branch already.
+
+    Example:
+        >>> Block("mid_block.attentions.0", "transformer", nn.Identity(), MIDDLE).derived
+        False
     """
 
     name: str
@@ -39,7 +46,19 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """blocks in forward order; reads[i]: blocks whose value block i reads; head: blocks that the output layers read."""
+    """The blocks of a network and the edges between them. Indices count the blocks in forward order.
+
+    Args:
+        blocks: in forward order.
+        reads: for each block, indices of the blocks whose values it reads.
+        head: indices of the blocks that the output layers read.
+        caching: what a block's value is, its output or its branch.
+
+    Example:
+        >>> a, b = (Block(name, "block", nn.Identity(), depth) for depth, name in enumerate("ab"))
+        >>> BlockGraph((a, b), (frozenset(), frozenset({0})), frozenset({1})).is_chain
+        True
+    """
 
     blocks: tuple[Block, ...]
     reads: tuple[frozenset[int], ...]
@@ -51,13 +70,13 @@ class BlockGraph:
 
     @property
     def is_chain(self) -> bool:
-        """True when each block reads only the one before it and the head only the last: where the paper's Eq. 12 is safe."""
+        """Whether each block reads only the one before it, and the head only the last: Eq. 12 of arXiv 2603.19939 is safe."""
         chain = all(r <= {i - 1} for i, r in enumerate(self.reads))
         return chain and self.head == {len(self) - 1} and self.caching == "output"
 
     @property
     def signature(self) -> tuple[str, ...]:
-        """Kind and depth of each masked block: equal for the same architecture in different code bases."""
+        """Kind and depth of each block with a mask entry: equal for one architecture in different code bases."""
         masked = (self.blocks[i] for i in self.masked)
         return tuple(f"{b.kind} {'middle' if b.depth == MIDDLE else b.depth}" for b in masked)
 
@@ -68,10 +87,24 @@ class BlockGraph:
 
 
 class GraphBuilder:
-    """Follows a hidden state through a network: every block reads what the state was made of."""
+    """Makes a :class:`BlockGraph` by following the hidden state through a network.
+
+    `state` holds the indices of the blocks that the hidden state is made of.
+
+    Args:
+        caching: what a block's value is: its output replaces the state, its branch is added to it.
+        split: list the inner blocks of transformers in place of the whole.
+
+    Example:
+        >>> builder = GraphBuilder("output")
+        >>> builder.add(Block("a", "block", nn.Identity(), 0))
+        >>> builder.add(Block("b", "block", nn.Identity(), 1))
+        >>> builder.build().reads
+        (frozenset(), frozenset({0}))
+    """
 
     def __init__(self, caching: Caching = "output", split: bool = False) -> None:
-        """Start with a state that no block has touched. split: take transformers apart into their single blocks."""
+        """Start with a state that is made of no block."""
         self._split = split
         self.state: frozenset[int] = frozenset()
         self._blocks: list[Block] = []
@@ -79,25 +112,25 @@ class GraphBuilder:
         self._caching: Caching = caching
 
     def add(self, block: Block) -> None:
-        """The state passes through a block. With branch caching its result joins the state, else it is the state."""
+        """Pass the state through a block."""
         if self._split and block.kind == "transformer":
-            return self.add_split(block)
+            return self._add_split(block)
         own = frozenset({len(self._blocks)})
         self._blocks.append(block)
         self._reads.append(self.state)
         self.state = self.state | own if self._caching == "branch" else own
 
-    def add_split(self, block: Block) -> None:
-        """A transformer's single blocks in place of the whole; what they make is added to the transformer's input."""
+    def _add_split(self, block: Block) -> None:
+        """Add a transformer's inner blocks. The transformer adds their result to its input."""
         outer = self.state
         for number, inner in enumerate(block.module.transformer_blocks):  # type: ignore[arg-type, union-attr]
             self.add(Block(f"{block.name}.transformer_blocks.{number}", "transformer block", inner, block.depth))
         self.join(outer)
 
     def join(self, other: Iterable[int]) -> None:
-        """Another value is concatenated or added to the state."""
+        """Concatenate or add the values of other blocks to the state, given by index."""
         self.state = self.state | frozenset(other)
 
     def build(self) -> BlockGraph:
-        """The graph; the head reads the state as it is now."""
+        """The graph, with a head that reads the present state."""
         return BlockGraph(tuple(self._blocks), tuple(self._reads), self.state, self._caching)

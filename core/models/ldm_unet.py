@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion (SD1.x, SD2.x, SDXL, SVD) in all its copies: ldm, sgm, ComfyUI, Forge, reForge."""
+"""The U-Net of latent diffusion (SD1.x, SD2.x, SDXL, SVD) in all its copies: ldm, sgm, ComfyUI, Forge and reForge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,19 @@ _KINDS = {
 
 
 def ldm_graph(root: nn.Module, caching: Caching = "output", split: bool = False) -> BlockGraph:
-    """ResBlocks and SpatialTransformers in forward order, with the skips from input blocks to output blocks."""
+    """ResBlocks and SpatialTransformers in forward order, with the skips from input blocks to output blocks.
+
+    Args:
+        root: the U-Net.
+        caching: what a block's value is.
+        split: list the inner blocks of transformers in place of the whole.
+
+    Example:
+        >>> unet = nn.Module()
+        >>> unet.input_blocks = unet.middle_block = unet.output_blocks = nn.ModuleList()
+        >>> len(ldm_graph(unet))
+        0
+    """
     builder = GraphBuilder(caching, split)
     skips: list[frozenset[int]] = []
     for depth, layers in enumerate(root.input_blocks):  # type: ignore[arg-type, union-attr]

@@ -1,6 +1,6 @@
-"""Which blocks are read from outside: by a forward hook on a module inside, or by an attention that keeps what it computed.
+"""Blocks that other code reads: through a forward hook inside them, or an attention that stores what it computed.
 
-Such a block runs at every call. What moves, casts or quantises weights by hooks reads nothing.
+Such a block runs at every call. Hooks that only move, cast or quantise weights are ignored.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ _PLUMBING = (
     "bitsandbytes",
     __name__.partition(".core.")[0],
 )
-"""Packages whose hooks see to weights, not to what is computed."""
+"""Packages whose hooks handle weights and do not read what is computed."""
 _LIBRARY = "diffusers.models."
-"""Where the attention processors live that keep nothing between calls."""
+"""Package whose attention processors store nothing between calls."""
 _DEPTH = 3
 
 
 def foreign_hook(module: nn.Module) -> str:
-    """The name of a forward hook on a module or below it that may read what the block computes; empty without one."""
+    """The name of a forward hook on a module, or inside it, that may read what the block computes; empty if there is none.
+
+    Example:
+        >>> block = nn.Sequential(nn.Linear(1, 1))
+        >>> handle = block[0].register_forward_hook(print)
+        >>> foreign_hook(block)
+        'forward hook print'
+    """
     for inner in module.modules():
         for hook in (*inner._forward_pre_hooks.values(), *inner._forward_hooks.values()):
             if not _comes_from(hook, _PLUMBING):
@@ -36,18 +43,29 @@ def foreign_hook(module: nn.Module) -> str:
 
 
 class Watch:
-    """Sees whether running a block changes what its attention processors, or a host's attention patches, keep.
+    """Compares what attention processors and host patches store before and after a block runs.
 
-    SAG's processor keeps attention maps, prompt-to-prompt's controller counts layers; the pipeline reads both after the call.
+    SAG's processor stores attention maps and prompt-to-prompt's controller counts layers; the pipeline reads them after the
+    call.
+
+    Args:
+        module: the block, before it runs.
+        args: positional arguments that it runs on.
+        kwargs: keyword arguments that it runs on.
+
+    Example:
+        >>> watch = Watch(nn.Linear(1, 1), (), {})
+        >>> watch.stores()
+        ''
     """
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before the block runs on these arguments."""
+        """Note what is stored before the block runs."""
         keepers = [*own_processors(module), *_patches((*args, *kwargs.values()))]
         self._before = [(keeper, list(_kept(keeper, _DEPTH))) for keeper in keepers]
 
     def stores(self) -> str:
-        """After it ran: whose kept values changed; empty where none did."""
+        """After the block ran: the processor or patch whose stored values changed; empty if none."""
         for keeper, before in self._before:
             after = list(_kept(keeper, _DEPTH))
             if len(after) != len(before) or not all(map(_same, before, after)):
@@ -56,7 +74,14 @@ class Watch:
 
 
 def own_processors(module: nn.Module) -> Iterator[Any]:
-    """Attention processors below a module that are not the library's own."""
+    """Attention processors inside a module that are not of the diffusers library.
+
+    Example:
+        >>> attention = nn.Identity()
+        >>> attention.processor = print
+        >>> list(own_processors(attention)) == [print]
+        True
+    """
     for inner in module.modules():
         processor = getattr(inner, "processor", None)
         if callable(processor) and not type(processor).__module__.startswith(_LIBRARY):
@@ -64,8 +89,18 @@ def own_processors(module: nn.Module) -> Iterator[Any]:
 
 
 def kept_map(processor: Any) -> str:
-    """Why an attention must see all tokens: its processor has room for a map that is read later (an attribute that is None,
-    empty, or a tensor); empty where it has none."""
+    """Why an attention must run on all tokens: its processor may store a map for later. Empty if it does not.
+
+    A processor may store a map if one of its attributes is None, empty, or a tensor.
+
+    Example:
+        >>> class Store:
+        ...     map = None
+        ...     def __init__(self): self.map = None
+        ...     def __call__(self): ...
+        >>> kept_map(Store())
+        'attention processor Store may keep attention maps for others'
+    """
     if not callable(processor) or type(processor).__module__.startswith(_LIBRARY):
         return ""
     room = (v is None or isinstance(v, Tensor) or (isinstance(v, (list, dict)) and not v) for v in _members(processor))
@@ -73,7 +108,7 @@ def kept_map(processor: Any) -> str:
 
 
 def _patches(values: tuple[Any, ...]) -> Iterator[Any]:
-    """Attention patches that ComfyUI or Forge would run in the block at hand."""
+    """Attention patches that ComfyUI or Forge runs in the block of these arguments."""
     options = next((v for v in values if isinstance(v, dict) and ("patches" in v or "patches_replace" in v)), {})
     here = tuple(options.get("block", ()))[:2]
     for name, patches in options.get("patches", {}).items():
@@ -83,7 +118,7 @@ def _patches(values: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _kept(holder: Any, depth: int) -> Iterator[Any]:
-    """Leaves of what an object or function holds: values, and containers' lengths."""
+    """What an object or function stores: its values, and the lengths and values of its containers."""
     for value in _members(holder):
         if isinstance(value, (list, tuple, dict)):
             yield len(value)
@@ -95,7 +130,7 @@ def _kept(holder: Any, depth: int) -> Iterator[Any]:
 
 
 def _members(holder: Any) -> list[Any]:
-    """Attributes of an object, a bound method's owner, or what a function closes over."""
+    """Attributes of an object or of a bound method's owner, and the variables in a function's closure."""
     owner = getattr(holder, "__self__", holder)
     cells = [c.cell_contents for c in getattr(owner, "__closure__", None) or () if _filled(c)]
     usual = vars(nn.Module()) if isinstance(owner, nn.Module) else {}

@@ -1,7 +1,7 @@
-"""Which attention treats the rows of a batch alone, so that the rows may be run in groups.
+"""Attentions that compute each row of a batch by itself, so that the rows can run in groups.
 
-PAG's processors split the batch in two or three, StyleAligned's let rows attend to a reference row, SAG's keep attention maps:
-only what is known to treat rows alone is known at all, everything else sees the whole batch.
+PAG's processors split the batch in two or three, StyleAligned's let rows attend to a reference row, SAG's store attention
+maps. So only listed attentions run in groups; all others run on the whole batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 _HOSTS = ("ldm", "sgm", "comfy", "backend", "timm", "diffusers", "modules.sd_hijack", "modules.sd_hijack_optimizations")
-"""Packages whose attention forwards, and replacements of them, treat rows alone."""
+"""Packages whose attention forwards, and replacements of them, compute rows by themselves."""
 _ATTENTIONS = ("CrossAttention", "MemoryEfficientCrossAttention", "Attention", "AttentionKVCompress")
 _PROCESSORS = (
     "AttnProcessor",
@@ -25,11 +25,21 @@ _PROCESSORS = (
     "XLAFlashAttnProcessor2_0",
 )
 _WRAPPERS = ("accelerate.hooks", "diffusers.hooks.hooks")
-"""Where the wrappers of a forward come from that move weights between devices."""
+"""Modules whose wrappers of a forward move weights between devices."""
 
 
 def crossing(attention: nn.Module, forward: Callable[..., Any]) -> str:
-    """What may look at other rows when an attention runs by `forward`; empty where it is known to treat each row alone."""
+    """What may mix the rows of a batch in an attention; empty if each row is computed by itself.
+
+    Args:
+        attention: the attention.
+        forward: its present forward, which may be a replacement.
+
+    Example:
+        >>> layer = nn.Identity()
+        >>> crossing(layer, layer.forward), crossing(layer, print)
+        ('attention Identity', 'a replaced forward of Identity')
+    """
     kind = type(attention)
     if getattr(_unwrapped(forward), "__func__", None) is not kind.forward:
         return f"a replaced forward of {kind.__name__}"
@@ -42,14 +52,19 @@ def crossing(attention: nn.Module, forward: Callable[..., Any]) -> str:
 
 
 def crossing_kernel(kwargs: Mapping[str, Any]) -> str:
-    """What may look at other rows inside ComfyUI's attention kernel: another node's override; empty without one."""
+    """What may mix the rows of a batch in ComfyUI's attention kernel: another node's override. Empty if there is none.
+
+    Example:
+        >>> crossing_kernel({"transformer_options": {"optimized_attention_override": print}})
+        'attention override print'
+    """
     options = kwargs.get("transformer_options")
     override = options.get("optimized_attention_override") if isinstance(options, Mapping) else None
     return "" if override is None else f"attention override {getattr(override, '__name__', type(override).__name__)}"
 
 
 def _unwrapped(forward: Any) -> Any:
-    """What an offloading wrapper calls in the end."""
+    """The forward inside the wrappers that move weights between devices."""
     while isinstance(forward, partial) and _within(forward.func, _WRAPPERS) and hasattr(forward, "__wrapped__"):
         forward = forward.__wrapped__
     return forward
