@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..core.calibrate.drift import Drift, DriftMeter, as_paper_calls, choose_checkpoints, staleness
 from ..core.errors import ModelError, RecipeError
+from ..core.files import make_folder, write_figure, write_json
 from ..core.plan.checkpoints import Checkpoints
 from ..core.plan.run import Positions
 from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
@@ -139,9 +139,9 @@ def _compare(drift: Drift, chosen: tuple[int, ...], timesteps: list[float], trai
 
 
 def _write(folder: Path, recipe: Recipe, result: dict[str, Any], drift: Drift) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     recipe.save(folder / "pairs_recipe.json")
-    (folder / "pairs_drift.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "pairs_drift.json", result)
     plot(folder / "pairs_drift.png", drift, tuple(result["checkpoints"]), result["threshold"])
 
 
@@ -169,4 +169,4 @@ def plot(path: Path, drift: Drift, checkpoints: tuple[int, ...], threshold: floa
     axes.set(xlabel="call", ylabel="Jaccard distance to the next call", ylim=(0, 1), xlim=(-0.5, drift.calls - 0.5))
     axes.set_title(f"pair drift at threshold {threshold:g}, {drift.calls} calls", loc="left")
     axes.legend(loc="upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, 150)

@@ -19,6 +19,7 @@ from ..core.calibrate.search.space import Space, Values
 from ..core.calibrate.search.stages import INTERVALS, stage_space
 from ..core.calibrate.search.study import Budget, Found, Goal, pareto, run_study
 from ..core.errors import RecipeError
+from ..core.files import make_folder
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.presets import DATO, as_recipe, preset
 from ..core.recipe.recipe import Recipe
@@ -127,7 +128,7 @@ def run_search(options: Search, say: Callable[[str], Any] = print, command: str 
     space = stage_space(options.stage, base, len(evaluator.timesteps), options.levels, options.tokens, also)
     found = _search(space, evaluator, options, base)
     result = {"command": command, **_result(found, space, evaluator, options)}
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     _write_recipes(result["rows"], options.out)
     if options.check:
         _check(result["rows"], pipe, samples, options, say)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, SkipstoneError, reason_of, shown_path
 
@@ -31,6 +32,17 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write plain values as indented JSON. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_figure(path: str | Path, figure: Any, dpi: int) -> None:
+    """Write a matplotlib figure. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=dpi)
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

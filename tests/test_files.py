@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from skipstone.core.errors import FileError
-from skipstone.core.files import make_folder, whole_file, write_safetensors, write_text
+from skipstone.core.files import make_folder, whole_file, write_figure, write_json, write_safetensors, write_text
 from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -26,6 +27,7 @@ def mask(calls: int = 2) -> Mask:
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "text": lambda path: write_text(path, LONG),
+    "json": lambda path: write_json(path, LONG),
     "safetensors": lambda path: write_safetensors(path, {"w": torch.zeros(50_000)}, {}),
     "recipe": lambda path: Recipe(merge=TokenMerge(checkpoints=range(100_000, 110_000))).save(path),
     "mask": lambda path: mask().save(path),
@@ -135,3 +137,31 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     refused(lambda path: make_folder(path), tmp_path / "file" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_figure_that_fails_half_way_leaves_the_earlier_file(tmp_path: Path) -> None:
+    class Failing:
+        def savefig(self, path: Path, dpi: int) -> None:
+            path.write_bytes(b"half")
+            raise OSError("No space left on device")
+
+    path = tmp_path / "curve.png"
+    path.write_bytes(b"earlier")
+    with pytest.raises(FileError, match="No space left"):
+        write_figure(path, Failing(), 100)
+    assert path.read_bytes() == b"earlier" and [p.name for p in tmp_path.iterdir()] == ["curve.png"]
+
+
+@pytest.mark.parametrize("room", ["core", "lab", "cli"])
+def test_every_file_is_written_whole_through_one_place(room: str) -> None:
+    """`savefig`, `write_text` and `write_bytes` write in place: a full disk would leave half a file."""
+    root = Path(__file__).resolve().parents[1]
+    found = {
+        str(path.relative_to(root)): node.func.attr
+        for path in (root / room).rglob("*.py")
+        if path.name != "files.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in ("savefig", "write_text", "write_bytes")
+    }
+    assert found == {}

@@ -152,9 +152,9 @@ def test_conds_in_forwards_of_their_own_come_to_the_same(
     """Each forward has caches of its own."""
     from skipstone.core.calibrate.masks.masked_model import prepare
 
-    subject = prepare(denoiser(guider), forecast=True)
-    rows = None if run is None else np.repeat(np.array(run)[:, None], subject.shape[1], axis=1)
-    together = subject.rollout([5, 6], rows)
+    model = prepare(denoiser(guider), forecast=True)
+    rows = None if run is None else np.repeat(np.array(run)[:, None], model.shape[1], axis=1)
+    together = model.rollout([5, 6], rows)
     batched = comfy_training.calc_cond_batch
 
     def one_by_one(model: Any, conds: list[Any], *more: Any) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.costs import Costs
 from skipstone.core.calibrate.masks.gated import GatedNetwork
-from skipstone.core.calibrate.masks.masked_model import Subject
+from skipstone.core.calibrate.masks.masked_model import MaskedModel
 from skipstone.core.models.graph import Block, BlockGraph, GraphBuilder
 
 WIDTH = 6
@@ -133,11 +133,13 @@ class ToyDenoiser:
         return Trajectory(at.x.detach())
 
 
-def toy(network: Chain | None = None, calls: int = 6, costs: Sequence[float] | None = None, **gated: bool) -> Subject:
-    """A subject without a catalogue: blocks of equal or given cost, nothing else costs."""
+def toy(
+    network: Chain | None = None, calls: int = 6, costs: Sequence[float] | None = None, **gated: bool
+) -> MaskedModel:
+    """A model without a catalogue: blocks of equal or given cost, nothing else costs."""
     network = Residual() if network is None else network
     network.requires_grad_(False)
     graph = network.graph()
     each = np.ones(len(graph)) if costs is None else np.asarray(costs, dtype=np.float64)
     denoiser = ToyDenoiser(network, tuple(float(t) for t in np.linspace(1.0, 0.0, calls)))
-    return Subject(denoiser, "toy", graph, GatedNetwork(graph, **gated), Costs(graph, each, 0.0))
+    return MaskedModel(denoiser, "toy", graph, GatedNetwork(graph, **gated), Costs(graph, each, 0.0))

@@ -84,7 +84,6 @@ def run_fidelity_bench(options: FidelityBench, say: Progress = print, command: s
     options.check()
     with threads(options.threads or torch.get_num_threads()), torch.no_grad():
         result = publish(FIDELITY, options, lambda: measure(options, say, command), say)
-    options.plot.parent.mkdir(parents=True, exist_ok=True)
     plot(options.plot, result)
     say(f"wrote {options.plot}")
     return result

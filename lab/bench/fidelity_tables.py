@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from ...core.files import make_folder, write_figure
 from .fidelity_ways import FEWER
 from .figures import Bench, Figures, Table
 
@@ -60,7 +61,8 @@ def plot(path: Path, result: Figures) -> None:
     figure = Figure(figsize=(7.5 * len(models), 5.5), layout="constrained")
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         _panel(axes, model)
-    figure.savefig(path, dpi=150)
+    make_folder(path.parent)
+    write_figure(path, figure, 150)
 
 
 def _panel(axes: Any, model: Figures) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...core.errors import RecipeError
-from ...core.files import make_folder, write_text
+from ...core.files import make_folder, write_json, write_text
 
 Figures = dict[str, Any]
 """Plain values, as in the JSON file."""
@@ -68,7 +68,7 @@ def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Pro
     result = load_figures(bench, files.load) if files.load else measure()
     if not files.load:
         make_folder(files.out.parent)
-        write_text(files.out, json.dumps(result, indent=2) + "\n")
+        write_json(files.out, result)
         say(f"wrote {files.out}")
     show(bench, result)
     if files.markdown:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...core.calibrate.denoiser import Denoiser
+from ...core.calibrate.masks import forms
 from ...core.calibrate.masks.costs import Costs
-from ...core.calibrate.masks.settings import PAPER, VERIFIED, TrainSettings
+from ...core.calibrate.masks.settings import PAPER, TrainSettings
+from ...core.calibrate.masks.strategy import GradientStrategy
 from ...core.calibrate.masks.trainer import train
 from ...core.errors import MaskError, RecipeError
 from ...core.recipe.mask import Mask
@@ -40,7 +42,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Gym:
+class MaskTrainer:
     """Trains masks for one denoiser and keeps them in a folder, so that a bench that was stopped goes on where it was.
 
     label: of model, steps and guidance, part of the files' names. passes, batch: of the forms that step on probabilities.
@@ -68,7 +70,7 @@ class Gym:
         """Of a form. Raises :class:`RecipeError` for an unknown one."""
         check_forms((form,))
         more = FORMS[form]
-        if more.get("form", "search") not in VERIFIED:  # those keep the default's passes and batch
+        if issubclass(forms.FORMS[more.get("form", TrainSettings.form)], GradientStrategy):
             more = {"passes": self._passes(more), "batch": self.batch, **more}
         return TrainSettings(**{"target": target, "seed": seed, **more})
 

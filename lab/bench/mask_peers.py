@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from ...core.calibrate.masks.costs import to_budget
-from ...core.calibrate.masks.masked_model import Subject
-from ...core.calibrate.masks.per_call import interleaved_pass
+from ...core.calibrate.masks.masked_model import MaskedModel
+from ...core.calibrate.masks.per_call import Interleaved
 from ...core.calibrate.masks.settings import TrainSettings
-from ...core.calibrate.masks.trainer import begin
+from ...core.calibrate.masks.shards import Shards
 from ...core.errors import RecipeError
 
 
-def router_mask(subject: Subject, settings: TrainSettings) -> np.ndarray:
+def router_mask(model: MaskedModel, settings: TrainSettings) -> np.ndarray:
     """In the manner of Learning-to-Cache: every second call is full; of the others a router, trained as mixing weights along
     the dense run with a sparsity term, says what runs. Raises :class:`RecipeError` below the share of the full calls."""
     share = settings.share
@@ -28,15 +28,15 @@ def router_mask(subject: Subject, settings: TrainSettings) -> np.ndarray:
         start="uniform",
         forecast=False,
     )
-    training = begin(subject, settings)
-    full = np.zeros(subject.shape, dtype=bool)
+    full = np.zeros(model.shape, dtype=bool)
     full[::2] = True
-    least = subject.costs.share(full)
+    least = model.costs.share(full)
     if least > share:
         raise RecipeError(f"a router needs {least:.0%} of the multiply-adds for its full calls: give a larger target")
-    gates = training.learner.gates
-    for number in range(settings.passes):
-        gates.assign(torch.where(torch.from_numpy(full), 1.0, gates.values))
-        interleaved_pass(subject, training.learner, training.seeds(number))
-        training.learner.done += 1
-    return to_budget(np.where(full, 2.0, training.learner.scores()), share, subject.costs)
+    strategy = Interleaved(model, settings, Shards())
+    learner = strategy.learner
+    for _ in range(settings.passes):
+        learner.gates.assign(torch.where(torch.from_numpy(full), 1.0, learner.gates.values))
+        strategy.step_all()
+        learner.done += 1
+    return to_budget(np.where(full, 2.0, learner.scores()), share, model.costs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...core.files import make_folder, write_figure
 from .figures import Figures
 
 
@@ -23,8 +24,8 @@ def plot_masks(result: Figures, path: Path) -> None:
         axes.grid(alpha=0.25, which="both")
     panels[1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{result['model']}, {result['steps']} steps, {result['noises']} noises")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    make_folder(path.parent)
+    write_figure(path, figure, 120)
 
 
 def _ways(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.calibrate.masks.gated import Caches, Row
+from ...core.calibrate.masks.gated import Caches, CallGates
 from ...core.calibrate.masks.losses import feature_loss
-from ...core.calibrate.masks.masked_model import Subject, running
+from ...core.calibrate.masks.masked_model import MaskedModel, running
 from ...core.measure.fidelity import frechet_distance, relative_errors
 
 _LEAST = 1e-9
@@ -38,7 +38,7 @@ def _psnr(x: Tensor, dense: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Judge:
+class DenseReference:
     """Compares final latents with the dense run's, on noises of their own.
 
     pictures: latents -> pictures [B, C, H, W] in 0..1. features: pictures -> [B, D], for the Frechet distance.
@@ -58,7 +58,7 @@ class Judge:
         return Closeness(float(errors.mean()), typical, _psnr(mine, theirs), far, share)
 
 
-def icon_judge(dense: Tensor) -> Judge:
+def icon_reference(dense: Tensor) -> DenseReference:
     """For the demo's models: pictures by their pixel shuffle, features by the shipped classifier."""
     from ..demo_models.classifier import load_classifier
     from ..demo_models.pipeline import to_pictures
@@ -69,23 +69,23 @@ def icon_judge(dense: Tensor) -> Judge:
     def features(pictures: Tensor) -> Tensor:
         return classifier.features(pictures)
 
-    return Judge(dense.cpu(), lambda x: to_pictures(x.cpu()), features)
+    return DenseReference(dense.cpu(), lambda x: to_pictures(x.cpu()), features)
 
 
-def judged(subject: Subject, judge: Judge, run: np.ndarray, seeds: Sequence[int]) -> Closeness:
-    """A mask's results on the judge's noises."""
-    return judge(subject.rollout(seeds, run), subject.costs.share(run))
+def closeness_of(model: MaskedModel, reference: DenseReference, run: np.ndarray, seeds: Sequence[int]) -> Closeness:
+    """A mask's results on the reference's noises."""
+    return reference(model.rollout(seeds, run), model.costs.share(run))
 
 
 @torch.no_grad()
-def own_loss(subject: Subject, run: np.ndarray, seeds: Sequence[int]) -> float:
+def own_loss(model: MaskedModel, run: np.ndarray, seeds: Sequence[int]) -> float:
     """Mean over the calls of the feature loss that training per call lowers (Eq. 5), along the run of a mask bool [T, L]."""
-    at = subject.denoiser.begin(seeds)
+    at = model.denoiser.begin(seeds)
     caches: Caches | None = None
-    rows, losses = running(run, subject.graph), []
-    for call in range(subject.calls):
-        dense = subject.dense(at, call)
-        masked = subject.masked(at, call, Row(rows[call]), caches)
+    rows, losses = running(run, model.graph), []
+    for call in range(model.calls):
+        dense = model.dense(at, call)
+        masked = model.masked(at, call, CallGates(rows[call]), caches)
         losses.append(float(feature_loss(masked.end, dense.end)))
-        at, caches = subject.denoiser.advance(at, masked.output, call), masked.caches
+        at, caches = model.denoiser.advance(at, masked.output, call), masked.caches
     return float(np.mean(losses))

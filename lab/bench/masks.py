@@ -13,9 +13,9 @@ import torch
 from ...core.calibrate.masks.baselines import rule_masks
 from ...core.calibrate.masks.costs import MARGIN
 from ...core.calibrate.masks.gated import frozen
-from ...core.calibrate.masks.masked_model import Subject, prepare
+from ...core.calibrate.masks.masked_model import MaskedModel, prepare
+from ...core.calibrate.masks.seeds import EVALUATION_SEEDS
 from ...core.calibrate.masks.settings import TrainSettings
-from ...core.calibrate.masks.trainer import EVALUATION_SEEDS
 from ...core.errors import MaskError, RecipeError, SkipstoneError
 from ...core.measure.timing import machine, threads
 from ...core.plan.mask_fit import fitted
@@ -23,9 +23,9 @@ from ...core.recipe.mask import Mask
 from ...pipelines.denoiser import denoiser_of
 from ..demo_models.loading import load_model
 from .figures import Bench, Figures, Progress, Table, publish
-from .mask_forms import Gym, check_forms, unrectified_share
+from .mask_forms import MaskTrainer, check_forms, unrectified_share
 from .mask_peers import router_mask
-from .mask_quality import Closeness, Judge, icon_judge, judged, own_loss
+from .mask_quality import Closeness, DenseReference, closeness_of, icon_reference, own_loss
 
 _PROFILE_SEEDS = 1 << 30
 _FEW = 4
@@ -95,24 +95,24 @@ def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "")
 
 def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
     """All figures of one bench, as plain values."""
-    arena = Arena(options)
+    comparison = MaskComparison(options)
     trained = [(path, Mask.load(path)) for path in options.files]
     rows: list[dict[str, Any]] = []
-    with frozen(arena.plain.denoiser.network):
+    with frozen(comparison.plain.denoiser.network):
         for target in sorted(options.targets, reverse=True):
             say(f"{target:.0%} of the multiply-adds")
-            rows += arena.rules(target)
-            nearest = [(p, m) for p, m in trained if _nearest(arena.share(m), options.targets) == target]
-            rows += [arena.row(target, path.stem, [mask.run], mask.forecast) for path, mask in nearest]
+            rows += comparison.rules(target)
+            nearest = [(p, m) for p, m in trained if _nearest(comparison.share(m), options.targets) == target]
+            rows += [comparison.row(target, path.stem, [mask.run], mask.forecast) for path, mask in nearest]
             for form in options.train:
                 say(f"  {form}")
-                rows.append(arena.form(target, form))
-            rows += arena.fewer_steps(target)
+                rows.append(comparison.form(target, form))
+            rows += comparison.fewer_steps(target)
     settings = {key: getattr(options, key) for key in ("model", "steps", "guidance", "noises")}
-    return {"command": command, "machine": machine("cpu"), "absent": arena.absent, **settings, "rows": rows}
+    return {"command": command, "machine": machine("cpu"), "absent": comparison.absent, **settings, "rows": rows}
 
 
-class Arena:
+class MaskComparison:
     """A denoiser, its dense results on the evaluation noises, and everything that is set against them."""
 
     def __init__(self, options: MaskBench) -> None:
@@ -124,10 +124,10 @@ class Arena:
         self.seeds = [EVALUATION_SEEDS + i for i in range(options.noises)]
         scale = "own" if options.guidance is None else f"{options.guidance:g}"
         label = f"{Path(options.model).stem}-{options.steps}-g{scale}"
-        self.gym = Gym(denoiser, label, options.masks, options.passes, options.batch)
+        self.trainer = MaskTrainer(denoiser, label, options.masks, options.passes, options.batch)
         with frozen(denoiser.network):
             dense = self.plain.rollout(self.seeds)
-        self.judge = icon_judge(dense) if options.model.startswith("demo") else Judge(dense)
+        self.reference = icon_reference(dense) if options.model.startswith("demo") else DenseReference(dense)
 
     def share(self, mask: Mask) -> float:
         """What a mask needs. Raises :class:`MaskError` for one of another model or number of calls."""
@@ -138,9 +138,9 @@ class Arena:
 
     def row(self, target: float, name: str, runs: Sequence[np.ndarray], forecast: bool, **more: Any) -> dict[str, Any]:
         """The figures of masks bool [T, L] that were made in one way with several seeds: means, and spreads."""
-        subject = self.ahead if forecast else self.plain
-        near = [judged(subject, self.judge, run, self.seeds) for run in runs]
-        loss = float(np.mean([own_loss(subject, run, self.seeds[:_FEW]) for run in runs]))
+        model = self.ahead if forecast else self.plain
+        near = [closeness_of(model, self.reference, run, self.seeds) for run in runs]
+        loss = float(np.mean([own_loss(model, run, self.seeds[:_FEW]) for run in runs]))
         title = name + (", forecast" if forecast else "")
         return {"target": target, "name": title, **_figures(near), "own_loss": loss, **more}
 
@@ -165,7 +165,7 @@ class Arena:
 
     def form(self, target: float, form: str) -> dict[str, Any]:
         """Masks of one form of training."""
-        masks = [self.gym.mask(form, target, seed) for seed in range(self.options.seeds)]
+        masks = [self.trainer.mask(form, target, seed) for seed in range(self.options.seeds)]
         found = np.mean([unrectified_share(mask, target, self.plain.costs) for mask in masks], axis=0)
         title = f"trained: {form}"
         return self.row(target, title, [m.run for m in masks], masks[0].forecast, rectified=found.tolist())
@@ -176,8 +176,8 @@ class Arena:
         return [self._dense(target, steps) for steps in sorted({int(most), int(np.ceil(most - 1e-9))}) if steps]
 
     def _dense(self, target: float, steps: int) -> dict[str, Any]:
-        fewer: Subject = replace(self.plain, denoiser=denoiser_of(self._pipe, steps, self.options.guidance))
-        near = self.judge(fewer.rollout(self.seeds), steps / self.options.steps)
+        fewer: MaskedModel = replace(self.plain, denoiser=denoiser_of(self._pipe, steps, self.options.guidance))
+        near = self.reference(fewer.rollout(self.seeds), steps / self.options.steps)
         return {"target": target, "name": f"dense, {steps} steps", **_figures([near])}
 
 

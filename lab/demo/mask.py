@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...core.calibrate.masks.baselines import interval_mask
 from ...core.calibrate.masks.masked_model import prepare
+from ...core.calibrate.masks.seeds import EVALUATION_SEEDS
 from ...core.calibrate.masks.settings import TrainSettings
-from ...core.calibrate.masks.trainer import EVALUATION_SEEDS, Trained
+from ...core.calibrate.masks.trainer import Trained
 from ...core.errors import RecipeError
 from ...core.measure.timing import machine
 from ...core.recipe.block_skip import BlockSkip
@@ -75,8 +76,8 @@ def noise_seed(seed: int) -> int:
 
 def fora_mask(pipe: IconPipeline, steps: int, share: float) -> Mask:
     """FORA at a share of the multiply-adds: evenly spaced full calls, the cache repeated between them."""
-    subject = prepare(denoiser_of(pipe, steps))
-    return subject.mask(interval_mask(subject, share))
+    model = prepare(denoiser_of(pipe, steps))
+    return model.mask(interval_mask(model, share))
 
 
 def _ways(pipe: IconPipeline, folder: Path, share: float, steps: int) -> list[Way]:

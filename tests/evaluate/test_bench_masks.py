@@ -28,10 +28,10 @@ def _model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(tmp_path: Path, steps: int = 6, share: float = 0.5) -> Path:
-    subject = prepare(denoiser_of(tiny.dit_pipeline(), steps))
-    run = np.ones(subject.shape, dtype=bool)
+    model = prepare(denoiser_of(tiny.dit_pipeline(), steps))
+    run = np.ones(model.shape, dtype=bool)
     run[1 : 1 + round(steps * (1 - share))] = False
-    subject.mask(run).save(tmp_path / "mine.safetensors")
+    model.mask(run).save(tmp_path / "mine.safetensors")
     return tmp_path / "mine.safetensors"
 
 
@@ -89,13 +89,13 @@ def test_kept_masks_are_taken_unless_their_settings_differ(tmp_path: Path, monke
     monkeypatch.setattr(mask_forms, "train", lambda d, s, **k: (trained.append(s.seed), train(d, s, **k))[1])
     denoiser = denoiser_of(tiny.dit_pipeline(), 6)
     for passes in (2, 2, 3):
-        mask_forms.Gym(denoiser, "tiny", tmp_path, passes, 1).mask("paper", 0.8, 4)
+        mask_forms.MaskTrainer(denoiser, "tiny", tmp_path, passes, 1).mask("paper", 0.8, 4)
     assert trained == [4, 4]
 
 
 def test_the_own_loss_is_zero_where_all_runs_and_the_feature_loss_where_not() -> None:
-    subject = prepare(denoiser_of(tiny.dit_pipeline(), 4))
-    run = np.ones(subject.shape, dtype=bool)
-    assert own_loss(subject, run, [1, 2]) == 0.0
+    model = prepare(denoiser_of(tiny.dit_pipeline(), 4))
+    run = np.ones(model.shape, dtype=bool)
+    assert own_loss(model, run, [1, 2]) == 0.0
     run[2] = False
-    assert own_loss(subject, run, [1, 2]) > 1e-6
+    assert own_loss(model, run, [1, 2]) > 1e-6

@@ -1,6 +1,6 @@
 """Masks made by rules for a budget: intervals (FORA, DeepCache) and a greedy one by feature variation. Training begins at one.
 
-Each takes a subject and a share of the multiply-adds and returns a mask bool [T, L] that needs at most that.
+Each takes a model and a share of the multiply-adds and returns a mask bool [T, L] that needs at most that.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from ...errors import RecipeError, SkipstoneError
 from ...plan.rules.deepcache import deepcache
 from .costs import Costs, to_budget
 from .gated import Caches
-from .masked_model import Subject
-from .settings import TrainSettings
+from .masked_model import MaskedModel
 
 _HALVINGS = 24
 _BENDS = tuple(0.05 * k for k in range(10, 31))
@@ -50,9 +49,9 @@ def spaced_calls(calls: int, full: int, bend: float = 1.0) -> list[int]:
     return sorted(set(np.round(places).astype(int).tolist()))
 
 
-def spaced_mask(subject: Subject, target: float, bend: float = 1.0) -> np.ndarray:
+def spaced_mask(model: MaskedModel, target: float, bend: float = 1.0) -> np.ndarray:
     """As many spread full calls as the budget holds, the last call among them (see :func:`spaced_calls`)."""
-    shape, costs = subject.shape, subject.costs
+    shape, costs = model.shape, model.costs
     made = [full_calls_mask(shape, spaced_calls(shape[0], n, bend)) for n in range(2, shape[0] + 1)]
     fitting = [run for run in made if costs.share(run) <= target]
     if not fitting:
@@ -60,36 +59,34 @@ def spaced_mask(subject: Subject, target: float, bend: float = 1.0) -> np.ndarra
     return max(fitting, key=costs.share)
 
 
-def interval_mask(subject: Subject, target: float) -> np.ndarray:
+def interval_mask(model: MaskedModel, target: float) -> np.ndarray:
     """FORA's, made to fit: as many evenly spread full calls as the budget holds, and a part of one more."""
-    return to_budget(interval_scores(subject.shape, subject.costs, target), target, subject.costs)
+    return to_budget(interval_scores(model.shape, model.costs, target), target, model.costs)
 
 
-def deepcache_mask(subject: Subject, target: float) -> np.ndarray:
+def deepcache_mask(model: MaskedModel, target: float) -> np.ndarray:
     """DeepCache's interval and branch whose share is the largest within the budget. Raises :class:`RecipeError` for none."""
-    branches = sorted({b.depth for b in subject.graph.blocks})[:-1] or [0]
+    branches = sorted({b.depth for b in model.graph.blocks})[:-1] or [0]
     found = [
-        deepcache(subject.calls, subject.graph, every, branch)
-        for every in range(1, subject.calls + 1)
-        for branch in branches
+        deepcache(model.calls, model.graph, every, branch) for every in range(1, model.calls + 1) for branch in branches
     ]
-    fitting = [run for run in found if subject.costs.share(run) <= target]
+    fitting = [run for run in found if model.costs.share(run) <= target]
     if not fitting:
         raise RecipeError(f"no DeepCache interval needs as little as {target:.0%} of the multiply-adds")
-    return max(fitting, key=subject.costs.share)
+    return max(fitting, key=model.costs.share)
 
 
 @torch.no_grad()
-def block_changes(subject: Subject, seeds: Sequence[int]) -> np.ndarray:
+def block_changes(model: MaskedModel, seeds: Sequence[int]) -> np.ndarray:
     """Relative L1 change [T, L] of each block's value from call to call, along dense runs; 0 at call 0.
 
     Of a call in several forwards, their mean.
     """
-    at = subject.denoiser.begin(seeds)
-    changes, blocks = np.zeros(subject.shape), subject.shape[1]
+    at = model.denoiser.begin(seeds)
+    changes, blocks = np.zeros(model.shape), model.shape[1]
     before: Caches | None = None
-    for call in range(subject.calls):
-        outcome = subject.dense(at, call)
+    for call in range(model.calls):
+        outcome = model.dense(at, call)
         if before is not None:
             for number, (new, old) in enumerate(zip(outcome.caches, before, strict=True)):
                 moved = [
@@ -98,17 +95,17 @@ def block_changes(subject: Subject, seeds: Sequence[int]) -> np.ndarray:
                     if v is not None and w is not None
                 ]
                 changes[call, number % blocks] += float(torch.stack(moved).mean()) * blocks / len(before)
-        at, before = subject.denoiser.advance(at, outcome.output, call), outcome.caches
+        at, before = model.denoiser.advance(at, outcome.output, call), outcome.caches
     return changes
 
 
-def variation_mask(subject: Subject, target: float, seeds: Sequence[int]) -> np.ndarray:
+def variation_mask(model: MaskedModel, target: float, seeds: Sequence[int]) -> np.ndarray:
     """Greedy: a block runs when its changes since its last run add up to a threshold, which is set to meet the budget."""
-    changes = block_changes(subject, seeds)
+    changes = block_changes(model, seeds)
     low, high = 0.0, float(changes.sum(axis=0).max()) + 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if subject.costs.share(_due(changes, middle)) > target else (low, middle)
+        low, high = (middle, high) if model.costs.share(_due(changes, middle)) > target else (low, middle)
     return _due(changes, high)
 
 
@@ -124,19 +121,22 @@ def _due(changes: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def rule_masks(
-    subject: Subject, target: float, seeds: Sequence[int], refused: Callable[[str, SkipstoneError], None] | None = None
+    model: MaskedModel,
+    target: float,
+    seeds: Sequence[int],
+    refused: Callable[[str, SkipstoneError], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """What each rule that suits the network makes of the budget, by name.
 
     seeds: samples on which the feature variation is measured. refused: told of rules that cannot meet the budget.
     """
     makers: dict[str, Callable[[], np.ndarray]] = {
-        "interval": lambda: interval_mask(subject, target),
-        "interval, last full": lambda: spaced_mask(subject, target),
-        "feature variation": lambda: variation_mask(subject, target, seeds),
+        "interval": lambda: interval_mask(model, target),
+        "interval, last full": lambda: spaced_mask(model, target),
+        "feature variation": lambda: variation_mask(model, target, seeds),
     }
-    if subject.graph.caching == "output":
-        makers["DeepCache"] = lambda: deepcache_mask(subject, target)
+    if model.graph.caching == "output":
+        makers["DeepCache"] = lambda: deepcache_mask(model, target)
     made = {}
     for name, make in makers.items():
         try:
@@ -147,27 +147,19 @@ def rule_masks(
     return made
 
 
-def spread_masks(subject: Subject, target: float) -> list[np.ndarray]:
+def spread_masks(model: MaskedModel, target: float) -> list[np.ndarray]:
     """Spread full calls of many bends, each schedule once; none where the budget holds no two full calls."""
     try:
-        made = [spaced_mask(subject, target, bend) for bend in _BENDS]
+        made = [spaced_mask(model, target, bend) for bend in _BENDS]
     except RecipeError:
         return []
     return list({run.tobytes(): run for run in made}.values())
 
 
-def filled(run: np.ndarray, subject: Subject, target: float) -> np.ndarray:
+def filled(run: np.ndarray, model: MaskedModel, target: float) -> np.ndarray:
     """A mask with as many runs more as the budget holds: those of an interval mask first."""
-    scores = run + 0.5 * interval_scores(subject.shape, subject.costs, target) / 1.5
-    return to_budget(scores, target, subject.costs)
-
-
-def start_of(subject: Subject, settings: TrainSettings) -> Tensor:
-    """The first probabilities [T, L]. Raises :class:`RecipeError` for a budget out of reach."""
-    rule = interval_mask(subject, settings.ceiling)
-    if settings.start == "uniform":
-        return torch.full(subject.shape, settings.initial)
-    return certain(rule, settings.sureness)
+    scores = run + 0.5 * interval_scores(model.shape, model.costs, target) / 1.5
+    return to_budget(scores, target, model.costs)
 
 
 def certain(run: np.ndarray, sureness: float) -> Tensor:

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from ...measure.fidelity import relative_errors
-from ..denoiser import Trajectory
-from .gated import Caches, Row
-from .masked_model import Subject, running
+from .gated import Caches, CallGates
+from .masked_model import MaskedModel, Place, running
 from .shards import Shards
-
-Place = tuple[Trajectory, Caches | None]
-"""Where a run stands before a call."""
 
 ROOM = 1 << 30
 """Bytes that the places of all samples may take; fewer places are held on larger models."""
@@ -36,14 +32,14 @@ class Comparison:
     The result is the same for every number of processes that divides a quarter of the samples.
     """
 
-    def __init__(self, subject: Subject, finding: Sequence[int], held_out: Sequence[int], shards: Shards) -> None:
+    def __init__(self, model: MaskedModel, finding: Sequence[int], held_out: Sequence[int], shards: Shards) -> None:
         """Nothing is drawn before it is needed.
 
         Args:
             finding: this process's seeds on which moves are found.
             held_out: this process's seeds on which a move must hold; none of the others.
         """
-        self._subject, self._shards = subject, shards
+        self._model, self._shards = model, shards
         self._seeds = (list(finding), list(held_out))
         self._run: np.ndarray | None = None
         self._errors: tuple[list[Tensor], Tensor] = ([], torch.zeros(0))
@@ -59,7 +55,7 @@ class Comparison:
     def _parts(self, seeds: list[int]) -> list[Noises]:
         whole = len(seeds) * self._shards.count < _PARTED_FROM or len(seeds) % _PARTS
         parts = [seeds] if whole else [part.tolist() for part in np.array_split(np.array(seeds), _PARTS)]
-        return [Noises(self._subject, part, ROOM // (2 * len(parts))) for part in parts]
+        return [Noises(self._model, part, ROOM // (2 * len(parts))) for part in parts]
 
     def keep(self, run: np.ndarray) -> None:
         """Judge later candidates against this mask bool [T, L]."""
@@ -120,10 +116,10 @@ class Comparison:
 class Noises:
     """Some samples and their dense results. The kept mask's run is held at some of its calls: others branch off there."""
 
-    def __init__(self, subject: Subject, seeds: Sequence[int], room: int = ROOM) -> None:
+    def __init__(self, model: MaskedModel, seeds: Sequence[int], room: int = ROOM) -> None:
         """Draws the samples dense. room: bytes that held places may take."""
-        self._subject, self._seeds, self._room = subject, seeds, room
-        self._goal = subject.rollout(seeds)
+        self._model, self._seeds, self._room = model, seeds, room
+        self._goal = model.rollout(seeds)
         self._run: np.ndarray | None = None
         self._places: dict[int, Place] = {}
 
@@ -133,15 +129,15 @@ class Noises:
         common = self._common(run)
         places = {call: place for call, place in self._places.items() if call <= common}
         first = max(places, default=0)
-        at, caches = places.get(first) or (self._subject.denoiser.begin(self._seeds), None)
-        rows = running(run, self._subject.graph)
-        at = self._subject.denoiser.fork(at)
-        for call in range(first, self._subject.calls):
+        at, caches = places.get(first) or Place(self._model.denoiser.begin(self._seeds))
+        rows = running(run, self._model.graph)
+        at = self._model.denoiser.fork(at)
+        for call in range(first, self._model.calls):
             if keep:
-                places[call] = (self._subject.denoiser.fork(at), caches)
+                places[call] = Place(self._model.denoiser.fork(at), caches)
                 places = thinned(places, self._room)
-            outcome = self._subject.masked(at, call, Row(rows[call]), caches)
-            at, caches = self._subject.denoiser.advance(at, outcome.output, call), outcome.caches
+            outcome = self._model.masked(at, call, CallGates(rows[call]), caches)
+            at, caches = self._model.denoiser.advance(at, outcome.output, call), outcome.caches
         if keep:
             self._run, self._places = run, places
         return relative_errors(at.x, self._goal)
@@ -150,7 +146,7 @@ class Noises:
         """The first call whose evaluated blocks differ from those of the run that is kept."""
         if self._run is None:
             return 0
-        graph = self._subject.graph
+        graph = self._model.graph
         differing = (running(run, graph) != running(self._run, graph)).any(axis=1)
         return int(differing.argmax()) if differing.any() else len(run) - 1
 

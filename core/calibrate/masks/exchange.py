@@ -6,43 +6,73 @@ promising pairs, at most one per block, where a :class:`Comparison` says so: sev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .comparison import Comparison
 from .flips import flip_values
-from .learner import Learner
+from .learner import scored
 from .local_search import budget
-from .masked_model import Subject
+from .masked_model import MaskedModel
+from .settings import TrainSettings
+from .shards import Shards
+from .strategy import BinaryStrategy
 
 _MEMORY = 0.5
+_IN_FILES = "adam_mean"
+"""Name of the flips' values in checkpoints."""
 Entry = tuple[int, int]
 
 
-def exchange_pass(
-    subject: Subject, learner: Learner, run: np.ndarray, seeds: Sequence[int], comparison: Comparison
-) -> tuple[np.ndarray, float]:
-    """One estimate, and exchanges by it. Returns the mask bool [T, L] and its error on the held-out noises."""
-    recompute = learner.settings.checkpointing != "none"
-    fresh = flip_values(subject, run, seeds, learner.shards, recompute=recompute)
-    learner.adam.mean = fresh if learner.done == 0 else torch.lerp(fresh, learner.adam.mean, _MEMORY)
-    pairs = gainful_pairs(run, learner.adam.mean.numpy(), subject.costs.masked)
-    fits = budget(subject.costs, run, learner.settings.ceiling)
-    comparison.keep(run)
-    count, tries = max(1, len(pairs) // 2), learner.settings.tries
-    while pairs and tries:
-        candidate = exchanged(run, pairs[:count])
-        tries -= 1
-        better = fits(candidate) and comparison.better(candidate)
-        if better:
-            run = candidate
-            comparison.keep(run)
-        if better or count == 1:
-            pairs = pairs[count:]
-        count = count if better else max(1, count // 2)
-    return run, comparison.error
+class Exchange(BinaryStrategy):
+    """A binary mask, and a running mean of what each flip would change, [T, L]."""
+
+    reads = BinaryStrategy.reads | {"tries", "checkpointing"}
+
+    def __init__(self, model: MaskedModel, settings: TrainSettings, shards: Shards) -> None:
+        """Nothing is estimated before the first pass."""
+        super().__init__(model, settings, shards)
+        self.values = torch.zeros(model.shape)
+
+    def run_pass(self) -> float:
+        """One estimate, and exchanges by it. Returns the mask's error on the held-out noises."""
+        recompute, seeds = self.settings.checkpointing != "none", self.seeds.batch(self.done)
+        fresh = flip_values(self.model, self.run, seeds, self.shards, recompute=recompute)
+        self.values = fresh if self.done == 0 else torch.lerp(fresh, self.values, _MEMORY)
+        self._exchange(gainful_pairs(self.run, self.values.numpy(), self.model.costs.masked))
+        self.done += 1
+        return self.comparison.error
+
+    def _exchange(self, pairs: list[tuple[Entry, Entry]]) -> None:
+        """Change half of the pairs at once, then fewer and fewer, and keep what lowers the error."""
+        fits = budget(self.model.costs, self.run, self.settings.ceiling)
+        self.comparison.keep(self.run)
+        count, tries = max(1, len(pairs) // 2), self.settings.tries
+        while pairs and tries:
+            candidate = exchanged(self.run, pairs[:count])
+            tries -= 1
+            better = fits(candidate) and self.comparison.better(candidate)
+            if better:
+                self.run = candidate
+                self.comparison.keep(candidate)
+            if better or count == 1:
+                pairs = pairs[count:]
+            count = count if better else max(1, count // 2)
+
+    def scores(self) -> np.ndarray:
+        """How much each run is worth, [T, L]."""
+        return scored(self.probabilities(), self.values)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the state, for a checkpoint."""
+        return {**super().tensors(), _IN_FILES: self.values}
+
+    def restore(self, done: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state."""
+        super().restore(done, numbers, tensors)
+        self.values = tensors[_IN_FILES]
 
 
 def gainful_pairs(run: np.ndarray, values: np.ndarray, cost: np.ndarray) -> list[tuple[Entry, Entry]]:

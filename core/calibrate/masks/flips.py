@@ -16,25 +16,25 @@ from torch import Tensor
 
 from .gates import Gates
 from .losses import feature_loss
-from .masked_model import Subject
+from .masked_model import MaskedModel, Place
 from .shards import Shards
 from .windowed import dense_end, masked_window
 
 
 def flip_values(
-    subject: Subject, run: np.ndarray, seeds: Sequence[int], shards: Shards, draws: int = 1, recompute: bool = True
+    model: MaskedModel, run: np.ndarray, seeds: Sequence[int], shards: Shards, draws: int = 1, recompute: bool = True
 ) -> Tensor:
     """For a mask bool [T, L]: estimates [T, L] of L(run) - L(reuse) of each entry, the others staying; below 0 it is worth a run.
 
     L: mean relative squared error of the final latents. seeds: this process's samples; their signs depend on them alone.
     recompute: keep no activations.
     """
-    whole = range(subject.calls)
-    start = subject.denoiser.begin(seeds)
-    goal = dense_end(subject, subject.denoiser.fork(start), whole)
+    whole = range(model.calls)
+    start = model.denoiser.begin(seeds)
+    goal = dense_end(model, model.denoiser.fork(start), whole)
     gates = Gates(torch.from_numpy(run).float())
-    rows = [gates.fixed(call, run[call], subject.device) for call in whole]
-    at, _ = masked_window(subject, start, None, whole, rows, recompute)
+    rows = [gates.fixed(call, run[call], model.device) for call in whole]
+    at, _ = masked_window(model, Place(start), whole, rows, recompute)
     slope = shards.mean(_gradients(feature_loss(at.x, goal), gates, keep=True))
     size = goal.flatten(1).norm(dim=1).view(-1, *[1] * (goal.ndim - 1))
     bend = torch.zeros_like(slope)

@@ -26,7 +26,7 @@ Caches = tuple[CachedValue, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class CallGates:
     """Gates of one call. runs bool [L]: whose fresh value is taken, None for gates between 0 and 1 that mix.
 
     gates [L]: on the network's device, where gradients are wanted; without it a block that does not run is not evaluated.
@@ -60,7 +60,7 @@ class GatedNetwork:
         self.graph = graph
         self._blocks = [graph.blocks[i] for i in graph.masked]
         self._checkpointing, self.forecast = checkpointing, forecast
-        self._row, self._caches = Row(None), None  # type: tuple[Row, Caches | None]
+        self._row, self._caches = CallGates(None), None  # type: tuple[CallGates, Caches | None]
         self._timestep = 0.0
         self._made: dict[int, CachedValue] = {}
         self._entered = [0] * len(self._blocks)
@@ -70,10 +70,10 @@ class GatedNetwork:
 
     def dense(self, predict: Callable[[], Tensor], timestep: float = 0.0) -> Outcome:
         """A call in which every block runs."""
-        return self(predict, Row(None), None, timestep)
+        return self(predict, CallGates(None), None, timestep)
 
     def __call__(
-        self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
+        self, predict: Callable[[], Tensor], row: CallGates, caches: Caches | None, timestep: float = 0.0
     ) -> Outcome:
         """One call. caches: of the call before, which took as many forwards; None makes every block run."""
         self._row, self._caches, self._timestep = row, caches, timestep
@@ -87,7 +87,7 @@ class GatedNetwork:
             self._caches, self._ends, self._made = None, [], {}
 
     def recomputed(
-        self, predict: Callable[[], Tensor], row: Row, caches: Caches | None, timestep: float = 0.0
+        self, predict: Callable[[], Tensor], row: CallGates, caches: Caches | None, timestep: float = 0.0
     ) -> Outcome:
         """The same, keeping no activations: the backward pass evaluates the call again."""
         return checkpoint(self, predict, row, caches, timestep, use_reentrant=False, preserve_rng_state=False)

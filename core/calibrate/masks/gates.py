@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .gated import Row
+from .gated import CallGates
 
 Sampling = Literal["bernoulli", "gumbel", "mean"]
 SAMPLINGS = get_args(Sampling)
@@ -57,26 +57,26 @@ class Gates:
             row.clamp_(0.0, 1.0)
         self.rows[0].fill_(1.0)
 
-    def draw(self, call: int, device: torch.device | str = "cpu") -> Row:
+    def draw(self, call: int, device: torch.device | str = "cpu") -> CallGates:
         """Gates of one call, one draw for the whole batch. All but row 0 carry gradients to the probabilities."""
         p = self.rows[call]
         if call == 0:
-            return Row(np.ones(len(p), dtype=bool))
+            return CallGates(np.ones(len(p), dtype=bool))
         if self.sampling == "mean":
-            return Row(None, p.to(device))
+            return CallGates(None, p.to(device))
         uniform = torch.rand(len(p), generator=self.generator)
         if self.sampling == "gumbel":
             soft = torch.sigmoid((_logit(p) + _logit(uniform)) / _TEMPERATURE)
             hard = soft.detach() > 0.5
-            return Row(hard.numpy(), (hard.float() + soft - soft.detach()).to(device))
+            return CallGates(hard.numpy(), (hard.float() + soft - soft.detach()).to(device))
         hard = uniform < p.detach()
-        return Row(hard.numpy(), straight_through(hard, p).to(device))
+        return CallGates(hard.numpy(), straight_through(hard, p).to(device))
 
-    def fixed(self, call: int, runs: np.ndarray, device: torch.device | str = "cpu") -> Row:
+    def fixed(self, call: int, runs: np.ndarray, device: torch.device | str = "cpu") -> CallGates:
         """Gates as given, bool [L], with straight-through gradients to the probabilities."""
         if call == 0:
-            return Row(np.ones(len(runs), dtype=bool))
-        return Row(runs, straight_through(torch.from_numpy(runs), self.rows[call]).to(device))
+            return CallGates(np.ones(len(runs), dtype=bool))
+        return CallGates(runs, straight_through(torch.from_numpy(runs), self.rows[call]).to(device))
 
     def settled(self, edge: float = 0.1) -> float:
         """Share of the probabilities that are outside (edge, 1 - edge)."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import MaskError
 from .costs import Costs
 from .gates import Gates
 from .losses import bimodal, sparsity
@@ -144,6 +145,34 @@ class Learner:
 
     def scores(self) -> np.ndarray:
         """By which the mask is cut [T, L]: the probabilities; among equal ones, those whose loss falls most with them."""
-        p, gain = self.gates.values.numpy(), -self.adam.mean.numpy()
-        largest = max(float(np.abs(gain).max()), 1e-30)
-        return p + 1e-4 * gain / largest
+        return scored(self.gates.values, self.adam.mean)
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers of the state, for a checkpoint."""
+        return {"lambda1": self.lambda1, "begun_at": self.begun_at, "excess": self.excess}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the state, for a checkpoint."""
+        adam = {f"adam_{name}": value for name, value in vars(self.adam).items()}
+        return {"probabilities": self.gates.values, "generator": self.gates.generator.get_state(), **adam}
+
+    def restore(self, done: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state. Raises :class:`MaskError`, and changes nothing, where the generator's is none."""
+        try:
+            torch.Generator().set_state(tensors["generator"])
+        except RuntimeError:
+            raise MaskError("has broken values of generator") from None
+        self.gates.generator.set_state(tensors["generator"])
+        self.gates.assign(tensors["probabilities"])
+        self.adam = AdamState(tensors["adam_mean"], tensors["adam_square"], tensors["adam_steps"])
+        self.done, self.lambda1 = done, float(numbers["lambda1"])
+        self.begun_at, self.excess = float(numbers["begun_at"]), float(numbers["excess"])
+
+
+def scored(probabilities: Tensor, slope: Tensor) -> np.ndarray:
+    """Probabilities [T, L] as scores: among equal ones, a run is worth more where the loss falls more with it.
+
+    slope [T, L]: change of the loss with each probability.
+    """
+    gain = -slope.numpy()
+    return probabilities.numpy() + 1e-4 * gain / max(float(np.abs(gain).max()), 1e-30)

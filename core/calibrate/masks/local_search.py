@@ -12,7 +12,8 @@ import numpy as np
 
 from .comparison import Comparison
 from .costs import MARGIN, Costs
-from .masked_model import Subject
+from .masked_model import MaskedModel
+from .strategy import BinaryStrategy
 
 _EASE = 1e-9
 _REACH = 3
@@ -21,15 +22,32 @@ _STRIDE = 7919
 """A prime, so that pairs are taken from all over the run, and each in its turn."""
 
 
-def refine(
-    subject: Subject,
+class LocalSearch(BinaryStrategy):
+    """Training by the search alone: each pass tries some moves of the mask. It needs no gradients."""
+
+    reads = BinaryStrategy.reads | {"tries"}
+    needs_gradients = False
+
+    def run_pass(self) -> float:
+        """`tries` moves. Returns the mask's error on the held-out noises."""
+        settings, rng = self.settings, np.random.default_rng([self.settings.seed, self.done])
+        self.run, errors = local_search(
+            self.model, self.run, self.scores(), settings.ceiling, settings.tries, self.comparison, rng,
+            turn=self.done * settings.tries,
+        )  # fmt: skip
+        self.done += 1
+        return errors[-1]
+
+
+def local_search(
+    model: MaskedModel,
     run: np.ndarray,
     scores: np.ndarray,
     target: float,
     tries: int,
     comparison: Comparison,
     rng: np.random.Generator,
-    tell: Callable[[int, float, np.ndarray], object] = lambda done, error, run: None,
+    on_try: Callable[[int, float, np.ndarray], object] = lambda done, error, run: None,
     turn: int = 0,
 ) -> tuple[np.ndarray, list[float]]:
     """Search from a mask bool [T, L]. scores [T, L]: how much each run is worth, for choosing what to give up.
@@ -37,7 +55,7 @@ def refine(
     turn: number of the first try, over the whole training. Returns the best mask, and its error on the held-out noises
     before the first try and after each. Never returns a mask that costs more than the target or the one given.
     """
-    fits = budget(subject.costs, run, target)
+    fits = budget(model.costs, run, target)
     comparison.keep(run)
     best, errors = run, [comparison.error]
     for done in range(1, tries + 1):
@@ -46,7 +64,7 @@ def refine(
             best = candidate
             comparison.keep(best)
         errors.append(comparison.error)
-        tell(done, errors[-1], best)
+        on_try(done, errors[-1], best)
     return best, errors
 
 

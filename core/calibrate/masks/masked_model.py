@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,19 @@ from ...recipe.block_skip import BlockSkip
 from ...recipe.mask import Mask
 from ..denoiser import Denoiser, Trajectory
 from .costs import Costs, measure_costs
-from .gated import Caches, GatedNetwork, Outcome, Row
+from .gated import Caches, CallGates, GatedNetwork, Outcome
+
+
+class Place(NamedTuple):
+    """Where a run stands before a call. caches: of the call before; None before the first."""
+
+    at: Trajectory
+    caches: Caches | None = None
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A denoiser with its block graph, its gates' executor and its costs. Make one with :func:`prepare`."""
+class MaskedModel:
+    """A denoiser with its block graph, its network under gates and its costs. Make one with :func:`prepare`."""
 
     denoiser: Denoiser
     family: str
@@ -54,11 +61,11 @@ class Subject:
         """A dense call."""
         return self.gated.dense(self.predictor(at, call), self.denoiser.timesteps[call])
 
-    def masked(self, at: Trajectory, call: int, row: Row, caches: Caches | None) -> Outcome:
+    def masked(self, at: Trajectory, call: int, row: CallGates, caches: Caches | None) -> Outcome:
         """A call under gates."""
         return self.gated(self.predictor(at, call), row, caches, self.denoiser.timesteps[call])
 
-    def recomputed(self, at: Trajectory, call: int, row: Row, caches: Caches | None) -> Outcome:
+    def recomputed(self, at: Trajectory, call: int, row: CallGates, caches: Caches | None) -> Outcome:
         """The same, evaluated again in the backward pass in place of keeping activations."""
         return self.gated.recomputed(self.predictor(at, call), row, caches, self.denoiser.timesteps[call])
 
@@ -69,7 +76,7 @@ class Subject:
         rows = None if run is None else running(run, self.graph)
         caches: Caches | None = None
         for call in range(self.calls):
-            row = Row(None) if rows is None else Row(rows[call])
+            row = CallGates(None) if rows is None else CallGates(rows[call])
             outcome = self.masked(at, call, row, None if rows is None else caches)
             at, caches = self.denoiser.advance(at, outcome.output, call), outcome.caches
         return at.x
@@ -94,7 +101,7 @@ def prepare(
     loss_at: str = "end",
     checkpointing: bool = False,
     forecast: bool = False,
-) -> Subject:
+) -> MaskedModel:
     """Look a denoiser's network over and count one call. Raises :class:`ModelError` for a network of no known family."""
     root = unwrapped(denoiser.network)
     family = recognise(root)
@@ -104,7 +111,7 @@ def prepare(
     with torch.no_grad():
         at = denoiser.begin([0])
         costs = measure_costs(graph, root, lambda: denoiser.predict(at, 0))
-    return Subject(denoiser, family.name, graph, gated, costs)
+    return MaskedModel(denoiser, family.name, graph, gated, costs)
 
 
 def _end_block(graph: BlockGraph) -> nn.Module:

@@ -2,87 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..denoiser import Trajectory
-from .gated import Caches, Outcome, Row, detached
-from .gates import Gates
-from .learner import Learner
+from .gated import CallGates, Outcome, detached
 from .losses import feature_loss
-from .masked_model import Subject
+from .masked_model import Place
+from .strategy import GradientStrategy
 
 
-def interleaved_pass(subject: Subject, learner: Learner, seeds: Sequence[int]) -> float:
+class PerCall(GradientStrategy):
+    """Steps on the row of one call at a time."""
+
+    reads = GradientStrategy.reads | {"loss_at", "checkpointing"}
+
+    def _update(self, place: Place, call: int, end: Tensor) -> tuple[float, Outcome]:
+        """One step on row `call`. end: the dense run's feature. Returns the feature loss and the gated call."""
+        masked = self.model.masked(place.at, call, self.learner.gates.draw(call, self.model.device), place.caches)
+        loss = feature_loss(masked.end, end)
+        self.learner.step(loss, [call])
+        return float(loss.detach()), masked
+
+
+class Interleaved(PerCall):
     """One run on new samples: at each call a dense and a gated evaluation of the same x, and a step on that call's row.
 
-    Caches are those of the gated run. Returns the mean feature loss.
+    Caches are those of the gated run.
     """
-    at = subject.denoiser.begin(seeds)
-    caches: Caches | None = None
-    losses = []
-    for call in range(subject.calls):
-        at, caches, loss = _call(subject, learner, at, caches, call)
-        losses.append(loss)
-    return float(np.mean(losses))
+
+    reads = PerCall.reads | {"advance"}
+
+    def step_all(self) -> float:
+        """A step on every row but the first. Returns the mean feature loss."""
+        place, losses = Place(self.model.denoiser.begin(self.seeds.batch(self.done))), []
+        for call in range(self.model.calls):
+            place, loss = self._call(place, call)
+            losses.append(loss)
+        return float(np.mean(losses))
+
+    def _call(self, place: Place, call: int) -> tuple[Place, float]:
+        advance = self.model.denoiser.advance
+        with torch.no_grad():
+            dense = self.model.dense(place.at, call)
+        if place.caches is None:
+            return Place(advance(place.at, dense.output, call), dense.caches), 0.0
+        loss, masked = self._update(place, call, dense.end)
+        leads = masked if self.settings.advance == "student" else dense
+        return Place(advance(place.at, leads.output.detach(), call), detached(masked.caches)), loss
 
 
-def _call(
-    subject: Subject, learner: Learner, at: Trajectory, caches: Caches | None, call: int
-) -> tuple[Trajectory, Caches, float]:
-    with torch.no_grad():
-        dense = subject.dense(at, call)
-    if caches is None:
-        return subject.denoiser.advance(at, dense.output, call), dense.caches, 0.0
-    loss, masked = update(subject, learner, at, caches, call, dense.end)
-    leads = masked if learner.settings.advance == "student" else dense
-    return subject.denoiser.advance(at, leads.output.detach(), call), detached(masked.caches), loss
+class Sequential(PerCall):
+    """Call by call: `updates` steps on a row over two batches, then the row is settled and both batches move on.
 
-
-def update(
-    subject: Subject, learner: Learner, at: Trajectory, caches: Caches, call: int, end: torch.Tensor
-) -> tuple[float, Outcome]:
-    """One step on row `call`. end: the dense run's feature. Returns the feature loss and the gated call."""
-    masked = subject.masked(at, call, learner.gates.draw(call, subject.device), caches)
-    loss = feature_loss(masked.end, end)
-    learner.step(loss, [call])
-    return float(loss.detach()), masked
-
-
-def sequential_pass(subject: Subject, learner: Learner, pool: Sequence[Sequence[int]]) -> float:
-    """Call by call: `updates` steps on a row over a pool of batches, then the row is settled and the pool moves on.
-
-    Later rows see the caches that the settled rows leave. Returns the mean feature loss.
+    Later rows see the caches that the settled rows leave.
     """
-    states: list[tuple[Trajectory, Caches | None]] = [(subject.denoiser.begin(seeds), None) for seeds in pool]
-    losses = []
-    for call in range(subject.calls):
-        if call:
-            losses += _settle(subject, learner, states, call)
-        states = [_moved(subject, learner.gates, at, caches, call) for at, caches in states]
-    return float(np.mean(losses))
 
+    reads = PerCall.reads | {"updates"}
 
-def _settle(
-    subject: Subject, learner: Learner, states: Sequence[tuple[Trajectory, Caches | None]], call: int
-) -> list[float]:
-    with torch.no_grad():
-        ends = [subject.dense(at, call).end for at, _ in states]
-    losses = []
-    for number in range(learner.settings.updates):
-        which = number % len(states)
-        at, caches = states[which]
-        assert caches is not None
-        losses.append(update(subject, learner, at, caches, call, ends[which])[0])
-    return losses
+    def step_all(self) -> float:
+        """`updates` steps on every row but the first. Returns the mean feature loss."""
+        batches = [self.seeds.batch(self.done * self.settings.updates + k) for k in range(2)]
+        places, losses = [Place(self.model.denoiser.begin(seeds)) for seeds in batches], []
+        for call in range(self.model.calls):
+            if call:
+                losses += self._settle(places, call)
+            places = [self._moved(place, call) for place in places]
+        return float(np.mean(losses))
 
+    def _settle(self, places: list[Place], call: int) -> list[float]:
+        """The losses of the steps on one row; the batches take turns."""
+        with torch.no_grad():
+            ends = [self.model.dense(place.at, call).end for place in places]
+        turns = [number % len(places) for number in range(self.settings.updates)]
+        return [self._update(places[turn], call, ends[turn])[0] for turn in turns]
 
-@torch.no_grad()
-def _moved(
-    subject: Subject, gates: Gates, at: Trajectory, caches: Caches | None, call: int
-) -> tuple[Trajectory, Caches]:
-    runs = gates.rows[call].detach().numpy() > 0.5
-    outcome = subject.masked(at, call, Row(runs), caches)
-    return subject.denoiser.advance(at, outcome.output, call), outcome.caches
+    @torch.no_grad()
+    def _moved(self, place: Place, call: int) -> Place:
+        runs = self.learner.gates.rows[call].detach().numpy() > 0.5
+        outcome = self.model.masked(place.at, call, CallGates(runs), place.caches)
+        return Place(self.model.denoiser.advance(place.at, outcome.output, call), outcome.caches)

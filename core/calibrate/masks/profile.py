@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from .losses import variation
-from .masked_model import Subject
+from .masked_model import MaskedModel
 
 
 @torch.no_grad()
-def profile(subject: Subject, seeds: Sequence[int]) -> Tensor:
+def profile(model: MaskedModel, seeds: Sequence[int]) -> Tensor:
     """v [T], infinite at call 0; mean over the samples."""
-    at = subject.denoiser.begin(seeds)
-    v = torch.full((subject.calls,), torch.inf)
+    at = model.denoiser.begin(seeds)
+    v = torch.full((model.calls,), torch.inf)
     before: Tensor | None = None
-    for call in range(subject.calls):
-        outcome = subject.dense(at, call)
+    for call in range(model.calls):
+        outcome = model.dense(at, call)
         if before is not None:
             v[call] = float(variation(outcome.end, before))
-        at, before = subject.denoiser.advance(at, outcome.output, call), outcome.end
+        at, before = model.denoiser.advance(at, outcome.output, call), outcome.end
     return v

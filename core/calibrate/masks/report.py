@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...files import make_folder, whole_file
+from ...files import make_folder, whole_file, write_figure
 from ...models.graph import BlockGraph
 from ...plan.heatmap import heatmap
 from ...plan.liveness import liveness
 from ...recipe.mask import Mask
-from .trainer import Progress, Trained
+from .state import Progress
+from .trainer import Trained
 
 
 def write_report(folder: Path, trained: Trained) -> list[Path]:
@@ -39,7 +39,7 @@ def draw_curve(path: Path, history: Sequence[Progress]) -> None:
     share.plot(done, [p.settled for p in history], color="tab:green", label="share of settled probabilities")
     share.set(xlabel="pass", ylim=(0, 1.02))
     share.legend(frameon=False)
-    _save(path, figure)
+    write_figure(path, figure, 120)
 
 
 def draw_mask(path: Path, mask: Mask, graph: BlockGraph) -> None:
@@ -60,9 +60,4 @@ def draw_histogram(path: Path, mask: Mask) -> None:
     axes = figure.subplots()
     axes.hist(np.asarray(values[1:], dtype=np.float64).ravel(), bins=20, range=(0, 1), color="tab:blue")
     axes.set(xlabel="probability that a block runs", ylabel="calls x blocks", xlim=(0, 1))
-    _save(path, figure)
-
-
-def _save(path: Path, figure: Any) -> None:
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=120)
+    write_figure(path, figure, 120)

@@ -17,8 +17,6 @@ Control = Literal["dual", "project", "fixed"]
 Checkpointing = Literal["auto", "none", "block", "call"]
 Caching = Literal["auto", "output", "branch"]
 
-VERIFIED = ("search", "exchange")
-"""Forms whose passes change a binary mask by moves that are verified; the others step on probabilities along gradients."""
 PAPER: dict[str, Any] = {
     "start": "uniform",
     "control": "dual",
@@ -29,17 +27,6 @@ PAPER: dict[str, Any] = {
     "refine": 0,
 }
 """What form="paper" stands for beside form="interleaved": timestep-aware block masking (arXiv 2603.19939) as published."""
-
-_GRADIENT = {"sampling", "lr", "control", "weight_low", "weight_high", "cost_weighted"}
-_READ_BY: dict[str, set[str]] = {
-    "search": {"tries"},
-    "exchange": {"tries", "checkpointing"},
-    "windowed": {*_GRADIENT, "window", "checkpointing"},
-    "interleaved": {*_GRADIENT, "advance", "loss_at", "checkpointing"},
-    "sequential": {*_GRADIENT, "updates", "loss_at", "checkpointing"},
-    "paper": {*_GRADIENT, "advance", "loss_at", "checkpointing"},
-}
-"""Settings that not every form reads, by the forms that do."""
 
 
 @documented
@@ -200,23 +187,15 @@ class TrainSettings:
             self._as_published()
 
     def _as_published(self) -> None:
-        changed = self._changed()
+        changed = self.changed()
         for name, value in PAPER.items():
             if name in changed and getattr(self, name) != value:
                 raise RecipeError(f"form='paper' has {name}={value!r}: leave {name} out, or give form='interleaved'")
             object.__setattr__(self, name, value)
 
-    def _changed(self) -> set[str]:
+    def changed(self) -> set[str]:
         """Names of the settings that differ from their defaults."""
         return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
-
-    def unread(self) -> str:
-        """Settings that were given but are not used by this form, by name; empty where all are."""
-        read = {"lambda1", "lambda2_ratio"} if self.control != "project" and self.form not in VERIFIED else set()
-        read |= _READ_BY[self.form] | ({"initial"} if self.start == "uniform" else {"sureness"})
-        read |= {"sureness"} if self.form in VERIFIED else {"refine"}
-        partly = set().union(*_READ_BY.values()) | {"lambda1", "lambda2_ratio", "initial", "sureness"}
-        return ", ".join(sorted(self._changed() & (partly - read)))
 
     @property
     def share(self) -> float:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Trajectory
-from .gated import Caches, Row, detached
-from .learner import Learner
+from .gated import Caches, CallGates, detached
 from .losses import feature_loss
-from .masked_model import Subject
+from .masked_model import MaskedModel, Place
+from .strategy import GradientStrategy
 
 
 def windows(calls: int, size: int, offset: int = 0) -> Iterator[range]:
@@ -27,39 +27,46 @@ def windows(calls: int, size: int, offset: int = 0) -> Iterator[range]:
         start, end = end, end + size
 
 
-def windowed_pass(subject: Subject, learner: Learner, seeds: Sequence[int]) -> float:
-    """One run on new samples, one step per window. Returns the mean loss of the windows."""
-    at, caches = subject.denoiser.begin(seeds), None  # type: tuple[Trajectory, Caches | None]
-    size = learner.settings.window
-    offset = learner.done % size if size else 0
-    losses = []
-    for window in windows(subject.calls, size, offset):
-        goal = dense_end(subject, subject.denoiser.fork(at), window)
-        rows = [learner.gates.draw(call, subject.device) for call in window]
-        at, caches = masked_window(subject, at, caches, window, rows, learner.settings.checkpointing != "none")
-        loss = feature_loss(at.x, goal)
-        if window[-1] > 0:
-            learner.step(loss, window)
-        at, caches = subject.denoiser.fork(at), detached(caches)
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses))
-
-
 @torch.no_grad()
-def dense_end(subject: Subject, at: Trajectory, window: range) -> Tensor:
+def dense_end(model: MaskedModel, at: Trajectory, window: range) -> Tensor:
     """The latent after a window of dense calls."""
     for call in window:
-        at = subject.denoiser.advance(at, subject.denoiser.predict(at, call), call)
+        at = model.denoiser.advance(at, model.denoiser.predict(at, call), call)
     return at.x
 
 
 def masked_window(
-    subject: Subject, at: Trajectory, caches: Caches | None, window: range, rows: Sequence[Row], recompute: bool = True
+    model: MaskedModel, place: Place, window: range, gates: Sequence[CallGates], recompute: bool = True
 ) -> tuple[Trajectory, Caches]:
-    """A window of calls under gates, with gradients to them."""
-    evaluate = subject.recomputed if recompute else subject.masked
-    for call, row in zip(window, rows, strict=True):
+    """A window of calls under gates, with gradients to them. recompute: keep no activations.
+
+    Returns the trajectory after the window, and the caches of its last call.
+    """
+    evaluate = model.recomputed if recompute else model.masked
+    at, caches = place
+    for call, row in zip(window, gates, strict=True):
         outcome = evaluate(at, call, row, caches)
-        at, caches = subject.denoiser.advance(at, outcome.output, call), outcome.caches
+        at, caches = model.denoiser.advance(at, outcome.output, call), outcome.caches
     assert caches is not None
     return at, caches
+
+
+class Windowed(GradientStrategy):
+    """One run on new samples, one step per window of calls."""
+
+    reads = GradientStrategy.reads | {"window", "checkpointing"}
+
+    def step_all(self) -> float:
+        """A step on the rows of each window. Returns the mean loss of the windows."""
+        model, size = self.model, self.settings.window
+        place, losses = Place(model.denoiser.begin(self.seeds.batch(self.done))), []
+        for window in windows(model.calls, size, self.done % size if size else 0):
+            goal = dense_end(model, model.denoiser.fork(place.at), window)
+            gates = [self.learner.gates.draw(call, model.device) for call in window]
+            at, caches = masked_window(model, place, window, gates, self.settings.checkpointing != "none")
+            loss = feature_loss(at.x, goal)
+            if window[-1] > 0:
+                self.learner.step(loss, window)
+            place = Place(model.denoiser.fork(at), detached(caches))
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses))

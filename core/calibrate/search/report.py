@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RecipeError
+from ...files import make_folder, write_figure, write_json
 
 FIGURES, PLOT = "search.json", "search.png"
 Row = dict[str, Any]
@@ -16,9 +17,9 @@ _MARKS = {"steps": ("s", "tab:gray"), "DeepCache": ("^", "tab:orange"), "preset"
 
 
 def save(folder: Path, result: dict[str, Any]) -> None:
-    """Write search.json and search.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FIGURES).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    """Write search.json and search.png. Raises :class:`FileError`."""
+    make_folder(folder)
+    write_json(folder / FIGURES, result)
     plot(folder / PLOT, result)
 
 
@@ -76,7 +77,7 @@ def plot(path: Path, result: dict[str, Any]) -> None:
     axes.set_title(f"{result['stage']} search, {result['calls']} calls", loc="left")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, 150)
 
 
 def _inside(points: Sequence[Sequence[float]], worst: float) -> list[tuple[float, float]]:

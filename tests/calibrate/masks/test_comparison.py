@@ -9,42 +9,42 @@ from toys import WIDTH, Residual, toy
 
 from skipstone.core.calibrate.masks.comparison import Comparison, Noises, held_bytes
 from skipstone.core.calibrate.masks.local_search import propose
-from skipstone.core.calibrate.masks.masked_model import Subject
+from skipstone.core.calibrate.masks.masked_model import MaskedModel
 from skipstone.core.calibrate.masks.shards import Shards
 from skipstone.core.measure.fidelity import relative_errors
-from skipstone.lab.bench.mask_quality import Judge
+from skipstone.lab.bench.mask_quality import DenseReference
 
 
 def test_errors_branched_off_a_kept_run_are_those_of_a_run_from_the_start() -> None:
-    subject = toy(Residual(4), calls=8, forecast=True)
+    model = toy(Residual(4), calls=8, forecast=True)
     rng, seeds = np.random.default_rng(1), [3, 4]
-    kept, fresh = Noises(subject, seeds), Noises(subject, seeds)
-    run = rng.random(subject.shape) < 0.5
+    kept, fresh = Noises(model, seeds), Noises(model, seeds)
+    run = rng.random(model.shape) < 0.5
     run[0] = True
     kept.errors(run, keep=True)
-    dense = subject.rollout(seeds)
+    dense = model.rollout(seeds)
     for number in range(12):
         run = propose(run, rng.random(run.shape), rng, number)
-        expected = relative_errors(subject.rollout(seeds, run), dense)
+        expected = relative_errors(model.rollout(seeds, run), dense)
         torch.testing.assert_close(kept.errors(run, keep=number % 3 == 0), expected, rtol=1e-12, atol=0)
         torch.testing.assert_close(fresh.errors(run), expected, rtol=1e-12, atol=0)
 
 
 def test_branching_off_saves_the_calls_that_are_alike() -> None:
-    subject = toy(Residual(4), calls=8)
-    noises = Noises(subject, [1])
-    run = np.ones(subject.shape, dtype=bool)
+    model = toy(Residual(4), calls=8)
+    noises = Noises(model, [1])
+    run = np.ones(model.shape, dtype=bool)
     noises.errors(run, keep=True)
-    before, other = subject.denoiser.calls_made, run.copy()
+    before, other = model.denoiser.calls_made, run.copy()
     other[6, 2] = False
     noises.errors(other)
-    assert subject.denoiser.calls_made - before == 2
-    assert subject.denoiser.begin([1]).x.shape == (1, WIDTH)
+    assert model.denoiser.calls_made - before == 2
+    assert model.denoiser.begin([1]).x.shape == (1, WIDTH)
 
 
-def good_and_bad(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+def good_and_bad(model: MaskedModel) -> tuple[np.ndarray, np.ndarray]:
     """A mask that gives up one run, and one that gives up all but the first call."""
-    good = np.ones(subject.shape, dtype=bool)
+    good = np.ones(model.shape, dtype=bool)
     good[3, 1] = False
     bad = good.copy()
     bad[1:] = False
@@ -52,27 +52,27 @@ def good_and_bad(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_candidate_that_is_behind_on_the_first_quarter_costs_no_more() -> None:
-    subject = toy(Residual(4), calls=8)
-    comparison = Comparison(subject, list(range(8)), list(range(8, 16)), Shards())
-    good, bad = good_and_bad(subject)
+    model = toy(Residual(4), calls=8)
+    comparison = Comparison(model, list(range(8)), list(range(8, 16)), Shards())
+    good, bad = good_and_bad(model)
     comparison.keep(bad)
     plain = comparison.error
     assert comparison.better(good) and not comparison.better(bad)
     comparison.keep(good)
     assert comparison.error == pytest.approx(comparison.held_out(good)) and comparison.error < plain
-    made = subject.denoiser.calls_made
+    made = model.denoiser.calls_made
     assert not comparison.better(bad)
-    assert subject.denoiser.calls_made - made == 8 - 1
+    assert model.denoiser.calls_made - made == 8 - 1
     assert comparison.held_out(bad) == pytest.approx(plain, rel=1e-6)
 
 
 def test_the_error_is_the_figure_that_is_reported() -> None:
-    subject, held_out = toy(Residual(4), calls=8), [11, 12, 13]
-    comparison = Comparison(subject, [1, 2], held_out, Shards())
-    _, bad = good_and_bad(subject)
+    model, held_out = toy(Residual(4), calls=8), [11, 12, 13]
+    comparison = Comparison(model, [1, 2], held_out, Shards())
+    _, bad = good_and_bad(model)
     comparison.keep(bad)
-    dense, masked = subject.rollout(held_out), subject.rollout(held_out, bad)
-    reported = Judge(dense)(masked).rel_l2
+    dense, masked = model.rollout(held_out), model.rollout(held_out, bad)
+    reported = DenseReference(dense)(masked).rel_l2
     by_hand = np.mean([float((m - d).norm() / d.norm()) for m, d in zip(masked, dense, strict=True)])
     assert comparison.error == pytest.approx(reported, rel=1e-12) == pytest.approx(by_hand, rel=1e-6)
 
@@ -110,11 +110,11 @@ def test_a_move_must_hold_on_noises_that_it_was_not_found_on(
 
 
 def test_places_take_no_more_than_their_room_and_errors_stay_the_same() -> None:
-    subject = toy(Residual(4), calls=16)
+    model = toy(Residual(4), calls=16)
     rng, seeds = np.random.default_rng(2), [1, 2]
-    run = rng.random(subject.shape) < 0.5
+    run = rng.random(model.shape) < 0.5
     run[0] = True
-    ample, tight = Noises(subject, seeds), Noises(subject, seeds, room=1500)
+    ample, tight = Noises(model, seeds), Noises(model, seeds, room=1500)
     for noises in (ample, tight):
         noises.errors(run, keep=True)
     sizes = [held_bytes([caches for _, caches in noises._places.values()]) for noises in (ample, tight)]

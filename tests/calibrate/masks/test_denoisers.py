@@ -114,12 +114,12 @@ def test_sd3_from_given_embeddings() -> None:
     arguments = {"encoder_hidden_states": tiny.noise(2, 5, 16), "pooled_projections": tiny.noise(2, 12)}
     empty = {k: torch.zeros_like(v[:1]) for k, v in arguments.items()}
     denoiser = PipelineDenoiser(transformer, scheduler, Conditions(arguments, empty, 2), (4, 8, 8), 3.0)
-    subject = prepare(denoiser)
-    assert subject.family == "diffusers SD3" and subject.shape == (4, 2)
+    model = prepare(denoiser)
+    assert model.family == "diffusers SD3" and model.shape == (4, 2)
     run = torch.ones(4, 2, dtype=torch.bool).numpy()
-    assert torch.equal(subject.rollout([1, 2], run), drawn(denoiser, [1, 2]))
+    assert torch.equal(model.rollout([1, 2], run), drawn(denoiser, [1, 2]))
     run[2] = False
-    assert not torch.allclose(subject.rollout([1, 2], run), drawn(denoiser, [1, 2]), atol=1e-3)
+    assert not torch.allclose(model.rollout([1, 2], run), drawn(denoiser, [1, 2]), atol=1e-3)
 
 
 def test_pixart_from_given_embeddings() -> None:
@@ -131,8 +131,8 @@ def test_pixart_from_given_embeddings() -> None:
     extra = {"resolution": None, "aspect_ratio": None}
     conditions = given(tiny.noise(2, *tiny.CONTEXT), torch.zeros(1, *tiny.CONTEXT), added_cond_kwargs=extra)
     denoiser = PipelineDenoiser(case.model, scheduler, conditions, (4, 16, 16), 4.5)
-    subject = prepare(denoiser)
-    assert subject.shape == (4, 6) and torch.isfinite(drawn(denoiser, [1])).all()
+    model = prepare(denoiser)
+    assert model.shape == (4, 6) and torch.isfinite(drawn(denoiser, [1])).all()
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_an_unknown_pipeline_is_refused_in_one_line() -> None:
 
 def test_costs_are_counted_on_real_networks() -> None:
     _, denoiser = sd_denoiser("DDIMScheduler")
-    subject = prepare(denoiser)
-    assert subject.family == recognise(denoiser.network).name
-    assert subject.costs.rest > 0 and (subject.costs.blocks > 0).all() and 0.8 < subject.costs.masked.sum() < 1
+    model = prepare(denoiser)
+    assert model.family == recognise(denoiser.network).name
+    assert model.costs.rest > 0 and (model.costs.blocks > 0).all() and 0.8 < model.costs.masked.sum() < 1
 
 
 @pytest.mark.parametrize("forecast", [False, True])
@@ -209,12 +209,12 @@ def test_a_mask_drawn_with_by_the_engine_is_what_training_saw(forecast: bool) ->
     from skipstone.pipelines.accelerate import accelerate
 
     pipe, denoiser = sd_denoiser("DDIMScheduler", 8)
-    subject = prepare(denoiser, forecast=forecast)
-    run = np.random.default_rng(0).random(subject.shape) < 0.5
+    model = prepare(denoiser, forecast=forecast)
+    run = np.random.default_rng(0).random(model.shape) < 0.5
     run[0] = True
     noise = denoiser.begin([7]).x
-    with accelerate(pipe, BlockSkip(mask=subject.mask(run))):
+    with accelerate(pipe, BlockSkip(mask=model.mask(run))):
         picture = tiny.run_sd(pipe, steps=8, latents=noise)
-    torch.testing.assert_close(subject.rollout([7], run), picture, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.rollout([7], run), picture, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(picture, tiny.run_sd(pipe, steps=8, latents=noise), atol=1e-3)
-    assert isinstance(subject.mask(run), Mask) and subject.mask(run).forecast == forecast
+    assert isinstance(model.mask(run), Mask) and model.mask(run).forecast == forecast

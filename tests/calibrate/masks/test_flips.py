@@ -24,26 +24,26 @@ class Affine(Residual):
         return x
 
 
-def true_flips(subject: object, run: np.ndarray, seeds: list[int]) -> np.ndarray:
+def true_flips(model: object, run: np.ndarray, seeds: list[int]) -> np.ndarray:
     """L(run) - L(reuse) of every entry, by trying."""
-    dense, found = subject.rollout(seeds), np.zeros(run.shape)  # type: ignore[attr-defined]
+    dense, found = model.rollout(seeds), np.zeros(run.shape)  # type: ignore[attr-defined]
     for s, i in np.argwhere(np.ones_like(run[1:])) + np.array([1, 0]):
         errors = []
         for bit in (True, False):
             tried = run.copy()
             tried[s, i] = bit
-            errors.append(float(feature_loss(subject.rollout(seeds, tried), dense)))  # type: ignore[attr-defined]
+            errors.append(float(feature_loss(model.rollout(seeds, tried), dense)))  # type: ignore[attr-defined]
         found[s, i] = errors[0] - errors[1]
     return found
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_estimate_is_the_flip_where_the_result_is_linear_in_the_gates(recompute: bool) -> None:
-    subject, seeds = toy(Affine(3), calls=5), list(range(4))
-    run = np.random.default_rng(0).random(subject.shape) < 0.5
+    model, seeds = toy(Affine(3), calls=5), list(range(4))
+    run = np.random.default_rng(0).random(model.shape) < 0.5
     run[0] = True
-    estimate = flip_values(subject, run, seeds, Shards(), draws=4000 // 10, recompute=recompute).numpy()
-    truth = true_flips(subject, run, seeds)
+    estimate = flip_values(model, run, seeds, Shards(), draws=4000 // 10, recompute=recompute).numpy()
+    truth = true_flips(model, run, seeds)
     assert np.abs(truth).max() > 0.01
     np.testing.assert_allclose(estimate, truth, atol=0.12 * np.abs(truth).max())
     assert np.corrcoef(estimate[1:].ravel(), truth[1:].ravel())[0, 1] > 0.99
@@ -51,9 +51,9 @@ def test_the_estimate_is_the_flip_where_the_result_is_linear_in_the_gates(recomp
 
 def test_without_curvature_the_gradient_alone_is_another_thing() -> None:
     """At a dense mask the error is 0 and so is its gradient; the flips are not."""
-    subject, seeds = toy(Affine(3), calls=5), [1, 2]
-    run = np.ones(subject.shape, dtype=bool)
-    estimate = flip_values(subject, run, seeds, Shards(), draws=20)
+    model, seeds = toy(Affine(3), calls=5), [1, 2]
+    run = np.ones(model.shape, dtype=bool)
+    estimate = flip_values(model, run, seeds, Shards(), draws=20)
     assert (estimate[1:] < 0).all() and (estimate[0] == 0).all()
 
 

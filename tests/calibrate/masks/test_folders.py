@@ -124,8 +124,8 @@ def test_a_mask_trained_from_the_command_line_draws_what_training_saw(
     with accelerate(pipe, BlockSkip(mask=str(tmp_path / "mask.safetensors"))) as handle:
         masked = last_latent(pipe, kind, 5, 4)
         ran = handle.report().blocks_run
-    subject = prepare(denoiser_of(pipe, 4, prompts=asked(kind)), forecast=mask.forecast)
-    assert ran == (liveness(mask.run, subject.graph) == State.RUN).sum()
-    close(subject.rollout([5], mask.run), masked)
+    model = prepare(denoiser_of(pipe, 4, prompts=asked(kind)), forecast=mask.forecast)
+    assert ran == (liveness(mask.run, model.graph) == State.RUN).sum()
+    close(model.rollout([5], mask.run), masked)
     assert not torch.allclose(masked, dense, rtol=1e-3, atol=1e-3)
     assert torch.equal(last_latent(pipe, kind, 5, 4), dense)

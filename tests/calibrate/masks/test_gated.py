@@ -9,82 +9,82 @@ import torch
 from toys import WIDTH, Chain, Node, Residual, Skips, toy
 
 from skipstone.core.calibrate.denoiser import Trajectory
-from skipstone.core.calibrate.masks.gated import GatedNetwork, Row, detached, frozen
+from skipstone.core.calibrate.masks.gated import CallGates, GatedNetwork, detached, frozen
 from skipstone.core.calibrate.masks.gates import Gates
-from skipstone.core.calibrate.masks.masked_model import Subject
+from skipstone.core.calibrate.masks.masked_model import MaskedModel
 from skipstone.core.models import recognise
 
 NETWORKS = [Chain, Residual, Skips]
 
 
-def gates(subject: Subject, p: float = 0.5, sampling: str = "bernoulli", seed: int = 0) -> Gates:
+def gates(model: MaskedModel, p: float = 0.5, sampling: str = "bernoulli", seed: int = 0) -> Gates:
     """Probabilities that are `p` everywhere, in double precision."""
-    made = Gates(torch.full(subject.shape, p), sampling, seed)  # type: ignore[arg-type]
+    made = Gates(torch.full(model.shape, p), sampling, seed)  # type: ignore[arg-type]
     made.rows = [torch.nn.Parameter(row.detach().double()) for row in made.rows]
     return made
 
 
-def first_call(subject: Subject, seeds: tuple[int, ...] = (1, 2)) -> tuple[Trajectory, object]:
+def first_call(model: MaskedModel, seeds: tuple[int, ...] = (1, 2)) -> tuple[Trajectory, object]:
     """The place before call 1 and the caches of call 0."""
-    at = subject.denoiser.begin(seeds)
+    at = model.denoiser.begin(seeds)
     with torch.no_grad():
-        outcome = subject.dense(at, 0)
-    return subject.denoiser.advance(at, outcome.output, 0), outcome.caches
+        outcome = model.dense(at, 0)
+    return model.denoiser.advance(at, outcome.output, 0), outcome.caches
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("forecast", [False, True])
 def test_all_gates_open_is_the_dense_network_bit_by_bit(kind: type[Chain], forecast: bool) -> None:
-    subject = toy(kind(), forecast=forecast)
-    at = subject.denoiser.begin([3, 4])
+    model = toy(kind(), forecast=forecast)
+    at = model.denoiser.begin([3, 4])
     caches = None
-    for call in range(subject.calls):
-        row = gates(subject).fixed(call, np.ones(4, dtype=bool))
-        outcome = subject.masked(at, call, row, caches)
-        assert torch.equal(outcome.output, subject.denoiser.predict(at, call))
-        at, caches = subject.denoiser.advance(at, outcome.output.detach(), call), detached(outcome.caches)
+    for call in range(model.calls):
+        row = gates(model).fixed(call, np.ones(4, dtype=bool))
+        outcome = model.masked(at, call, row, caches)
+        assert torch.equal(outcome.output, model.denoiser.predict(at, call))
+        at, caches = model.denoiser.advance(at, outcome.output.detach(), call), detached(outcome.caches)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_hard_gates_with_and_without_gradients_give_the_same_bits(kind: type[Chain]) -> None:
-    subject = toy(kind())
-    at, caches = first_call(subject)
+    model = toy(kind())
+    at, caches = first_call(model)
     runs = np.array([True, False, True, False])
-    with_gradients = subject.masked(at, 1, gates(subject).fixed(1, runs), caches)
-    assert torch.equal(with_gradients.output, subject.masked(at, 1, Row(runs), caches).output)
+    with_gradients = model.masked(at, 1, gates(model).fixed(1, runs), caches)
+    assert torch.equal(with_gradients.output, model.masked(at, 1, CallGates(runs), caches).output)
 
 
 def test_a_row_of_zeros_repeats_the_last_block_where_outputs_are_cached() -> None:
-    subject = toy(Skips())
-    at, caches = first_call(subject)
-    outcome = subject.masked(at, 1, Row(np.zeros(4, dtype=bool)), caches)
+    model = toy(Skips())
+    at, caches = first_call(model)
+    outcome = model.masked(at, 1, CallGates(np.zeros(4, dtype=bool)), caches)
     assert torch.equal(outcome.output, caches[-1].values[0])
 
 
 def test_blocks_that_are_reused_without_gradients_are_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, entered = toy(), []
-    at, caches = first_call(subject)
+    model, entered = toy(), []
+    at, caches = first_call(model)
     inner = Node.forward
     monkeypatch.setattr(Node, "forward", lambda self, x, t: (entered.append(self), inner(self, x, t))[1])
-    subject.masked(at, 1, Row(np.array([True, False, False, True])), caches)
-    assert entered == [subject.denoiser.network.nodes[0], subject.denoiser.network.nodes[3]]
+    model.masked(at, 1, CallGates(np.array([True, False, False, True])), caches)
+    assert entered == [model.denoiser.network.nodes[0], model.denoiser.network.nodes[3]]
 
 
-def by_hand(subject: Subject, at: Trajectory, caches: object, call: int, b: torch.Tensor) -> torch.Tensor:
+def by_hand(model: MaskedModel, at: Trajectory, caches: object, call: int, b: torch.Tensor) -> torch.Tensor:
     """Eq. 3 on the residual toy, written out: x += b f + (1 - b) cache, with b as ordinary numbers."""
-    x, t = at.x, torch.tensor(subject.denoiser.timesteps[call], dtype=torch.float64)
-    for number, node in enumerate(subject.denoiser.network.nodes):
+    x, t = at.x, torch.tensor(model.denoiser.timesteps[call], dtype=torch.float64)
+    for number, node in enumerate(model.denoiser.network.nodes):
         x = x + b[number] * node(x, t) + (1 - b[number]) * caches[number].values[0]  # type: ignore[index]
     return x
 
 
 def test_mixing_weights_and_their_gradients_are_those_of_the_formula() -> None:
-    subject = toy()
-    at, caches = first_call(subject)
-    soft = gates(subject, 0.3, "mean")
-    outcome = subject.masked(at, 1, soft.draw(1), caches)
+    model = toy()
+    at, caches = first_call(model)
+    soft = gates(model, 0.3, "mean")
+    outcome = model.masked(at, 1, soft.draw(1), caches)
     b = torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
-    expected = by_hand(subject, at, caches, 1, b)
+    expected = by_hand(model, at, caches, 1, b)
     torch.testing.assert_close(outcome.output, expected)
     outcome.output.square().sum().backward()
     expected.square().sum().backward()
@@ -93,15 +93,15 @@ def test_mixing_weights_and_their_gradients_are_those_of_the_formula() -> None:
 
 def test_straight_through_gradient_is_the_inner_product_with_fresh_minus_cached() -> None:
     """For each gate <dL/dF, f - cache>, dL/dF taken through the values that were chosen."""
-    subject = toy()
-    at, caches = first_call(subject)
-    hard, learned = np.array([True, False, True, False]), gates(subject)
-    outcome = subject.masked(at, 1, learned.fixed(1, hard), caches)
+    model = toy()
+    at, caches = first_call(model)
+    hard, learned = np.array([True, False, True, False]), gates(model)
+    outcome = model.masked(at, 1, learned.fixed(1, hard), caches)
     outcome.output.pow(3).sum().backward()
 
-    x, t = at.x, torch.tensor(subject.denoiser.timesteps[1], dtype=torch.float64)
+    x, t = at.x, torch.tensor(model.denoiser.timesteps[1], dtype=torch.float64)
     values, gains = [], []
-    for number, node in enumerate(subject.denoiser.network.nodes):
+    for number, node in enumerate(model.denoiser.network.nodes):
         fresh, cached = node(x, t), caches[number].values[0]
         value = (fresh if hard[number] else cached).clone()
         value = value.requires_grad_() if not value.requires_grad else value
@@ -116,12 +116,12 @@ def test_straight_through_gradient_is_the_inner_product_with_fresh_minus_cached(
 
 
 def test_only_the_row_in_use_gets_gradients_and_caches_carry_none() -> None:
-    subject, learned = toy(), None
-    at, caches = first_call(subject)
-    learned = gates(subject)
-    outcome = subject.masked(at, 1, learned.draw(1), caches)
+    model, learned = toy(), None
+    at, caches = first_call(model)
+    learned = gates(model)
+    outcome = model.masked(at, 1, learned.draw(1), caches)
     kept = detached(outcome.caches)
-    second = subject.masked(subject.denoiser.advance(at, outcome.output.detach(), 1), 2, learned.draw(2), kept)
+    second = model.masked(model.denoiser.advance(at, outcome.output.detach(), 1), 2, learned.draw(2), kept)
     second.output.sum().backward()
     assert learned.rows[2].grad is not None
     assert all(row.grad is None for s, row in enumerate(learned.rows) if s != 2)
@@ -130,15 +130,15 @@ def test_only_the_row_in_use_gets_gradients_and_caches_carry_none() -> None:
 
 def test_together_a_later_loss_reaches_the_gate_that_filled_the_cache() -> None:
     """A block reused at call 2 hands on what call 1 stored: call 1's gate hears of it."""
-    subject = toy()
-    at, caches = first_call(subject)
-    learned, none = gates(subject), np.zeros(4, dtype=bool)
-    one = subject.masked(at, 1, learned.fixed(1, none), caches)
-    there = subject.denoiser.advance(at, one.output.detach(), 1)
-    subject.masked(there, 2, learned.fixed(2, none), one.caches).output.sum().backward()
-    t = torch.tensor(subject.denoiser.timesteps[1], dtype=torch.float64)
+    model = toy()
+    at, caches = first_call(model)
+    learned, none = gates(model), np.zeros(4, dtype=bool)
+    one = model.masked(at, 1, learned.fixed(1, none), caches)
+    there = model.denoiser.advance(at, one.output.detach(), 1)
+    model.masked(there, 2, learned.fixed(2, none), one.caches).output.sum().backward()
+    t = torch.tensor(model.denoiser.timesteps[1], dtype=torch.float64)
     x, gains = at.x, []
-    for number, node in enumerate(subject.denoiser.network.nodes):
+    for number, node in enumerate(model.denoiser.network.nodes):
         gains.append((node(x, t) - caches[number].values[0]).sum())
         x = x + caches[number].values[0]
     torch.testing.assert_close(learned.rows[1].grad, torch.stack(gains))
@@ -148,12 +148,12 @@ def test_together_a_later_loss_reaches_the_gate_that_filled_the_cache() -> None:
 def test_checkpointing_changes_neither_values_nor_gradients(how: str) -> None:
     plain, other = toy(Skips()), toy(Skips(), checkpointing=how == "block")
     found = []
-    for subject in (plain, other):
-        at, caches = first_call(subject)
-        learned = gates(subject)
-        evaluate = subject.recomputed if (subject is other and how == "call") else subject.masked
+    for model in (plain, other):
+        at, caches = first_call(model)
+        learned = gates(model)
+        evaluate = model.recomputed if (model is other and how == "call") else model.masked
         one = evaluate(at, 1, learned.draw(1), caches)
-        two = evaluate(subject.denoiser.advance(at, one.output, 1), 2, learned.draw(2), one.caches)
+        two = evaluate(model.denoiser.advance(at, one.output, 1), 2, learned.draw(2), one.caches)
         two.output.square().sum().backward()
         found.append((two.output.detach(), learned.rows[1].grad, learned.rows[2].grad))
     for a, b in zip(*found, strict=True):
@@ -162,12 +162,12 @@ def test_checkpointing_changes_neither_values_nor_gradients(how: str) -> None:
 
 
 def test_a_forecast_continues_the_last_two_values_in_a_straight_line() -> None:
-    subject = toy(forecast=True)
+    model = toy(forecast=True)
     ones, none = np.ones(4, dtype=bool), np.zeros(4, dtype=bool)
-    at, caches = first_call(subject)
-    one = subject.masked(at, 1, Row(ones), caches)
-    at = subject.denoiser.advance(at, one.output, 1)
-    output = subject.masked(at, 2, Row(none), one.caches).output
+    at, caches = first_call(model)
+    one = model.masked(at, 1, CallGates(ones), caches)
+    at = model.denoiser.advance(at, one.output, 1)
+    output = model.masked(at, 2, CallGates(none), one.caches).output
     line = [2 * new.values[0] - old.values[0] for new, old in zip(one.caches, caches, strict=True)]
     torch.testing.assert_close(output, at.x + sum(line))
 

@@ -98,27 +98,27 @@ def test_the_first_call_is_all_ones_whatever_is_assigned() -> None:
 @pytest.mark.parametrize("kind", [Chain, Skips])
 @pytest.mark.parametrize("target", [0.35, 0.5, 0.7])
 def test_a_cut_at_the_budget_counts_what_liveness_leaves(kind: type[Chain], target: float) -> None:
-    subject = toy(kind(10), calls=24, costs=[1, 2, 1, 1, 3, 1, 1, 2, 1, 1])
-    scores = np.random.default_rng(0).random(subject.shape)
-    run = to_budget(scores, target, subject.costs)
-    running = liveness(run, subject.graph) == State.RUN
-    share = float((running * subject.costs.blocks).sum()) / (24 * 14)
-    assert subject.costs.share(run) == pytest.approx(share)
+    model = toy(kind(10), calls=24, costs=[1, 2, 1, 1, 3, 1, 1, 2, 1, 1])
+    scores = np.random.default_rng(0).random(model.shape)
+    run = to_budget(scores, target, model.costs)
+    running = liveness(run, model.graph) == State.RUN
+    share = float((running * model.costs.blocks).sum()) / (24 * 14)
+    assert model.costs.share(run) == pytest.approx(share)
     assert target - MARGIN <= share <= target
     assert np.array_equal(running[1:], run[1:])
 
 
 def test_without_liveness_the_highest_scores_run() -> None:
-    subject = toy(Residual(5), calls=9)
-    scores = np.random.default_rng(1).random(subject.shape)
-    run = to_budget(scores, 0.6, subject.costs)
+    model = toy(Residual(5), calls=9)
+    scores = np.random.default_rng(1).random(model.shape)
+    run = to_budget(scores, 0.6, model.costs)
     assert run.mean() == 0.6 and scores[1:][run[1:]].min() > scores[1:][~run[1:]].max()
 
 
 def test_a_budget_below_what_always_runs_is_refused() -> None:
-    subject = toy(calls=4)
+    model = toy(calls=4)
     with pytest.raises(RecipeError, match="25% of the multiply-adds run whatever the mask"):
-        to_budget(np.zeros(subject.shape), 0.1, subject.costs)
+        to_budget(np.zeros(model.shape), 0.1, model.costs)
 
 
 def test_costs_of_a_call_are_those_of_its_layers() -> None:
@@ -136,17 +136,17 @@ def test_costs_of_a_call_are_those_of_its_layers() -> None:
 
 def test_the_interval_start_has_evenly_spread_full_calls() -> None:
     assert even_calls(10, 5) == [0, 2, 4, 6, 8] and even_calls(6, 4) == [0, 1, 3, 4]
-    subject = toy(calls=10)
-    run = to_budget(interval_scores(subject.shape, subject.costs, 0.5), 0.5, subject.costs)
+    model = toy(calls=10)
+    run = to_budget(interval_scores(model.shape, model.costs, 0.5), 0.5, model.costs)
     assert np.flatnonzero(run.all(axis=1)).tolist() == [0, 2, 4, 6, 8] and run.mean() == 0.5
 
 
 def learner(control: str, p: float, target: float, passes: int = 9, **more: object) -> Learner:
     """On a chain of ten calls and four equal blocks."""
-    subject = toy(calls=10)
+    model = toy(calls=10)
     settings = TrainSettings(control=control, target=target, passes=passes, **more)  # type: ignore[arg-type]
     weights = torch.where(torch.arange(10) % 2 > 0, 0.5, 1.5)
-    return Learner(Gates(torch.full(subject.shape, p)), settings, subject.costs, weights, Shards())
+    return Learner(Gates(torch.full(model.shape, p)), settings, model.costs, weights, Shards())
 
 
 def test_projection_reaches_the_budget_over_the_first_third_and_presses_harder_where_weights_are_high() -> None:

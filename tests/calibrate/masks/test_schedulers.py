@@ -48,14 +48,14 @@ def after_noise() -> torch.Generator:
 def close_both_ways(pipe: Any, steps: int, forecast: bool) -> None:
     """One picture under a random mask: by training's executor, and by the pipeline with the engine on it."""
     condition = given(tiny.noise(1, *tiny.CONTEXT, seed=1))
-    subject = prepare(denoiser_of(pipe, steps, 1.0, conditions=condition), forecast=forecast)
-    run = np.random.default_rng(0).random(subject.shape) < 0.5
+    model = prepare(denoiser_of(pipe, steps, 1.0, conditions=condition), forecast=forecast)
+    run = np.random.default_rng(0).random(model.shape) < 0.5
     run[0] = True
     torch.manual_seed(0)  # DPM++ SDE draws from the global generator
-    trained = subject.rollout([SEED], run)
+    trained = model.rollout([SEED], run)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(SEED))[None]
     torch.manual_seed(0)
-    with accelerate(pipe, BlockSkip(mask=subject.mask(run))):
+    with accelerate(pipe, BlockSkip(mask=model.mask(run))):
         drawn = tiny.run_sd(pipe, steps, guidance_scale=1.0, latents=noise, generator=after_noise())
     assert drawn.isfinite().all()
     torch.testing.assert_close(trained, drawn, rtol=0, atol=1e-5 * float(drawn.abs().max()))

@@ -15,7 +15,7 @@ from toys import Residual, toy
 from skipstone.core.calibrate.masks.processes import joined
 from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.calibrate.masks.shards import Shards
-from skipstone.core.calibrate.masks.trainer import train_subject
+from skipstone.core.calibrate.masks.trainer import train_masked
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.mask import Mask
 
@@ -35,9 +35,9 @@ def work(rank: int, port: int, folder: str) -> None:
     with joined("cpu") as (shards, device):
         assert (shards.rank, shards.count, device) == (rank, 2, "cpu")
         for form in FORMS:
-            subject = toy(Residual(6), calls=8)
-            trained = train_subject(subject, settings(form))
-            seen = [len(batch) for batch in subject.denoiser.begun]
+            model = toy(Residual(6), calls=8)
+            trained = train_masked(model, settings(form))
+            seen = [len(batch) for batch in model.denoiser.begun]
             assert set(seen) <= {2}, seen
             trained.mask.save(Path(folder) / f"{form}{rank}.safetensors")
     os._exit(0)  # taking torch's own threads down at the end of a process aborts now and then on a busy machine
@@ -56,7 +56,7 @@ def free_port() -> int:
 def test_two_processes_learn_what_one_learns_at_the_same_global_batch(tmp_path: Path) -> None:
     mp.spawn(work, (free_port(), str(tmp_path)), nprocs=2)
     for form in FORMS:
-        alone = train_subject(toy(Residual(6), calls=8), settings(form))
+        alone = train_masked(toy(Residual(6), calls=8), settings(form))
         for rank in (0, 1):
             one = Mask.load(tmp_path / f"{form}{rank}.safetensors")
             assert one.probabilities is not None and alone.mask.probabilities is not None

@@ -17,28 +17,27 @@ from toys import WIDTH, Chain, Residual, Skips, ToyDenoiser, toy
 
 from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.baselines import rule_masks
-from skipstone.core.calibrate.masks.checkpoint import load_checkpoint, save_checkpoint
 from skipstone.core.calibrate.masks.costs import MARGIN, Costs
+from skipstone.core.calibrate.masks.forms import unused
 from skipstone.core.calibrate.masks.gated import GatedNetwork
-from skipstone.core.calibrate.masks.masked_model import Subject
-from skipstone.core.calibrate.masks.per_call import interleaved_pass
+from skipstone.core.calibrate.masks.masked_model import MaskedModel
+from skipstone.core.calibrate.masks.seeds import EVALUATION_SEEDS
 from skipstone.core.calibrate.masks.settings import PAPER, TrainSettings
 from skipstone.core.calibrate.masks.trainer import (
-    EVALUATION_SEEDS,
     Progress,
     StopTraining,
     Trained,
     begin,
     choose_start,
     train,
-    train_subject,
+    train_masked,
 )
 from skipstone.core.calibrate.masks.windowed import windows
 from skipstone.core.errors import MaskError, ModelError, RecipeError
 from skipstone.core.measure.fidelity import relative_error
 from skipstone.core.recipe.mask import Mask
 
-FORMS = ["interleaved", "sequential", "windowed", "exchange", "search"]
+NAMES = ["interleaved", "sequential", "windowed", "exchange", "search"]
 
 
 def settings(form: str = "interleaved", **more: object) -> TrainSettings:
@@ -73,24 +72,24 @@ class TwoBranches(Residual):
         self.unused = nn.Parameter(torch.zeros(1))
 
 
-@pytest.mark.parametrize("form", [f for f in FORMS if f != "exchange"])
+@pytest.mark.parametrize("form", [f for f in NAMES if f != "exchange"])
 @pytest.mark.parametrize("sampling", ["bernoulli", "gumbel", "mean"])
 def test_a_constant_block_is_switched_off_and_a_swinging_one_stays_on(form: str, sampling: str) -> None:
     if form == "search" and sampling != "bernoulli":
         pytest.skip("draws nothing")
     wanted = settings(form, sampling=sampling, target=7 / 12, passes=16, start="uniform", initial=0.6, tries=20)
-    trained = train_subject(toy(TwoBranches(), calls=6), wanted)
+    trained = train_masked(toy(TwoBranches(), calls=6), wanted)
     expected = np.array([[True, True], *[[False, True]] * 5])
     assert np.array_equal(trained.mask.run, expected)
     if form != "search":
         assert (trained.mask.probabilities[1:, 1] > trained.mask.probabilities[1:, 0]).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", NAMES)
 @pytest.mark.parametrize("kind", [Chain, Skips, Residual])
 @pytest.mark.parametrize("target", [0.4, 0.7])
 def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain], target: float) -> None:
-    trained = train_subject(toy(kind(8), calls=16), settings(form, target=target, passes=2, batch=2, updates=2))
+    trained = train_masked(toy(kind(8), calls=16), settings(form, target=target, passes=2, batch=2, updates=2))
     assert abs(trained.mask.provenance["share"] - target) <= MARGIN
     assert trained.mask.run[0].all()
     assert trained.mask.probabilities.min() >= 0 and trained.mask.probabilities.max() <= 1
@@ -99,12 +98,12 @@ def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain]
 
 def test_training_begins_at_the_rule_that_is_nearest_to_dense() -> None:
     """Blocks that settle at once, and one that does not: the greedy rule beats an interval."""
-    subject = toy(TwoBranches(), calls=6)
-    training = begin(subject, settings(target=7 / 12))
-    interval = training.run()
+    model = toy(TwoBranches(), calls=6)
+    training = begin(model, settings(target=7 / 12))
+    interval = training.strategy.mask()
     choose_start(training)
-    chosen, comparison = training.run(), training.comparison
-    made = rule_masks(subject, training.settings.ceiling, [1, 2])
+    chosen, comparison = training.strategy.mask(), training.strategy.comparison
+    made = rule_masks(model, training.settings.ceiling, [1, 2])
     assert set(made) == {"interval", "interval, last full", "feature variation"}
     error = comparison.held_out
     assert error(chosen) == min(map(error, made.values())) < 0.9 * error(interval)
@@ -114,7 +113,7 @@ def test_training_begins_at_the_rule_that_is_nearest_to_dense() -> None:
 def test_a_search_goes_on_from_the_very_mask_it_found(kind: type[Chain]) -> None:
     """Where later runs make earlier ones dead there would be room for more, which is not always better."""
     losses: list[float] = []
-    trained = train_subject(
+    trained = train_masked(
         toy(kind(8), calls=16), settings("search", passes=12, target=0.4), lambda n: losses.append(n.loss)
     )
     assert all(b <= a for a, b in itertools.pairwise(losses)) and losses[-1] < losses[0]
@@ -147,27 +146,27 @@ class ByTheSign(Swinging):
         return moved * ((x[:, :1] > 0) == self.where)
 
 
-def swayed(misled: bool) -> Subject:
+def swayed(misled: bool) -> MaskedModel:
     """Of two blocks one acts on the noises of training alone, the other on all others alone."""
     network = TwoBranches()
     network.nodes = nn.ModuleList([ByTheSign(True), ByTheSign(False)])
-    subject = toy(network, calls=6)
-    denoiser = Swayed(network, subject.denoiser.timesteps)
+    model = toy(network, calls=6)
+    denoiser = Swayed(network, model.denoiser.timesteps)
     denoiser.misled = misled
-    return replace(subject, denoiser=denoiser)
+    return replace(model, denoiser=denoiser)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "paper"])
+@pytest.mark.parametrize("form", [*NAMES, "paper"])
 def test_no_training_ends_above_its_start_also_where_its_noises_mislead(form: str) -> None:
     """A search takes no move that does not hold on other noises; where gradients mislead, the start is kept."""
     wanted = settings(form, passes=8, tries=10, lambda1=0.05)
     for misled in (True, False):
-        subject = swayed(misled)
-        start = train_subject(subject, replace(wanted, passes=0)).mask.run
-        trained = train_subject(subject, wanted)
+        model = swayed(misled)
+        start = train_masked(model, replace(wanted, passes=0)).mask.run
+        trained = train_masked(model, wanted)
         reported = [EVALUATION_SEEDS + n for n in range(8)]
-        dense = subject.rollout(reported)
-        before, after = (relative_error(subject.rollout(reported, run), dense) for run in (start, trained.mask.run))
+        dense = model.rollout(reported)
+        before, after = (relative_error(model.rollout(reported, run), dense) for run in (start, trained.mask.run))
         assert after <= before
         assert trained.kept_start == trained.mask.provenance["kept_start"]
         assert misled or not trained.kept_start
@@ -177,7 +176,7 @@ def test_the_papers_form_is_whole_by_one_setting() -> None:
     paper = settings("paper")
     assert {name: getattr(paper, name) for name in PAPER} == PAPER
     assert (PAPER["start"], PAPER["control"], PAPER["forecast"], PAPER["refine"]) == ("uniform", "dual", False, 0)
-    by_name, spelt_out = (train_subject(toy(), s) for s in (paper, settings("interleaved", **PAPER)))
+    by_name, spelt_out = (train_masked(toy(), s) for s in (paper, settings("interleaved", **PAPER)))
     assert np.array_equal(by_name.mask.probabilities, spelt_out.mask.probabilities)
     assert np.array_equal(by_name.mask.run, spelt_out.mask.run)
     assert replace(paper, passes=3).passes == 3
@@ -190,7 +189,7 @@ def test_the_papers_form_adds_its_regularisers_and_forecasts_nothing() -> None:
     from skipstone.pipelines.denoiser import denoiser_of
 
     training = begin(toy(Residual(4), 8), settings("paper", lambda1=0.3))
-    learner = training.learner
+    learner = training.strategy.learner
     assert learner.lambda1 == 0.3 and learner.gates.values[1:].eq(TrainSettings.initial).all()
     learner.step(0 * learner.gates.rows[3].sum(), [3])
     assert (learner.gates.values[3] < TrainSettings.initial).all()
@@ -205,11 +204,11 @@ def test_settings_that_a_form_does_not_use_are_named(caplog: pytest.LogCaptureFi
     given = {"search": {"lr": 0.1, "updates": 3}, "windowed": {"lambda1": 0.1, "tries": 3, "lr": 0.1, "window": 4}}
     given["paper"] = {"lambda1": 0.1, "window": 4, "lambda2_ratio": 0.1}
     for form, names in unread.items():
-        assert TrainSettings(form=form, **given[form]).unread() == names
-    assert TrainSettings().unread() == TrainSettings(form="paper").unread() == ""
-    assert (
-        TrainSettings(start="uniform", initial=0.5).unread() == "" and TrainSettings(initial=0.5).unread() == "initial"
-    )
+        assert ", ".join(unused(TrainSettings(form=form, **given[form]))) == names
+    assert unused(TrainSettings()) == unused(TrainSettings(form="paper")) == []
+    assert unused(TrainSettings(start="uniform", initial=0.5)) == [] and unused(TrainSettings(initial=0.5)) == [
+        "initial"
+    ]
     quick = TrainSettings(passes=0, refine_batch=1, profile_batch=1, lr=0.1)
     train(denoiser_of(tiny.dit_pipeline(), 4), quick)
     assert [r.getMessage() for r in caplog.records] == [
@@ -236,57 +235,57 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float], line: str) ->
 def test_control_brings_the_expected_share_to_the_target(control: str) -> None:
     shares: list[float] = []
     wanted = settings("interleaved", control=control, target=0.5, passes=60, start="uniform", lambda1=0.05)
-    train_subject(toy(Residual(4), calls=8), wanted, lambda now: shares.append(now.share))
+    train_masked(toy(Residual(4), calls=8), wanted, lambda now: shares.append(now.share))
     near = MARGIN if control == "project" else 0.05
     assert shares[0] > 0.8 and abs(float(np.mean(shares[-8:])) - 0.5) <= near
 
 
 def test_a_speedup_is_a_share_of_the_multiply_adds() -> None:
     assert TrainSettings(speedup=1.6).share == 0.625
-    trained = train_subject(toy(Residual(8), calls=16), settings(speedup=2.0, passes=1))
+    trained = train_masked(toy(Residual(8), calls=16), settings(speedup=2.0, passes=1))
     assert abs(trained.mask.provenance["speedup"] - 2) < 0.08
 
 
 def test_exchange_lowers_the_error_of_an_interval_mask() -> None:
-    subject = toy(Residual(8), calls=12)
+    model = toy(Residual(8), calls=12)
     losses: list[float] = []
     wanted = settings("exchange", passes=8, target=0.5, batch=16, refine_batch=32)
-    first = train_subject(subject, settings("exchange", passes=0, target=0.5)).mask.run
-    found = train_subject(subject, wanted, lambda now: losses.append(now.loss)).mask.run
+    first = train_masked(model, settings("exchange", passes=0, target=0.5)).mask.run
+    found = train_masked(model, wanted, lambda now: losses.append(now.loss)).mask.run
     held_out = [9_000 + n for n in range(32)]
-    dense = subject.rollout(held_out)
-    errors = [float((subject.rollout(held_out, run) - dense).norm()) for run in (first, found)]
+    dense = model.rollout(held_out)
+    errors = [float((model.rollout(held_out, run) - dense).norm()) for run in (first, found)]
     assert errors[1] < 0.97 * errors[0]
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(losses))
 
 
 def test_the_search_lowers_the_error_and_keeps_the_budget() -> None:
-    subject = toy(Residual(8), calls=16)
-    trained = train_subject(subject, settings(passes=0, refine=120, target=0.5))
+    model = toy(Residual(8), calls=16)
+    trained = train_masked(model, settings(passes=0, refine=120, target=0.5))
     errors = trained.mask.provenance["search_errors"]
     assert len(errors) == 120 and errors[-1] < 0.9 * errors[0]
     assert errors == sorted(errors, reverse=True)
     assert trained.mask.provenance["share"] <= 0.51
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", NAMES)
 def test_the_same_seed_gives_the_same_mask_and_global_randomness_is_untouched(form: str) -> None:
     state = torch.get_rng_state()
-    one, two, other = (train_subject(toy(Residual(8)), settings(form, seed=s, passes=3)) for s in (3, 3, 4))
+    one, two, other = (train_masked(toy(Residual(8)), settings(form, seed=s, passes=3)) for s in (3, 3, 4))
     assert np.array_equal(one.mask.probabilities, two.mask.probabilities)
     assert [p.loss for p in one.history] == [p.loss for p in two.history] != [p.loss for p in other.history]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_samples_are_never_used_twice_and_the_search_has_its_own() -> None:
-    subject = toy()
-    train_subject(subject, settings(passes=5, refine=2))
-    seen = [seed for batch in subject.denoiser.begun for seed in batch]
+    model = toy()
+    train_masked(model, settings(passes=5, refine=2))
+    seen = [seed for batch in model.denoiser.begun for seed in batch]
     trained_on = [s for s in seen if s < 1 << 16]
     assert len(trained_on) == 5 * 4 == len(set(trained_on))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", NAMES)
 def test_a_stopped_training_goes_on_to_the_same_result(form: str, tmp_path: Path) -> None:
     file = tmp_path / "training.safetensors"
 
@@ -294,10 +293,10 @@ def test_a_stopped_training_goes_on_to_the_same_result(form: str, tmp_path: Path
         if now.done == 3:
             raise KeyboardInterrupt
 
-    whole = train_subject(toy(), settings(form))
-    part = train_subject(toy(), settings(form), stop, file)
+    whole = train_masked(toy(), settings(form))
+    part = train_masked(toy(), settings(form), stop, file)
     assert part.stopped and len(part.history) == 3 and not whole.stopped
-    rest = train_subject(toy(), settings(form), checkpoint=file)
+    rest = train_masked(toy(), settings(form), checkpoint=file)
     assert np.array_equal(rest.mask.probabilities, whole.mask.probabilities)
     assert np.array_equal(rest.mask.run, whole.mask.run)
     assert [p.loss for p in rest.history] == pytest.approx([p.loss for p in whole.history])
@@ -305,7 +304,7 @@ def test_a_stopped_training_goes_on_to_the_same_result(form: str, tmp_path: Path
 
 
 def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
-    subject = toy()
+    model = toy()
     after = {"calls": 0}
 
     def cancel(call: int) -> None:
@@ -313,19 +312,19 @@ def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
         if after["calls"] > 600:
             raise StopTraining
 
-    subject.denoiser.on_predict = cancel
-    trained = train_subject(subject, settings(passes=50))
+    model.denoiser.on_predict = cancel
+    trained = train_masked(model, settings(passes=50))
     assert trained.stopped and 0 < len(trained.history) < 50
     assert abs(trained.mask.provenance["share"] - 0.6) <= MARGIN
 
 
 def test_a_checkpoint_of_other_settings_or_another_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "training.safetensors"
-    save_checkpoint(file, begin(toy(), settings()))
+    begin(toy(), settings()).save(file)
     with pytest.raises(RecipeError, match="other settings \\(lr, seed\\)"):
-        load_checkpoint(file, begin(toy(), settings(lr=0.2, seed=5)))
+        begin(toy(), settings(lr=0.2, seed=5)).load(file)
     with pytest.raises(MaskError, match="another model or number of calls"):
-        load_checkpoint(file, begin(toy(calls=7), settings()))
+        begin(toy(calls=7), settings()).load(file)
 
 
 def saved_during(calls: int, form: str) -> int:
@@ -353,11 +352,11 @@ def test_the_papers_form_keeps_the_activations_of_one_call_whatever_the_number_o
 
 
 def test_each_call_of_the_papers_form_is_one_dense_and_one_gated_evaluation() -> None:
-    subject = toy(calls=7)
-    training = begin(subject, settings())
-    before = subject.denoiser.calls_made
-    interleaved_pass(subject, training.learner, [1, 2])
-    assert subject.denoiser.calls_made - before == 1 + 2 * 6
+    model = toy(calls=7)
+    training = begin(model, settings())
+    before = model.denoiser.calls_made
+    training.run_pass()
+    assert model.denoiser.calls_made - before == 1 + 2 * 6
 
 
 def test_windows_cover_the_run_and_move_with_the_offset() -> None:
@@ -373,7 +372,7 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors))).hexdigest()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", NAMES)
 @pytest.mark.parametrize("checkpointing", ["none", "block", "call"])
 def test_training_a_real_network_changes_no_weight_and_leaves_no_trace(form: str, checkpointing: str) -> None:
     from skipstone.pipelines.denoiser import denoiser_of
@@ -389,7 +388,7 @@ def test_training_a_real_network_changes_no_weight_and_leaves_no_trace(form: str
 
 
 def test_the_mask_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
-    trained: Trained = train_subject(toy(), settings(passes=2))
+    trained: Trained = train_masked(toy(), settings(passes=2))
     trained.mask.save(tmp_path / "mask.safetensors")
     again = Mask.load(tmp_path / "mask.safetensors")
     assert np.array_equal(again.run, trained.mask.run)
@@ -409,10 +408,10 @@ def test_rollouts_evaluate_what_the_mask_needs_and_nothing_else() -> None:
     for node in network.nodes:
         inner = node.forward
         node.forward = lambda x, t, inner=inner: (ran.append(1), inner(x, t))[1]  # type: ignore[method-assign]
-    subject = Subject(
+    model = MaskedModel(
         ToyDenoiser(network, tuple(range(9, 0, -1))), "toy", graph, GatedNetwork(graph), Costs(graph, np.ones(4), 0.0)
     )
     run = np.zeros((9, 4), dtype=bool)
     run[::3] = True
-    subject.rollout([1], run)
+    model.rollout([1], run)
     assert len(ran) == 3 * 4

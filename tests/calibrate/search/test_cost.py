@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from skipstone.core.calibrate.search import cost
 from skipstone.core.calibrate.search.cost import CostModel, watch
 from skipstone.core.calibrate.search.evaluator import Evaluator
 from skipstone.core.calibrate.search.metrics import metric
@@ -109,7 +110,7 @@ def test_evaluating_leaves_no_trace(pipe: Any, evaluator: Evaluator) -> None:
 
 
 def test_a_pipeline_without_a_schedule_is_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Samples, "draw", lambda self, pipe, output: torch.zeros(1, 4))
+    monkeypatch.setattr(Samples, "draw", lambda self, pipe, *how: torch.zeros(1, 4))
     with pytest.raises(ModelError, match="has no schedule of calls"):
         Evaluator(PipelinePictures(pipe, Samples(CLASSES, 1, 0, 3)), metric("rel_l2"))
 
@@ -120,5 +121,5 @@ def test_costs_are_probed_once_for_each_graph(pipe: Any, monkeypatch: pytest.Mon
     assert seen.first is not None
     model = CostModel(pipe.unet, seen.first, (999.0, 666.0, 333.0))
     model.share(Recipe(skip=BlockSkip(every=2)))
-    monkeypatch.setattr(CostModel, "_probe", lambda self, graph: pytest.fail("probed again"))
+    monkeypatch.setattr(cost, "count_modules", lambda modules, work: pytest.fail("counted again"))
     assert model.share(Recipe(skip=BlockSkip(every=3))) < model.share(Recipe(skip=BlockSkip(every=2))) < 1
