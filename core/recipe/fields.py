@@ -15,6 +15,8 @@ from typing import Any
 from .validate import as_tuple, choice, integer, number
 
 _KEY = "skipstone"
+_ENDLESS = 1e5
+"""Bounds from here on are not shown."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,17 @@ def _allowed(field: Field, default: Any) -> str:
         return ", ".join(["on", "off", *map(str, field.also)])
     if field.choices:
         return ", ".join(map(str, field.choices)) + (", or a list" if field.custom else "")
-    if field.low is None:
+    if field.low is None or field.high is None:
         return ""
     unit = f" {field.unit}" if field.unit else ""
-    return ", ".join([f"{field.low:g} to {field.high:g}{unit}", *map(str, field.also)])
+    return ", ".join([_range(field.low, field.high) + unit, *map(str, field.also)])
+
+
+def _range(low: float, high: float) -> str:
+    """Without bounds that only keep out nonsense."""
+    if high < _ENDLESS:
+        return f"{low:g} to {high:g}"
+    return f"from {low:g}" if low > -_ENDLESS else "any number"
 
 
 def documented(cls: type[Any]) -> type[Any]:

@@ -1,0 +1,48 @@
+"""The documentation's tables of options are those of the settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from skipstone.core.recipe.fields import fields_of
+from skipstone.tools.option_tables import GUIDE, MARKED, SETTINGS, filled, option_table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OPTIONS = {name for settings in SETTINGS for name in fields_of(settings)}
+
+
+def test_the_guides_option_tables_are_up_to_date() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    assert [found[2] for found in MARKED.finditer(text)] == [settings.__name__ for settings in SETTINGS]
+    assert filled(text) == text, "run python -m skipstone.tools.option_tables"
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_table_has_a_row_for_every_option(settings: type) -> None:
+    rows = option_table(settings).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| `{name}`" for name in fields_of(settings)]
+    assert all(row.count("|") == 5 for row in rows)
+
+
+def test_ranges_are_short() -> None:
+    assert not re.search(r"e\+", "".join(map(option_table, SETTINGS)))
+
+
+def by_hand(text: str) -> set[str]:
+    """Options that head rows of a table outside the markers, where that table has three of them or more."""
+    tables = re.findall(r"(?:^\|.*\n)+", MARKED.sub("", text), re.MULTILINE)
+    heads = (set(re.findall(r"^\| *`?(\w+)`? *\|", table, re.MULTILINE)) & OPTIONS for table in tables)
+    return set().union(*(found for found in heads if len(found) > 2))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_table_of_options_is_written_by_hand(page: Path) -> None:
+    assert not by_hand(page.read_text(encoding="utf-8")), "generate it: see tools/option_tables.py"
+
+
+def test_a_table_of_options_outside_the_markers_is_found() -> None:
+    assert by_hand(f"Text\n\n{option_table(SETTINGS[0])}\n\nmore\n") == set(fields_of(SETTINGS[0]))
