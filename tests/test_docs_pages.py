@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from support.pages import ROOT, blocks, changed, do
+from test_packaging import CORE, HOUSES
 
 DOCS = ROOT / "docs"
 TOUCHED = {
@@ -37,3 +39,30 @@ def test_a_hunk_that_does_not_fit_is_an_error() -> None:
     assert changed("a\nb\n", "+++ x.py\n@@\n a\n+c\n") == "a\nc\nb\n"
     with pytest.raises(AssertionError, match="not there once"):
         changed("a\nb\n", "+++ x.py\n@@\n z\n+c\n")
+
+
+@pytest.mark.parametrize(("picture", "table"), [(0, HOUSES), (1, CORE)], ids=["folders", "core"])
+def test_the_architectures_arrows_are_those_that_the_packaging_test_allows(
+    picture: int, table: dict[str, set[str]]
+) -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(
+        r"^    (\w+) --> (\w+)$", re.findall(r"flowchart TD\n((?:    .*\n)+)", text)[picture], re.MULTILINE
+    )
+    assert all(room in table[above] for above, room in drawn)
+    below = {room: {b for a, b in drawn if a == room} for room in table}
+    assert {room: reached(room, below) for room in table} == {room: reached(room, table) for room in table}
+
+
+def reached(room: str, below: dict[str, set[str]]) -> set[str]:
+    """All rooms below one, also through others."""
+    return below[room].union(*(reached(other, below) for other in below[room]))
+
+
+def test_the_architecture_lists_every_folder_and_only_files_that_exist() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    tree = text.split("```")[1]
+    rooms = {p.parent.relative_to(ROOT) for house in HOUSES for p in (ROOT / house).rglob("*.py")}
+    assert [str(r) for r in sorted(rooms) if f"{r.name}/ " not in tree] == []
+    named = re.findall(r"`([\w/]+\.py)`", text)
+    assert [name for name in named if not list(ROOT.glob(name)) + list(ROOT.glob(f"*/**/{name}"))] == []
