@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
 from support.pages import ROOT, blocks, changed, do
 from test_packaging import CORE, HOUSES
+
+from skipstone.core.models.diffusers_unet import DIFFUSERS_UNET
+from skipstone.core.plan.block_plan import compiled, evenly
+from skipstone.core.recipe.block_skip import BlockSkip
 
 DOCS = ROOT / "docs"
 TOUCHED = {
@@ -66,3 +72,63 @@ def test_the_architecture_lists_every_folder_and_only_files_that_exist() -> None
     assert [str(r) for r in sorted(rooms) if f"{r.name}/ " not in tree] == []
     named = re.findall(r"`([\w/]+\.py)`", text)
     assert [name for name in named if not list(ROOT.glob(name)) + list(ROOT.glob(f"*/**/{name}"))] == []
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [
+        ("Token merging", "| balanced 0.9 | 88.0%"),
+        ("Block rules", "| FORA 3, forecast |"),
+        ("Token pruning", "| dato_coco |"),
+    ],
+)
+def test_the_readmes_figures_are_those_of_the_benchmarks(method: str, row: str) -> None:
+    readme, benchmarks = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/benchmarks.md"))
+    (shown,) = re.findall(rf"^\| \*\*{method}.*$", readme, re.MULTILINE)
+    (measured,) = [line for line in benchmarks.splitlines() if line.startswith(row)]
+    share, error, fewer = (float(re.split("[%±]", cell)[0]) for cell in measured.split("|")[2:5])
+    cells = [float(re.sub(r"[^\d.]", "", cell)) for cell in shown.split("|")[-4:-1]]
+    assert cells == [pytest.approx(share, abs=0.5), round(error, 3), round(fewer, 3)]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/user_guide.md"])
+def test_the_python_examples_for_users_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"pipe": prompted(tiny.sd_pipeline())}
+    graph = DIFFUSERS_UNET.graph(names["pipe"].unet)
+    compiled(BlockSkip(every=2), graph, DIFFUSERS_UNET.name, evenly(6)).save(tmp_path / "mask.safetensors")
+    for block in blocks(ROOT / page):
+        exec(compile(block.text, page, "exec"), names)
+
+
+def prompted(pipe: Any) -> Any:
+    """The tiny pipeline, called with a text as its first argument."""
+
+    class Prompted(type(pipe)):  # type: ignore[misc]
+        def __call__(self, prompt: str) -> Any:
+            conds = {
+                "prompt_embeds": tiny.noise(1, *tiny.CONTEXT),
+                "negative_prompt_embeds": tiny.noise(1, *tiny.CONTEXT),
+            }
+            return super().__call__(num_inference_steps=4, output_type="latent", **conds)
+
+    pipe.__class__ = Prompted
+    return pipe
