@@ -69,9 +69,10 @@ _MERGE_PRESETS = {
 def preset(name: str) -> Recipe:
     """A ready recipe.
 
-    For merging: `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper with exact counts,
-    slower in batches), `reference` (as the released code), `balanced` (ours), or `ca_tome:` and the name of a checkpoint
-    list, such as `ca_tome:config_1`. For pruning with cache depths: the names in :data:`DATO`.
+    Args:
+        name: for merging `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper with exact
+            counts, slower in batches), `reference` (as the released code), `balanced` (ours), or `ca_tome:` and the name of a
+            checkpoint list, such as `ca_tome:config_1`. For pruning with cache depths, the names in :data:`DATO`.
 
     Raises :class:`RecipeError` for other names.
 
