@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,7 +16,9 @@ import tiny
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.models import recognise
+from skipstone.core.plan.rules import RULES
 from skipstone.core.plan.rules import deepcache as deepcache_rule
+from skipstone.core.recipe.block_skip import RULES as READ_BY
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,9 @@ def test_the_deepcache_rule_runs_in_full_at_the_calls_of_its_mode() -> None:
     ]:
         rows = deepcache_rule.deepcache(50, graph, every, mode=mode)
         assert np.flatnonzero(rows.all(axis=1)).tolist() == full, (every, mode)
+
+
+def test_a_rule_is_made_of_the_settings_that_its_name_lists() -> None:
+    assert list(RULES) == list(READ_BY)
+    for name, rule in RULES.items():
+        assert {f.name for f in dataclasses.fields(rule)} == set(READ_BY[name]), name

@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
-from .fields import check_fields, documented, setting
+from .fields import check_fields, documented, fields_of, setting
 from .validate import check_window, text
 from .windows import window_end, window_start
 
 if TYPE_CHECKING:
     from .mask import Mask
 
-RULES: dict[str, tuple[str, ...]] = {
-    "deepcache": ("every", "branch", "mode"),
-    "interval": ("every",),
-    "fora": ("every",),
-    "depths": ("depths",),
-    "mask": ("mask",),
-}
-"""Name of a rule -> the settings that are its arguments (the rules are in :mod:`skipstone.core.plan.rules`)."""
-
+RuleName = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
 Rectify = Literal["liveness", "paper", "off"]
 Caching = Literal["output", "branch"]
@@ -65,7 +57,7 @@ class BlockSkip:
         "deepcache",
         "deepcache runs only the outer layers of a U-Net between full steps (arXiv 2312.00858). interval and fora (arXiv "
         "2407.01425, for transformers) repeat the whole model between full steps. depths follows a list of depths.",
-        choices=tuple(RULES), unlisted=("mask",),
+        choices=get_args(RuleName), unlisted=("mask",),
     )  # fmt: skip
     every: int = setting(
         3,
@@ -164,3 +156,10 @@ class BlockSkip:
         """These settings with the path of the mask file in `folder`, if the file is there; else unchanged."""
         file = folder / self.mask if isinstance(self.mask, str) and self.mask else None
         return replace(self, mask=str(file)) if file is not None and file.is_file() else self
+
+
+RULES: dict[str, tuple[str, ...]] = {
+    rule: tuple(name for name, field in fields_of(BlockSkip).items() if rule in field.rules)
+    for rule in get_args(RuleName)
+}
+"""Name of a rule -> the settings that are its arguments (the rules are in :mod:`skipstone.core.plan.rules`)."""
