@@ -155,7 +155,8 @@ class Recipe:
     def load(cls, path: str | Path) -> Recipe:
         """Read a recipe file. Its mask file may be in the same folder. Raises :class:`RecipeError` if it cannot be read."""
         recipe = cls.from_json(_read(path))
-        return dataclasses.replace(recipe, skip=recipe.skip and recipe.skip.beside(Path(path).parent))
+        skip = recipe.skip and recipe.skip.beside(Path(path).parent)
+        return cls(methods=recipe.methods, name=recipe.name, skip=skip)
 
 
 def _by_name(methods: Iterable[Method]) -> dict[str, Method | None]:

@@ -1,4 +1,4 @@
-"""The block rules by name. A new rule takes one file here, a line in :data:`RULES`, and its name in `recipe.block_skip.RuleName`."""
+"""The block rules by name. A new rule takes one file here, a line in :data:`RULES`, and a name in `recipe.block_skip.RuleName`."""
 
 from __future__ import annotations
 
