@@ -35,12 +35,42 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write plain values as indented JSON. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    """Write plain values as indented JSON.
+
+    Args:
+        path: of the file.
+        value: dicts, lists, text, numbers, booleans and None.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_json(Path(folder, "a.json"), {"psnr_db": 31.5})
+        ...     json.loads(Path(folder, "a.json").read_text())
+        {'psnr_db': 31.5}
+    """
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int) -> None:
-    """Write a matplotlib figure. Raises :class:`FileError`; an earlier file of that name then stays as it was."""
+    """Write a matplotlib figure.
+
+    Args:
+        path: of the file; its suffix chooses the format.
+        figure: the figure.
+        dpi: dots per inch.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> class Figure:
+        ...     def savefig(self, path, dpi):
+        ...         path.write_text(f"{dpi} dpi")
+        >>> write_figure("/no such folder/a.png", Figure(), dpi=100)
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.png' (No such file or directory): choose ...
+    """
     with whole_file(path) as part:
         figure.savefig(part, dpi=dpi)
 
@@ -77,12 +107,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     It has the suffix of `path`. Symbolic links are followed. Raises :class:`FileError` if the file cannot be written.
 
     Example:
-        >>> from tempfile import mkdtemp
-        >>> target = Path(mkdtemp()) / "a.txt"
-        >>> with whole_file(target) as part:
-        ...     written = part.write_text("all or nothing")
-        >>> target.read_text(), part.exists()
-        ('all or nothing', False)
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with whole_file(Path(folder, "a.txt")) as part:
+        ...         written = part.write_text("all or nothing")
+        ...     os.listdir(folder)
+        ['a.txt']
     """
     try:
         target = Path(os.path.realpath(path))
@@ -104,8 +134,11 @@ def make_folder(path: str | Path) -> None:
     Raises :class:`FileError` if they cannot be made.
 
     Example:
-        >>> from tempfile import mkdtemp
-        >>> make_folder(Path(mkdtemp()) / "a" / "b")
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     make_folder(Path(folder, "a", "b"))
+        ...     os.listdir(folder)
+        ['a']
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
