@@ -85,7 +85,7 @@ class BlockSkip:
         example="12, 1, 1, 0", parse=parse_depths, rules=("depths",), advanced=True,
     )  # fmt: skip
     mask: str | Mask = setting(
-        "", "For the rule mask: a mask file, which says which blocks run at each step. In Python, also a Mask in memory.",
+        "", "For the rule mask: a file that lists the blocks that run at each step. In Python, also a Mask in memory.",
         label="Mask file", rules=("mask",),
     )  # fmt: skip
     caching: Literal["auto", "output", "branch"] = setting(
@@ -114,8 +114,8 @@ class BlockSkip:
     )
     rectify: Rectify = setting(
         "liveness",
-        "How blocks whose output nothing consumes are found: liveness, on the dataflow graph, never changes the picture; "
-        "paper (Eq. 12 of arXiv 2603.19939) is refused where it would; off runs everything in the mask.",
+        "How blocks whose output nothing consumes are found. liveness uses the dataflow graph and never changes the picture. "
+        "paper is Eq. 12 of arXiv 2603.19939, refused for models where it would. off runs everything in the mask.",
         choices=get_args(Rectify), shown=False,
     )  # fmt: skip
     offload: bool = setting(False, "Keep cached values in system memory instead of VRAM. Slower.", advanced=True)

@@ -89,7 +89,7 @@ class TokenMerge:
     )  # fmt: skip
     proportional: bool = setting(
         False,
-        "Weight each merged token by the number of tokens it stands for. Closer to the original image but slower; works "
+        "Give each merged token the weight of all tokens merged into it. Closer to the original image but slower; works "
         "on SD and SDXL with PyTorch attention.",
         label="Proportional attention", advanced=True,
     )  # fmt: skip

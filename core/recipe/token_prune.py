@@ -87,7 +87,7 @@ class TokenPrune:
         low=0.0, high=_MOST, usual=(0.0, 10.0), step=0.05, remedy="0.1 is the usual weight of the noise", advanced=True,
     )  # fmt: skip
     normalise: bool = setting(
-        True, "Bring the dynamics of each image to a deviation of 1 first, so that gamma and alpha mean the same anywhere.",
+        True, "Scale each image's dynamics to a standard deviation of 1, so that gamma and alpha act equally at every step.",
         shown=False,
     )  # fmt: skip
     flip_prob: float = setting(
@@ -101,13 +101,13 @@ class TokenPrune:
     )  # fmt: skip
     align_cfg: Align = setting(
         True,
-        "An image's cond and uncond share their base tokens: on by the mean of their dynamics, first by those of the one "
-        "that comes first in the batch, as the released code does (uncond, in the order of LDM and diffusers).",
+        "Cond and uncond of an image share their base tokens. on uses the mean of their dynamics. first uses the dynamics of "
+        "the first in the batch, as the released code does (uncond in LDM and diffusers).",
         also=("first",), shown=False,
     )  # fmt: skip
     targets: tuple[Target, ...] = shared(TokenMerge, "targets", ("attn1",))
     checkpoints: str | tuple[int, ...] = setting(
-        "every", "Steps at which tokens are chosen again; in between they stay.",
+        "every", "Steps at which tokens are chosen again; the steps in between reuse the choice.",
         choices=tuple(CHECKPOINT_PRESETS), custom="A list of steps from 0 to 50, scaled to your number of steps.",
         parse=parse_checkpoints, shown=False,
     )  # fmt: skip
