@@ -1,4 +1,4 @@
-"""The arguments of one module call, cut to the groups of a token map."""
+"""Splits the arguments of one module call into the groups of a token map."""
 
 from __future__ import annotations
 
@@ -13,23 +13,45 @@ from ..tokens.maps import TokenMap
 
 @dataclass
 class Arguments:
-    """Positional and keyword arguments of one call of a module."""
+    """The arguments of one module call.
+
+    Args:
+        args: positional arguments; the first is the hidden state [B, N, C].
+        kwargs: keyword arguments.
+
+    Example:
+        >>> import torch
+        >>> Arguments((torch.zeros(1, 16, 8),), {"encoder_hidden_states": torch.zeros(1, 77, 8)}).context_tokens
+        77
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @property
     def context_tokens(self) -> int | None:
-        """Tokens of the first 3-D tensor after the hidden state: a cross-attention's context."""
+        """Number of tokens of a cross-attention's context: the first 3-D tensor after the hidden state; None without one."""
         others = (*self.args[1:], *self.kwargs.values())
         return next((v.shape[1] for v in others if isinstance(v, Tensor) and v.ndim == 3), None)
 
 
 def split(token_map: TokenMap, call: Arguments, self_attention: bool) -> list[Arguments]:
-    """One set of arguments per group. The hidden state (first argument) is reduced.
+    """Return one set of arguments per group of a token map, with the hidden state reduced.
 
-    self_attention: other tensors must be contexts of the same tokens and are reduced too; raises :class:`Decline`
-    otherwise. For other modules they are conditionings, of which each group takes its samples' rows.
+    Args:
+        token_map: the map of the hidden state's tokens.
+        call: arguments for the whole batch.
+        self_attention: True if further tensors are contexts of the same tokens, which are reduced too. Otherwise they are
+            conditionings, and each group takes the rows of its samples.
+
+    Raises :class:`Decline` if the module takes a tensor that cannot be reduced.
+
+    Example:
+        >>> import torch
+        >>> from skipstone.core.tokens.maps import Pairs
+        >>> pairs = Pairs(torch.tensor([[0, 1, 2, 0]]), (1,), "mean")  # token 3 joins token 0
+        >>> [part.args[0].shape for part in split(TokenMap(pairs), Arguments((torch.rand(1, 4, 8),), {}), True)]
+        [torch.Size([1, 3, 8])]
     """
     if call.kwargs.get("ip_adapter_masks") is not None:
         raise Decline("its IP-Adapter masks are pictures of all tokens")

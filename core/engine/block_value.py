@@ -1,4 +1,4 @@
-"""What a block hands on: its output, or the difference it makes to its inputs, as a tuple of tensors."""
+"""The value of a block, as a tuple of tensors: its output, or the difference it makes to its inputs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,77 @@ from torch import Tensor
 from ..models.graph import Block
 
 Values = tuple[Tensor | None, ...]
-"""A block's output, or what it adds to its inputs: one tensor [rows, ...], or several."""
+"""A block's output, or what it adds to its inputs: one or several tensors [rows, ...]."""
 
 
 def as_values(output: Any) -> Values:
-    """A block's output as a tuple."""
+    """Return a block's output as a tuple.
+
+    Example:
+        >>> as_values("output")
+        ('output',)
+    """
     return output if isinstance(output, tuple) else (output,)
 
 
 def carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The inputs that a block's outputs continue."""
+    """Return the inputs that a block's outputs continue.
+
+    Args:
+        block: its `carries` names them.
+        args: positional arguments of the block's call.
+        kwargs: keyword arguments of the block's call.
+    """
     return tuple(kwargs[name] if name in kwargs else args[place] for name, place in block.carries)
 
 
 def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
-    """inputs + values, where a block with fewer outputs than carried inputs continues the last of them."""
+    """Return inputs + values. Values fewer than the inputs belong to the last ones.
+
+    Example:
+        >>> added((torch.ones(2), torch.zeros(2)), (torch.full((2,), 5.0),))
+        (tensor([5., 5.]),)
+    """
     return tuple(None if v is None else x + v for x, v in zip(inputs[-len(values) :], values, strict=True))
 
 
 def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
-    """values - inputs: the inverse of :func:`added`."""
+    """Return values - inputs, the inverse of :func:`added`.
+
+    Example:
+        >>> subtracted((torch.full((2,), 5.0),), (torch.ones(2),))
+        (tensor([4., 4.]),)
+    """
     return tuple(None if v is None else v - x for v, x in zip(values, inputs[-len(values) :], strict=True))
 
 
 def cloned(values: Values) -> Values:
-    """Tensors of their own: hosts edit in place."""
+    """Return copies, because hosts edit tensors in place."""
     return tuple(None if v is None else v.clone() for v in values)
 
 
 def continued(last: Values, before: Values, ahead: float) -> Values:
-    """A straight line through two values, `ahead` times their distance beyond the last."""
+    """Extrapolate along the straight line through two values.
+
+    Args:
+        last: the newer value.
+        before: the older value.
+        ahead: how far beyond `last`, in units of their distance.
+
+    Example:
+        >>> continued((torch.tensor([3.0]),), (torch.tensor([1.0]),), ahead=0.5)
+        (tensor([4.]),)
+    """
     pairs = zip(last, before, strict=True)
     return tuple(None if v is None or w is None else torch.lerp(w, v, 1 + ahead) for v, w in pairs)
 
 
 def as_output(values: Values, kwargs: dict[str, Any]) -> Any:
-    """As the block itself would give it: a tuple where it has several outputs, or was told return_dict=False."""
+    """Return values in the form of the block's own output: a tuple for several, or if it was called with return_dict=False.
+
+    Example:
+        >>> as_output(("x",), {}), as_output(("x",), {"return_dict": False})
+        ('x', ('x',))
+    """
     several = len(values) > 1 or kwargs.get("return_dict") is False
     return values if several else values[0]

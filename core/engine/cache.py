@@ -1,4 +1,4 @@
-"""One block's values over a run, per stream: cloned in and out, since hosts edit in place."""
+"""The cached values of one block over a run, per stream. They are cloned in and out, because hosts edit tensors in place."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ from .call import Call
 
 
 class BlockCache:
-    """offload: values wait in the CPU's memory. forecast: the two last values are kept and continued in a straight line.
-    nbytes: memory held.
+    """Holds the values of one block.
+
+    Args:
+        offload: keep values in system memory.
+        forecast: keep the last two values and extrapolate them.
+
+    Attributes:
+        nbytes: bytes held.
+
+    Example:
+        >>> from skipstone.core.engine.clock import Stream
+        >>> cache, call = BlockCache(), Call(999.0, (8, 8), (Stream("cond", 1),))
+        >>> cache.keep(0, call, (torch.ones(1, 4),))
+        >>> cache.take(call.keys(), timestep=900.0)[0]
+        tensor([[1., 1., 1., 1.]])
     """
 
     def __init__(self, offload: bool = False, forecast: bool = False) -> None:
-        """Empty."""
+        """Start empty."""
         self._offload, self._forecast = offload, forecast
         self._held: dict[Hashable, CachedValue] = {}
         self._made: dict[Hashable, int] = {}
@@ -26,7 +39,13 @@ class BlockCache:
         self.nbytes = 0
 
     def keep(self, index: int, call: Call, values: Values) -> None:
-        """Store the rows of each stream, made at call `index`."""
+        """Store the rows of each stream.
+
+        Args:
+            index: number of the call that computed them.
+            call: its streams and timestep.
+            values: tensors [rows, ...] of the whole batch.
+        """
         at = 0
         for key, stream in zip(call.keys(), call.streams, strict=True):
             rows = slice(at, at + stream.rows)
@@ -38,36 +57,36 @@ class BlockCache:
             at += stream.rows
 
     def note(self, values: Values) -> None:
-        """Remember what the block's output looks like."""
+        """Store the shape of the block's output."""
         if self._like is None:
             self._like = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
     def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
-        """Is there a value for all of these streams, made at call `since` or later?"""
+        """Return whether all these streams have a value computed at call `since` or later."""
         return all(key in self._held and self._made[key] >= since for key in keys)
 
     def take(self, keys: tuple[Hashable, ...], timestep: float) -> Values:
-        """The cached values for these streams, as tensors of their own; continued to `timestep` where that is asked for."""
+        """Return copies of the cached values of these streams; a forecast is extrapolated to `timestep`."""
         columns = zip(*(self._held[key].mapped(self._loaded).at(timestep) for key in keys), strict=True)
         return tuple(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
     def blank(self, rows: int) -> Values | None:
-        """Writable tensors of the right shape that nobody reads; None before the block has run."""
+        """Return uninitialised tensors of the output's shape, for values that are never consumed; None before the block has run."""
         if self._like is None:
             return None
         return tuple(None if v is None else v.new_empty((rows, *v.shape[1:])) for v in self._like)
 
     def drop(self, keys: tuple[Hashable, ...]) -> None:
-        """Forget these streams."""
+        """Free the values of these streams."""
         for key in keys:
             self._pop(key)
 
     def clear(self) -> None:
-        """Forget all streams."""
+        """Free all values."""
         self.drop(tuple(self._held))
 
     def bytes_per_row(self) -> int:
-        """Memory that one row's value takes; 0 before the block has run."""
+        """Return the bytes of one row's value; 0 before the block has run."""
         return sum(v.shape[1:].numel() * v.element_size() for v in self._like or () if v is not None)
 
     def _pop(self, key: Hashable) -> CachedValue | None:

@@ -1,4 +1,4 @@
-"""What a host says of one forward, and what is known of a run before it begins."""
+"""One forward, as a host describes it to the engine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from .clock import Stream
 
 @dataclass(frozen=True)
 class Call:
-    """What a host says of one forward: its training timestep, its latent's size, and who its rows belong to.
+    """One forward, as a host describes it.
 
-    latent: (H, W) of a picture; other sizes (video, packed tokens) only tell one shape from another.
-    last: the host says that this is the run's last step; for runs whose calls were not announced.
-    input: what the rows denoise [rows, ...]; rows that are equal are one sample under several conds. Without it, the
-        rows of each stream are taken to be the same samples in the same order.
-    step: number of the sampler's step, where the host knows it. A rule decides once for all evaluations of a step.
+    Args:
+        timestep: training timestep.
+        latent: (H, W) of a picture latent. Other sizes (video, packed tokens) only separate one shape from another.
+        streams: which cond each row of the batch belongs to, in order.
+        last: the host knows that this is the last step. Used only when the calls are not known.
+        input: what the rows denoise [rows, ...]; equal rows are one sample under several conds. Without it, the streams
+            are taken to hold the same samples in the same order.
+        step: number of the sampler step, if the host counts them. A rule decides once per step.
+
+    Example:
+        >>> call = Call(999.0, (64, 64), (Stream("cond", 2), Stream("uncond", 2)))
+        >>> call.rows
+        4
     """
 
     timestep: float
@@ -32,27 +40,41 @@ class Call:
 
     @property
     def rows(self) -> int:
-        """Rows of the batch."""
+        """Number of rows of the batch."""
         return sum(s.rows for s in self.streams)
 
     def keys(self, *more: Hashable) -> tuple[Hashable, ...]:
-        """One key per stream: its cond, its rows, the latent's size, and what else matters."""
+        """Return one key per stream: its cond, its rows, the latent's size, and `more`."""
         return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
 
 
 def raw_output(output: Any) -> Tensor | None:
-    """The prediction in what a network returns: a tensor, a tuple that begins with one, or diffusers' output object."""
+    """Return the prediction in a network's output: a tensor, the first of a tuple, or `sample` of diffusers' output object.
+
+    Example:
+        >>> import torch
+        >>> raw_output((torch.zeros(1, 4, 8, 8),)).shape
+        torch.Size([1, 4, 8, 8])
+    """
     first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
     return first if isinstance(first, Tensor) else None
 
 
 def one_timestep(value: Any) -> float:
-    """A forward's timestep: a number, or a tensor with one entry or one per row. Waits for the device once.
+    """Return a forward's timestep as a number. Waits for the device once.
 
-    Raises :class:`Decline` for rows at different timesteps (stream batching), and for what is no timestep.
+    Args:
+        value: a number, or a tensor with one entry or one per row.
+
+    Raises :class:`Decline` if the rows have different timesteps (stream batching), or if it is no timestep.
+
+    Example:
+        >>> import torch
+        >>> one_timestep(torch.tensor([500, 500]))
+        500.0
     """
     if isinstance(value, Tensor) and value.numel():
-        spread = value.detach().flatten()
+        spread = value.detach().flatten()  # strides of 0 mean an expanded scalar: one entry is enough to read
         entries = set(spread[:1].tolist() if not any(value.stride()) else spread.tolist())
         if len(entries) > 1:
             raise Decline("the rows of its batch are at different timesteps")

@@ -1,8 +1,8 @@
-"""Which call of the run is this? Read from the timestep and the streams, never by counting forwards.
+"""Finds the call that a forward belongs to, from its timestep and streams. Forwards are not counted.
 
-A *call* is one noise level: the evaluation of the denoiser for all its conds there. Hosts may split one call into several
-forwards (short of memory, unequal prompts), evaluate a noise level several times (tiles, context windows, Heun, PLMS), go
-back up in noise (restarts) or evaluate between the scheduled timesteps (DPM2, SDE and adaptive samplers).
+A *call* is one noise level: the denoiser, evaluated for all conds. A host may split a call into several forwards (little
+memory, unequal prompts), evaluate a noise level several times (tiles, context windows, Heun, PLMS), return to more noise
+(restarts) or evaluate between the scheduled timesteps (DPM2, SDE and adaptive samplers).
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 _TOLERANCE = 1e-3
-"""Two timesteps count as the same within this share of the training range."""
+"""Timesteps that differ by less than this share of the training range are equal."""
 
 _ROUNDING = 1e-3
-"""A stream that comes again within this share of the tolerance is at the same noise level still."""
+"""A stream that repeats within this share of the tolerance is at the same noise level."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows of a batch that belong to one cond: `key` stays the same over the run."""
+    """Rows of a batch that belong to one cond.
+
+    Args:
+        key: identifies the cond over the whole run.
+        rows: number of rows.
+    """
 
     key: Hashable
     rows: int
@@ -28,9 +33,13 @@ class Stream:
 
 @dataclass(frozen=True)
 class Tick:
-    """index: the call's number from 0. new: this forward is the first of its call. surprise: a planned run just left its plan.
+    """The call of one forward.
 
-    turn: how often streams of this forward were evaluated at this call before: 0 is the first time.
+    Args:
+        index: number of the call, from 0.
+        new: whether this forward is the first of its call.
+        surprise: whether the run left its announced calls at this forward.
+        turn: how often streams of this forward were evaluated at this call before.
     """
 
     index: int
@@ -40,10 +49,19 @@ class Tick:
 
 
 class Clock:
-    """Counts the calls of one run. `timesteps`: those of the calls to come, where the host knows them.
+    """Counts the calls of one run.
 
-    A plan that lists a timestep several times in a row (PLMS, Heun in diffusers) announces as many calls. Without a plan,
-    the n-th evaluation at one noise level belongs to the same call and is a turn of its own.
+    A list of calls that repeats a timestep (PLMS, Heun in diffusers) announces as many calls. Without a list, repeated
+    evaluations at one noise level belong to one call, each with its own turn.
+
+    Args:
+        timesteps: training timestep of each call to come; None when the host does not know them.
+        train_steps: number of training timesteps.
+
+    Example:
+        >>> clock, cond = Clock(None), (Stream("cond", 1),)
+        >>> [clock.tick(t, cond).index for t in (999.0, 999.0, 500.0)]
+        [0, 0, 1]
     """
 
     def __init__(self, timesteps: Sequence[float] | None, train_steps: float = 1000.0) -> None:
@@ -56,14 +74,20 @@ class Clock:
 
     @property
     def planned(self) -> bool:
-        """True while the run follows the timesteps that were announced."""
+        """Whether the run still follows the announced timesteps."""
         return self.timesteps is not None
 
     def tick(self, timestep: float, streams: Sequence[Stream]) -> Tick:
-        """Register one forward."""
+        """Register one forward and return its call.
+
+        Args:
+            timestep: training timestep.
+            streams: whose rows the forward evaluates.
+        """
         keys = {s.key for s in streams}
         turn = max(self._seen[key] for key in keys) if keys else 0
         distance = float("inf") if self._last is None else abs(timestep - self._last)
+        # A repeated stream is a new call only if time moved at all, or if the list of calls repeats the timestep.
         again = turn and (distance > _ROUNDING * self._tolerance or self._announced(self.index + 1, timestep))
         if again or distance > self._tolerance:
             return self._advance(timestep, keys)
@@ -79,6 +103,6 @@ class Clock:
         return Tick(self.index, new=True, surprise=surprise)
 
     def _announced(self, index: int, timestep: float) -> bool:
-        """Does the plan have this timestep at call `index`?"""
+        """Return whether the list of calls has this timestep at call `index`."""
         steps = self.timesteps or ()
         return index < len(steps) and abs(steps[index] - timestep) <= self._tolerance

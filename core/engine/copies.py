@@ -1,4 +1,4 @@
-"""Copies and pickles of a model that carries our hooks are made without them."""
+"""Keeps our hooks out of copies and pickles of a model."""
 
 from __future__ import annotations
 
@@ -7,27 +7,36 @@ from collections.abc import Callable
 from typing import Any
 
 Cleaner = Callable[[dict[str, Any]], None]
-"""Takes what is ours out of a copy of an object's `__dict__`."""
+"""Removes our entries from a copy of an object's `__dict__`."""
 
 _REDUCE = "__reduce_ex__"
 
 
 def copied_without(owner: Any, *cleaners: Cleaner) -> Callable[[], None]:
-    """From now on `copy.deepcopy`, `pickle` and `torch.save` copy an object as the cleaners leave it.
+    """Make `copy.deepcopy`, `pickle` and `torch.save` copy an object without what the cleaners remove.
 
-    They all look for `__reduce_ex__` on the object itself. Returns what puts the object's own way of copying back.
+    All three look up `__reduce_ex__` on the object itself.
 
-    Example::
+    Args:
+        owner: any object with a `__dict__`.
+        cleaners: each edits the state of a copy.
 
-        handle = model.register_forward_hook(hook)
-        undo = copied_without(model, without_hooks(handle))
-        copy.deepcopy(model)  # has no hook
+    Returns:
+        A function that restores the object's own way of copying.
+
+    Example:
+        >>> import copy, torch
+        >>> model = torch.nn.Linear(2, 2)
+        >>> handle = model.register_forward_hook(lambda module, args, output: None)
+        >>> undo = copied_without(model, without_hooks(handle))
+        >>> len(copy.deepcopy(model)._forward_hooks), len(model._forward_hooks)
+        (0, 1)
     """
-    reference = weakref.ref(owner)
+    reference = weakref.ref(owner)  # the owner holds `reduce`: a strong reference would be a cycle
 
     def reduce(protocol: Any) -> Any:
         kind: Any = type(reference())
-        made = kind.__reduce_ex__(reference(), protocol)
+        made = kind.__reduce_ex__(reference(), protocol)  # the class's own way, not the attribute set below
         if not isinstance(made, tuple) or len(made) < 3 or not isinstance(made[2], dict):
             return made
         state = {name: value for name, value in made[2].items() if value is not reduce}
@@ -44,7 +53,7 @@ def copied_without(owner: Any, *cleaners: Cleaner) -> Callable[[], None]:
 
 
 def without_hooks(*handles: Any) -> Cleaner:
-    """Leave out the hooks of these handles (`torch.utils.hooks.RemovableHandle`), whose ids no other hook has."""
+    """Return a cleaner for the hooks of these handles (`torch.utils.hooks.RemovableHandle`), whose ids are unique."""
     ours = {handle.id for handle in handles}
 
     def clean(state: dict[str, Any]) -> None:
@@ -58,7 +67,13 @@ _HOOK_TABLES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 
 def without_attribute(owner: Any, name: str, before: dict[str, Any]) -> Cleaner:
-    """Leave out what stands in the instance's attribute `name` now; what stood in the `__dict__` `before` takes its place."""
+    """Return a cleaner for an instance attribute.
+
+    Args:
+        owner: the object.
+        name: the attribute; its present value is left out of copies.
+        before: the object's `__dict__` before the attribute was set. Copies get the attribute's value in it, if any.
+    """
     ours, had, own = owner.__dict__[name], name in before, before.get(name)
 
     def clean(state: dict[str, Any]) -> None:

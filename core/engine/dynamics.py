@@ -1,6 +1,6 @@
-"""How much the network's raw output changes, position by position (DaTo, arXiv 2501.00375, DiffScore).
+"""How much the network's raw output changes at each position (DaTo, arXiv 2501.00375, DiffScore).
 
-The score at a call is made of earlier calls only, so that it is the same whether cond and uncond come together or apart.
+The score at a call depends on earlier calls only, so that it is the same whether cond and uncond run together or apart.
 Rows that denoise the same latent are one sample under several conds. Nothing here waits for the device.
 """
 
@@ -17,14 +17,19 @@ from .call import Call
 from .clock import Stream
 
 _REPEATED = 1e-4
-"""Outputs that differ by less than this share of their size are one evaluation handed out twice."""
+"""Outputs that differ by less than this share of their size are the same evaluation, returned twice."""
 
 
 @dataclass
 class _Watched:
-    """One stream: its last distinct output [rows, C, H, W], the call of it per row [rows], the change there [rows, H, W].
+    """The last distinct output of one stream.
 
-    sample [rows, K]: equal for rows of one sample, as of call `seen`.
+    Args:
+        sample: [rows, K], equal for rows of one sample, as of call `seen`.
+        output: [rows, C, H, W].
+        made: [rows], the call of each row's output.
+        seen: last call of the stream.
+        change: [rows, H, W], mean absolute change per call.
     """
 
     sample: Tensor
@@ -36,7 +41,13 @@ class _Watched:
 
 @dataclass
 class _Arrived:
-    """The forwards of one call so far: their streams' keys, and which sample each row is of."""
+    """The forwards of one call so far.
+
+    Args:
+        keys: keys of their streams.
+        samples: per stream [rows, K], which sample each row belongs to.
+        last: number of streams before the forward under way.
+    """
 
     keys: list[Hashable] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
@@ -44,20 +55,21 @@ class _Arrived:
 
 
 class Dynamics:
-    """Dynamics of all streams of a run.
+    """The dynamics of all streams of a run.
 
-    aligned: the streams of a sample share them: True for their mean, "first" for those of its first stream.
+    Args:
+        aligned: whether the streams of a sample share their dynamics: True for their mean, "first" for those of the first.
     """
 
     def __init__(self, aligned: Align = True) -> None:
-        """Before the first output."""
+        """Start before the first output."""
         self._aligned = aligned
         self._streams: dict[Hashable, _Watched] = {}
         self._settled: dict[Hashable, Tensor] = {}
         self._arrived = _Arrived()
 
     def settle(self) -> None:
-        """Tokens are about to be chosen anew: from now on :meth:`of` tells what the calls until here have shown."""
+        """Make the changes seen so far the answer of :meth:`of_forward`, before tokens are chosen."""
         last = max((s.seen for s in self._streams.values()), default=0)
         streams = {k: s for k, s in self._streams.items() if s.seen == last and s.change is not None}
         if not self._aligned or not _alike([s.sample for s in streams.values()]):
@@ -70,7 +82,12 @@ class Dynamics:
         self._settled = dict(zip(streams, shared.split([len(s.sample) for s in streams.values()]), strict=True))
 
     def arrive(self, call: Call, new: bool) -> None:
-        """A forward begins; new: it is the first of its call."""
+        """Begin a forward.
+
+        Args:
+            call: its streams and input.
+            new: whether it is the first of its call.
+        """
         if new:
             self._arrived = _Arrived()
         self._arrived.last = len(self._arrived.keys)
@@ -81,9 +98,9 @@ class Dynamics:
             at += stream.rows
 
     def of_forward(self) -> Tensor | None:
-        """Mean |change| per call [rows, H, W] for the forward under way; None where no row of it has any.
+        """Return the mean absolute change per call [rows, H, W] for this forward; None if none of its rows has any.
 
-        Rows of one sample take what the first of them to arrive at this call has.
+        All rows of a sample get the change of the sample's first row in this call.
         """
         arrived = self._arrived
         found = [self._settled.get(key) for key in arrived.keys]
@@ -101,7 +118,13 @@ class Dynamics:
         return torch.cat(values).index_select(0, same.to(like).argmax(1))
 
     def note(self, index: int, call: Call, output: Tensor) -> None:
-        """Raw output [rows, C, H, W] of the forward under way, of call `index`."""
+        """Register the raw output of this forward.
+
+        Args:
+            index: number of the call.
+            call: its streams.
+            output: [rows, C, H, W].
+        """
         at = 0
         keys, samples = self._arrived.keys[self._arrived.last :], self._arrived.samples[self._arrived.last :]
         for key, sample, stream in zip(keys, samples, call.streams, strict=True):
@@ -116,44 +139,52 @@ class Dynamics:
                 _update(watched, index, rows)
 
     def forget(self, keys: Sequence[Hashable]) -> None:
-        """Drop streams that left the run."""
+        """Free the streams that left the run."""
         for key in keys:
             self._streams.pop(key, None)
             self._settled.pop(key, None)
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Bytes held."""
         held = [t for s in self._streams.values() for t in (s.sample, s.output, s.change) if t is not None]
         return sum(t.nbytes for t in (*held, *self._settled.values()))
 
 
 def _sample(call: Call, stream: Stream, at: int) -> Tensor:
-    """[rows, K]: the latents that a stream's rows denoise, or their places where the host does not give any."""
+    """Return [rows, K], the latents of a stream's rows, or their row numbers if the host gives no input."""
     if call.input is None:
         return torch.arange(stream.rows).unsqueeze(1)
     return call.input[at : at + stream.rows].detach().flatten(1).clone()
 
 
 def _alike(samples: list[Tensor]) -> bool:
-    """Can these be compared with each other at all?"""
+    """Return whether these samples can be compared at all."""
     return bool(samples) and len({(s.shape[1], s.device) for s in samples}) == 1
 
 
 def _means(changes: Tensor, first: Tensor) -> Tensor:
-    """changes [n, h, w] -> the mean over the rows of each sample, in the place of its first row; first [n]: that row."""
+    """Average over the rows of each sample.
+
+    Args:
+        changes: [n, h, w].
+        first: [n], the first row of each row's sample.
+
+    Returns:
+        [n, h, w], each mean in the place of its sample's first row.
+    """
     total = torch.zeros_like(changes).index_add_(0, first, changes)
     rows = changes.new_zeros(len(first)).index_add_(0, first, torch.ones_like(first, dtype=changes.dtype))
     return total / rows.clamp_min(1).view(-1, 1, 1)
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:
-    """a [n, K], b [m, K] -> bool [n, m]: which rows are equal."""
+    """Return bool [n, m]: which rows of a [n, K] and b [m, K] are equal."""
     return torch.stack([(a == row).all(1) for row in b], 1)
 
 
 def _update(stream: _Watched, index: int, rows: Tensor) -> None:
-    """Take the change since the last distinct output, per call between; samples whose output repeats keep what they had."""
+    """Register the change per call since the last distinct output; a sample whose output repeats keeps its change."""
     difference = (rows - stream.output).abs()
     distinct = difference.mean((1, 2, 3)) > _REPEATED * rows.abs().mean((1, 2, 3))
     change = difference.mean(1) / (index - stream.made).clamp_min(1).view(-1, 1, 1)
