@@ -246,5 +246,5 @@ def test_a_processor_of_another_pack_gets_no_mask_it_does_not_know() -> None:
         case(case.latent(), 900.0, case.cond())
         assert handle.report().merged_share > 0.1
         rows, bias = handle.report().notes
-    assert "PackProcessor may look at other rows" in rows
+    assert "PackProcessor may read other rows" in rows
     assert bias == "proportional attention is off: attention processor PackProcessor takes no key bias"

@@ -245,7 +245,7 @@ def test_a_plan_that_is_lost_is_reported_and_costs_one_full_call(name: str) -> N
                 case(x, t, case.cond(1))
             ran.append(session.meter.report.blocks_run > before)
     assert ran == [True, False, True, False]
-    assert [n for n in engine.report.notes if "call 2 came at timestep 700, which was not announced" in n]
+    assert [n for n in engine.report.notes if "call 2 has timestep 700, which was not announced" in n]
 
 
 @pytest.mark.parametrize(

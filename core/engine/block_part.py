@@ -82,6 +82,7 @@ class BlockPart:
         if tick.surprise:
             self._plan.abandon()
         self._note(*self._plan.notes)
+        # Sizes, costs and what other code reads are known in two parts: before the first call, and after it.
         if tick.new and tick.index < 2:
             self._read_from_outside(tick.index)
         if tick.new and tick.index == 1:

@@ -1,6 +1,6 @@
-"""The engine that every host drives: runs begin and end, and each forward of the model is bracketed.
+"""The engine that every host drives: it begins and ends runs, and brackets each forward of the model.
 
-engine.begin(timesteps)          # optional: a list of the calls to come
+engine.begin(timesteps)          # optional: the timesteps of the calls to come
 with engine.call(Call(...)):     # around each forward
     model(...)
 report = engine.end()
@@ -32,16 +32,34 @@ from .token_part import Observer
 log = logging.getLogger("skipstone")
 
 _PATIENCE = 60.0
-"""Seconds that the removal of a handle waits for another thread's forward."""
+"""Seconds to wait for another thread's forward when all runs are ended."""
 
 
 class Engine:
-    """Runs a recipe on one model. Holds no tensors between runs; nested runs stack.
+    """Runs a recipe on one model. It holds no tensors between runs; nested runs stack.
 
-    key_bias: how this host's attention takes a bias on the key logits; the family's own way by default.
-    observer: called with all pairs that are searched. threads: each thread has runs of its own, as where nobody says which
-        run a forward belongs to; else a run may go through several threads.
-    Raises :class:`ModelError` when the model cannot be served.
+    Args:
+        root: the U-Net or transformer.
+        recipe: the methods to run.
+        key_bias: how the host's attention takes a bias on the key logits; the family's own way by default.
+        observer: called with all pairs that are searched.
+        threads: give each thread its own runs, for hosts that cannot name the run of a forward. Otherwise a run may move
+            between threads.
+
+    Raises :class:`ModelError` for a model that cannot be served.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> from skipstone.core.engine.clock import Stream
+        >>> from skipstone.core.recipe.block_skip import BlockSkip
+        >>> model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8)
+        >>> engine, label = Engine(model.eval(), Recipe.of([BlockSkip(rule="interval", every=2)])), torch.tensor([1])
+        >>> with torch.no_grad(), engine.run((999.0, 500.0, 0.0)):
+        ...     for t in (999, 500, 0):
+        ...         with engine.call(Call(float(t), (8, 8), (Stream("cond", 1),))):
+        ...             output = model(torch.zeros(1, 4, 8, 8), timestep=torch.tensor([t]), class_labels=label)
+        >>> engine.report.headline().split(",")[0]
+        'ran 8 of 12 blocks in 3 calls'
     """
 
     def __init__(
@@ -52,7 +70,7 @@ class Engine:
         observer: Observer | None = None,
         threads: bool = False,
     ) -> None:
-        """Look the model over; nothing is changed."""
+        """Recognise the model; nothing is changed on it."""
         network = Network.of(root, key_bias, observer)
         self.family = network.family
         self.recipe = recipe
@@ -65,19 +83,22 @@ class Engine:
 
     @property
     def running(self) -> Session | None:
-        """The innermost run under way."""
+        """The innermost run under way; None between runs."""
         runs = self._stack
         return runs[-1] if runs else None
 
     @property
     def _stack(self) -> list[Session]:
-        """The runs under way, innermost last."""
+        """This thread's runs under way, innermost last."""
         return self._runs.setdefault(current_thread() if self._threads else self, [])
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0, stages: int = 1) -> Session:
-        """Begin a run. `timesteps`: one per call, in order, only where the host knows that these will be the calls.
+        """Begin a run.
 
-        stages: calls in each step of the sampler, where the calls are known (:class:`.call.Horizon`).
+        Args:
+            timesteps: training timestep of each call, in order; None if the host does not know them for certain.
+            train_steps: number of training timesteps.
+            stages: calls per sampler step, when the calls are known (:class:`skipstone.core.plan.run.Horizon`).
         """
         known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
         session = Session(Horizon(known, train_steps, stages), self._makers)
@@ -85,13 +106,13 @@ class Engine:
         return session
 
     def end(self) -> Report:
-        """End the innermost run and free its state. Without a run, the last report again."""
+        """End the innermost run, free its state and return its report. Without a run, return the last report."""
         with suppress(IndexError):
             self._close(self._stack.pop())
         return self.report
 
     def end_all(self) -> Report:
-        """End the runs of all threads, each after the forward that it may be in, and return the last report."""
+        """End the runs of all threads, each after its forward under way, and return the last report."""
         for runs in list(self._runs.values()):
             while runs:
                 session = runs[-1]
@@ -104,7 +125,12 @@ class Engine:
 
     @contextmanager
     def run(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> Iterator[Session]:
-        """:meth:`begin` and :meth:`end`, also when the run is cancelled or raises."""
+        """Bracket a run: :meth:`begin`, and :meth:`end` even if the run is cancelled or raises.
+
+        Args:
+            timesteps: training timestep of each call, in order; None if the host does not know them for certain.
+            train_steps: number of training timesteps.
+        """
         depth = len(self._stack)
         try:
             yield self.begin(timesteps, train_steps)
@@ -113,9 +139,13 @@ class Engine:
                 self.end()
 
     def enter(self, read: Callable[[], Call]) -> Session:
-        """Before a forward. read: makes the call of what the host says; it may begin a run, or raise :class:`Decline`.
+        """Prepare the model for a forward. Never raises: what cannot be served, or fails, runs unaccelerated and is reported.
 
-        Never raises: what cannot be served, or fails, runs unaccelerated, and the report has the reason.
+        Args:
+            read: returns the call; it may begin a run, or raise :class:`Decline`.
+
+        Returns:
+            The session, whose :meth:`Session.leave` must follow the forward.
         """
         try:
             call = self._without_gradients(read())
@@ -129,9 +159,10 @@ class Engine:
 
     @contextmanager
     def call(self, call: Call | Callable[[], Call]) -> Iterator[None]:
-        """Bracket one forward of the model. What the network itself returns is read at its root where that is needed.
+        """Bracket one forward of the model. Where a part needs the network's raw output, it is read at the root.
 
-        call: what the host says of it, or what makes that, as in :meth:`enter`.
+        Args:
+            call: the forward, or a function that returns it as in :meth:`enter`.
         """
         session = self.enter(call if callable(call) else lambda: call)
         try:
@@ -142,13 +173,13 @@ class Engine:
             session.leave(self._tap.close())
 
     def _begin_plain(self) -> Session:
-        """A run in which nothing is served."""
+        """Begin a run in which nothing is accelerated."""
         session = Session(Horizon(), [])
         self._stack.append(session)
         return session
 
     def _without_gradients(self, call: Call) -> Call:
-        """The call. Raises :class:`Decline` where gradients are wanted: cached values have none."""
+        """Return the call. Raises :class:`Decline` if gradients are needed: cached values have none."""
         if torch.is_grad_enabled():
             wanted = call.input is not None and call.input.requires_grad
             if wanted or any(p.requires_grad for p in self._root.parameters()):

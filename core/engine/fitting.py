@@ -1,4 +1,4 @@
-"""Which methods of a recipe a network can do."""
+"""Finds the methods of a recipe that a network supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from .engine import Engine
 
 
 def refusals(network: nn.Module, recipe: Recipe) -> dict[str, str]:
-    """Kind -> why not, in one line, for each method of the recipe that this network cannot do. Nothing is changed on it."""
+    """Return kind -> reason, in one line, for each method of the recipe that this network does not support.
+
+    Args:
+        network: the U-Net or transformer; nothing is changed on it.
+        recipe: the methods to try.
+
+    Example:
+        >>> from skipstone.core.recipe.token_merge import TokenMerge
+        >>> refusals(nn.Linear(2, 2), Recipe.of([TokenMerge()]))["token_merge"].split(":")[0].split(" (")[0]
+        'Linear is of no supported family'
+    """
     found: dict[str, str] = {}
     for method in recipe.methods:
         try:
@@ -23,5 +33,11 @@ def refusals(network: nn.Module, recipe: Recipe) -> dict[str, str]:
 
 
 def without(recipe: Recipe, kinds: set[str]) -> Recipe:
-    """The recipe less the methods of these kinds."""
+    """Return the recipe without the methods of these kinds.
+
+    Example:
+        >>> from skipstone.core.recipe.token_merge import TokenMerge
+        >>> without(Recipe.of([TokenMerge()]), {"token_merge"}).methods
+        ()
+    """
     return Recipe.of((m for m in recipe.methods if m.kind not in kinds), recipe.name)

@@ -17,21 +17,26 @@ __all__ = ["MergePart", "Observer", "PairsFound"]
 
 
 class MergePart(TokenPart[TokenMerge]):
-    """Tokens more similar to their destination than a threshold become one with it."""
+    """Merges tokens that are more similar to their destination than a threshold."""
 
     verb = "merged"
 
     @property
     def shared(self) -> bool:
-        """Does the largest count of a batch serve all its samples?"""
+        """Whether all samples of a batch merge the largest count."""
         return self.settings.batch == "max"
 
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
-        """Partition, match, select (section III-A). Waits for the device once."""
+        """Partition, match and select (CA-ToMe, section III-A). Waits for the device once.
+
+        Args:
+            number: the layer's place in the network, part of the random seed.
+            raw: hidden state [B, N, C].
+            grid: the tokens as a picture.
+            crossing: what may read other rows of the batch, so that all need one count; "" for nothing.
+        """
         if crossing and not self.shared:
-            self.meter.note(
-                f"{crossing} may look at other rows: the samples of a batch merge as many tokens (batch='max')"
-            )
+            self.meter.note(f"{crossing} may read other rows: all samples of a batch merge equally many tokens")
         settings, partition = self.settings, self._partition(number, grid, raw.device)
         score, best = best_pairs(raw, partition, settings.matching)
         bucket = bucket_size(grid.tokens, settings.bucket)

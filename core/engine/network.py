@@ -1,4 +1,4 @@
-"""The network that a recipe runs on, as all parts see it."""
+"""The network that a recipe runs on, with its family."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ class Network:
 
     Args:
         root: the U-Net or transformer.
-        family: what it is.
-        key_bias: how this host's attention takes a bias on the key logits; None where it takes none.
-        observer: called with all pairs that are searched (:class:`.token_part.PairsFound`).
+        family: its family.
+        key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
+        observer: called with all pairs that are searched (:class:`skipstone.core.engine.token_part.PairsFound`).
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> Network.of(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2)).family.name
+        'diffusers DiT'
     """
 
     root: nn.Module
@@ -31,6 +36,12 @@ class Network:
     def of(
         cls, root: nn.Module, key_bias: KeyBias | None = None, observer: Callable[[Any], None] | None = None
     ) -> Network:
-        """Recognise a model. Raises :class:`ModelError` for one of no known family."""
+        """Recognise a model. Raises :class:`ModelError` for an unknown one.
+
+        Args:
+            root: the U-Net or transformer.
+            key_bias: replaces the family's own way.
+            observer: called with all pairs that are searched.
+        """
         family = recognise(root)
         return cls(root, family, key_bias or family.key_bias, observer)

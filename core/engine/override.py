@@ -1,4 +1,4 @@
-"""Overriding a module's `forward` for one call of one thread, and putting back exactly what stood there."""
+"""Overrides a module's `forward` for one call of one thread, and restores exactly what was there."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ from typing import Any
 from torch import nn
 
 Around = Callable[..., Any]
-"""(inner forward, *args, **kwargs) -> output"""
+"""(inner forward, *args, **kwargs) -> output."""
 
 _CHAIN = RLock()
-"""Held while an instance's `forward` is exchanged: threads may run one network side by side."""
+"""Held while an instance's `forward` is exchanged, because several threads may run one network."""
 
 
 class Override:
-    """One module's forward, run through `around(inner, *args, **kwargs)` while installed, in the thread that installed it.
+    """Runs a module's forward through `around(inner, *args, **kwargs)`, in the thread that installed it.
 
-    What stood in the instance's `forward` (accelerate's hooks, a host's object patch, another thread's override) is the inner
-    forward. Entered a second time in one call (reference-only ControlNet, perturbed attention), the module runs plain, unless
-    `repeats`.
+    The inner forward is whatever the instance's `forward` was before: accelerate's hooks, a host's object patch, another
+    thread's override. If the module is entered twice in one call (reference-only ControlNet, perturbed attention), the
+    second time runs plain.
+
+    Args:
+        module: the module to override.
+        around: replaces its forward.
+        repeats: run `around` each time the module is entered.
+        threads: run `around` in all threads.
+
+    Example:
+        >>> double = nn.Identity()
+        >>> override = Override(double, lambda inner, x: 2 * inner(x))
+        >>> override.install()
+        >>> double(3), double(3)  # the second time plain
+        (6, 3)
+        >>> override.remove()
     """
 
     def __init__(self, module: nn.Module, around: Around, repeats: bool = False, threads: bool = False) -> None:
-        """Prepare; nothing is touched until :meth:`install`. The callable put in place stays the same object.
-
-        threads: it serves all threads, whichever installed it.
-        """
+        """Prepare; nothing is changed before :meth:`install`. The callable put in place stays the same object."""
         self._module = module
         self.around: Around | None = around
         self._survives: Callable[[Exception], bool] | None = None
@@ -42,11 +53,15 @@ class Override:
         self._placed: Callable[..., Any] = self if repeats else _uncompiled(self)
 
     def guard(self, survives: Callable[[Exception], bool]) -> None:
-        """Where :attr:`around` fails by itself, `survives(error)` says whether the module may run plain in its place."""
+        """Set what decides on errors of :attr:`around` itself.
+
+        Args:
+            survives: gets the error, and returns whether the module may run plain instead.
+        """
         self._survives = survives
 
     def install(self) -> None:
-        """Put the override in the instance's `forward`, or wake it where somebody else's wrapper stands over it."""
+        """Set the instance's `forward`, or reactivate the override below another tool's wrapper."""
         with _CHAIN:
             self._spent, self._thread = False, get_ident()
             own = self._module.__dict__
@@ -57,8 +72,11 @@ class Override:
             own["forward"] = self._placed
 
     def remove(self) -> None:
-        """Put back what stood there. Under an override of another thread, that one takes over what stood below this one;
-        under somebody else's wrapper, ours stays and just passes calls on."""
+        """Restore the previous `forward`.
+
+        An override of another thread on top of this one takes over what was below it. Under another tool's wrapper, the
+        override stays in place and passes calls on.
+        """
         with _CHAIN:
             self._spent = True
             if self._had_own is None:
@@ -75,19 +93,19 @@ class Override:
                 del own["forward"]
 
     def discard(self) -> None:
-        """The override will not be installed again: let go of what it ran, so that nothing waits for garbage collection."""
+        """Release what the override runs, once it will not be installed again, so that nothing waits for garbage collection."""
         self.around = self._survives = None
         self._placed = self
 
     def _above(self) -> Override | None:
-        """The override that stands directly on this one, where only overrides stand over it."""
+        """Return the override directly on top of this one, if only overrides are on top of it."""
         above = override_in(self._module)
         while above is not None and above._inner is not self._placed:
             above = _override(above._inner)
         return above
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward in place: :attr:`around` in its own thread and turn, else what stood there before."""
+        """Run :attr:`around` in its thread and turn, otherwise the previous forward."""
         around = self.around
         foreign = not self._threads and self._thread != get_ident()
         if self._spent or around is None or foreign:
@@ -96,8 +114,8 @@ class Override:
         return around(self._inner, *args, **kwargs) if self._survives is None else self._guarded(around, args, kwargs)
 
     def _guarded(self, around: Around, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Errors of the module itself pass through."""
-        inside: list[bool] = []
+        """Run :attr:`around`; its own errors go to the guard, errors of the module itself are raised."""
+        inside: list[bool] = []  # not empty while the module itself runs
 
         def inner(*args: Any, **kwargs: Any) -> Any:
             inside.append(True)
@@ -115,12 +133,24 @@ class Override:
 
 
 def override_in(module: nn.Module) -> Override | None:
-    """The override that stands topmost in a module's instance `forward`; None where none does."""
+    """Return the topmost override in a module's instance `forward`; None without one.
+
+    Example:
+        >>> override_in(nn.Identity()) is None
+        True
+    """
     return _override(module.__dict__.get("forward"))
 
 
 def beneath(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward below all overrides, those of other runs and threads included."""
+    """Return a module's forward below all overrides, including those of other runs and threads.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> Override(module, lambda inner, x: -inner(x)).install()
+        >>> module(1), beneath(module)(1)
+        (-1, 1)
+    """
     forward: Callable[..., Any] = module.forward
     while (override := _override(forward)) is not None:
         forward = override._inner
@@ -133,16 +163,28 @@ def _override(placed: Any) -> Override | None:
 
 
 def _uncompiled(function: Override) -> Callable[..., Any]:
-    """Keep torch.compile from tracing the engine, where it is in use at all; it would recompile at every checkpoint."""
+    """Exclude the override from torch.compile, if that is in use: it would recompile at every checkpoint."""
     dynamo = sys.modules.get("torch._dynamo")
     return function if dynamo is None else dynamo.disable(function)
 
 
 class Overrides:
-    """Overrides that are installed together for one call."""
+    """Overrides that are installed together for one call.
+
+    Args:
+        items: in order of installation.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> overrides = Overrides([Override(module, lambda inner, x: inner(x) + 1)])
+        >>> overrides.install()
+        >>> module(1)
+        2
+        >>> overrides.remove()
+    """
 
     def __init__(self, items: Iterable[Override]) -> None:
-        """Prepare; nothing is touched."""
+        """Prepare; nothing is changed."""
         self._items = tuple(items)
         self._on = False
 
@@ -157,36 +199,48 @@ class Overrides:
                 item.install()
 
     def remove(self) -> None:
-        """Remove all, last first. May be called any number of times, also once more after Ctrl-C fell into it."""
+        """Remove all, last first. It may be called repeatedly, and again after Ctrl-C interrupted it."""
         if self._on:
             for item in reversed(self._items):
                 item.remove()
             self._on = False
 
     def discard(self) -> None:
-        """Remove all for good, and free what they hold."""
+        """Remove all for good, and release what they hold."""
         self.remove()
         for item in self._items:
             item.discard()
 
 
 class Tap:
-    """Reads what a module returns, for hosts whose bracket does not see it (ComfyUI's returns the denoised latent)."""
+    """Reads a module's output, for hosts whose bracket does not see it (ComfyUI's returns the denoised latent).
+
+    Args:
+        module: the module to read.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> tap = Tap(module)
+        >>> tap.open()
+        >>> output = module(7)
+        >>> tap.close()
+        7
+    """
 
     def __init__(self, module: nn.Module) -> None:
-        """Prepare; nothing is touched."""
+        """Prepare; nothing is changed."""
         self._module = module
         self._overrides = Overrides([])
         self._output: Any = None
 
     def open(self) -> None:
-        """Listen from now on."""
+        """Start reading."""
         self._output = None
         self._overrides = Overrides([Override(self._module, self._around, repeats=True)])
         self._overrides.install()
 
     def close(self) -> Any:
-        """Stop, and return what was returned last; None where nothing was. May be called twice."""
+        """Stop reading, and return the last output; None without one. It may be called twice."""
         self._overrides.discard()
         output, self._output = self._output, None
         return output

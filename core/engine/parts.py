@@ -1,4 +1,4 @@
-"""Which part runs the settings of which method. A new method is one line here and one in `recipe.recipe.METHODS`."""
+"""Maps each method's settings to its part. A new method takes one line here and one in `recipe.recipe.METHODS`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,25 @@ PARTS: dict[type[Any], Callable[[Any, Network], Maker]] = {
     TokenPrune: PrunePart.on,
     BlockSkip: BlockPart.on,
 }
-"""Settings class -> what makes the part of a run, for a network. Raises :class:`SkipstoneError` where it cannot be served."""
+"""Settings class -> function that binds settings to a network, and returns what makes the part of each run.
+
+It raises :class:`SkipstoneError` if the network cannot be served.
+"""
 
 
 def makers(methods: Iterable[Method], network: Network) -> list[Maker]:
-    """One for each method that changes anything, in the recipe's order: a later part wraps an earlier one on the same module."""
+    """Return what makes the parts of a run, one for each method that changes anything.
+
+    The order is the recipe's: a later part wraps an earlier one on the same module.
+
+    Args:
+        methods: settings of each method.
+        network: the model.
+
+    Raises :class:`SkipstoneError` if the network cannot be served.
+
+    Example:
+        >>> makers([TokenMerge(threshold=1.0)], network=None)  # neutral
+        []
+    """
     return [PARTS[type(method)](method, network) for method in methods if not method.neutral]

@@ -1,4 +1,4 @@
-"""What the first call of a run must show before any block is replaced: that the network is the one that its graph describes."""
+"""Checks in a run's first call that the network is the one that its graph describes, before any block is skipped."""
 
 from __future__ import annotations
 
@@ -10,28 +10,49 @@ from ..measure.hooks import Hooks
 from ..models.graph import Block, BlockGraph
 from .block_value import Values
 
-_REMEDY = "another feature repeats or replaces blocks, or this is another network; token merging may still serve it"
+_REMEDY = "another feature repeats or replaces blocks, or this is another network; token merging may still work"
 
 
 class Proof:
-    """Watches the forwards of a run's first call. failure: why blocks cannot be skipped here; empty while all is as expected."""
+    """Watches the forwards of a run's first call.
+
+    Args:
+        graph: the blocks to expect.
+
+    Attributes:
+        failure: why blocks cannot be skipped here; "" while everything is as expected.
+
+    Example:
+        >>> from torch import nn
+        >>> block = Block("a", "block", nn.Identity(), 0)
+        >>> proof = Proof(BlockGraph((block,), (frozenset(),), frozenset({0})))
+        >>> proof.open()
+        >>> proof.close().split(":")[0]
+        'a ran 0 times in the first call'
+    """
 
     def __init__(self, graph: BlockGraph) -> None:
-        """Nothing is watched before :meth:`open`."""
+        """Prepare; nothing is watched before :meth:`open`."""
         self.failure = ""
         self._graph = graph
         self._entered: list[int] = []
         self._counters = Hooks()
 
     def open(self) -> None:
-        """A forward of the first call begins: every entry into a block counts, also those that run as without us."""
+        """Begin a forward of the first call, and count each entry into a block, unaccelerated ones included."""
         self.stop()
         self._entered = []
         for number, block in enumerate(self._graph.blocks):
             self._counters.add(block.module._forward_pre_hooks, self._counter(number))
 
     def takes(self, block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Before a block runs: are the inputs that its outputs continue among its arguments?"""
+        """Return whether the inputs that a block continues are among its arguments. Call it before the block runs.
+
+        Args:
+            block: the block.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+        """
         for name, place in block.carries if self._watching else ():
             value = kwargs[name] if name in kwargs else args[place] if place < len(args) else None
             if not isinstance(value, Tensor):
@@ -39,7 +60,13 @@ class Proof:
         return not self.failure
 
     def gives(self, block: Block, values: Values, rows: int) -> bool:
-        """After it ran: are its outputs tensors with one entry for each of the batch's rows?"""
+        """Return whether a block's outputs are tensors with one entry per row. Call it after the block ran.
+
+        Args:
+            block: the block.
+            values: its outputs.
+            rows: number of rows of the batch.
+        """
         if self._watching:
             tensors = [v for v in values if v is not None]
             if not tensors or not all(isinstance(v, Tensor) and v.ndim > 1 and len(v) == rows for v in tensors):
@@ -49,7 +76,7 @@ class Proof:
         return not self.failure
 
     def close(self) -> str:
-        """A forward is over: stop watching, and return what it failed by; empty where it did not, or was not watched."""
+        """End a forward, and return the failure; "" if there is none, or if nothing was watched."""
         if not self._watching:
             return ""
         self.stop()
@@ -57,7 +84,7 @@ class Proof:
         return self.failure
 
     def stop(self) -> None:
-        """Stop watching, whatever was seen: the forward was interrupted."""
+        """Stop watching without a verdict, because the forward was interrupted."""
         self._counters.remove()
 
     @property
@@ -68,7 +95,7 @@ class Proof:
         return lambda module, args: self._entered.append(number)
 
     def _judge(self) -> None:
-        """Every block was entered once, in the graph's order."""
+        """Check that every block was entered once, in the graph's order."""
         for number, block in enumerate(self._graph.blocks):
             if (times := self._entered.count(number)) != 1:
                 self._fail(f"{block.name} ran {times} times in the first call")

@@ -22,22 +22,22 @@ from .token_part import TokenPart, seeded
 
 
 class PrunePart(TokenPart[TokenPrune]):
-    """The tokens most similar to their base are left out, where bases are the tokens whose prediction changes most.
+    """Prunes the tokens most similar to their base. Bases are the tokens whose prediction changes most.
 
-    Between two checkpoints the bases stay: they depend on the calls before the last one, the layer and the seed alone.
+    Bases stay the same between two checkpoints. They depend on the calls before the last checkpoint, the layer and the seed.
     """
 
     verb = "pruned"
 
     def __init__(self, settings: TokenPrune, *args: Any, **kwargs: Any) -> None:
-        """Before the first call; the arguments are those of :class:`TokenPart`."""
+        """Prepare; the arguments are those of :class:`TokenPart`."""
         super().__init__(settings, *args, **kwargs)
         self._dynamics = Dynamics(settings.align_cfg)
         self._chosen_at = 0
         self._listening = False
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward; False leaves it alone. Its output is read all the same."""
+        """Decide this forward; False leaves it unchanged. Its output is read in both cases."""
         epoch, serves = self.epoch, super().begin(tick, call)
         self._listening = len(call.latent) == 2
         if self._listening:
@@ -48,7 +48,7 @@ class PrunePart(TokenPart[TokenPrune]):
         return serves
 
     def listen(self, output: Tensor) -> None:
-        """The network's raw prediction: what the next calls' dynamics are made of."""
+        """Register the network's raw prediction, from which the dynamics of the next calls are computed."""
         if (
             self._listening
             and output.ndim == 4
@@ -62,27 +62,34 @@ class PrunePart(TokenPart[TokenPrune]):
         self._listening = False
 
     def end(self) -> None:
-        """Let go of the forward's tensors."""
+        """Release the forward's tensors."""
         self._listening = False
         super().end()
 
     def forget(self, keys: Sequence[Hashable]) -> None:
-        """Free what is kept of streams that left the run."""
+        """Free the state of streams that left the run."""
         super().forget(keys)
         self._dynamics.forget(keys)
 
     def close(self) -> None:
-        """Report which layers were never entered, and free everything."""
+        """Report the layers that were never entered, and free everything."""
         super().close()
         self._dynamics = Dynamics(self.settings.align_cfg)
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Bytes held."""
         return super().nbytes + self._dynamics.nbytes
 
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
-        """Choose bases, compare with them, prune the most similar."""
+        """Choose bases, compare tokens with them, and prune the most similar (DaTo, arXiv 2501.00375).
+
+        Args:
+            number: the layer's place in the network, part of the random seed.
+            raw: hidden state [B, N, C].
+            grid: the tokens as a picture.
+            crossing: not used: all samples prune equally many tokens.
+        """
         settings, (batch, tokens, _) = self.settings, raw.shape
         count = prune_count(tokens, self._plan.share(settings.ratios, self.index, self.call.timestep))
         if not count:
@@ -96,9 +103,9 @@ class PrunePart(TokenPart[TokenPrune]):
         return Found(pairs, macs + (recovery_macs(raw, count) if settings.recover_from == "kept" else 0))
 
     def _score(self, number: int, grid: Grid, device: torch.device) -> Tensor:
-        """gamma * dynamics + alpha * noise [B, h, w]; the noise alone, [1, h, w], where there are no dynamics.
+        """Return gamma * dynamics + alpha * noise [B, h, w], or only the noise [1, h, w] if there are no dynamics.
 
-        The noise is the same for all samples, so that a picture never depends on its place in the batch.
+        All samples share the noise, so that a picture does not depend on its place in the batch.
         """
         settings = self.settings
         generator = seeded(settings.seed, number, self._chosen_at)

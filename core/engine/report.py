@@ -1,4 +1,4 @@
-"""What ran and what it saved: counted where it happens, told in a :class:`Report`."""
+"""Counts what ran and what it saved, and reports it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    """One module in one forward: tokens in and kept (summed over the batch), multiply-adds dense and done.
+    """One module in one forward.
 
-    pairs: "searched" or "reused", empty for further modules of a block whose pairs are counted already.
-    verb: what became of the tokens that are not kept: "merged" or "pruned".
+    Args:
+        layer: name of the layer.
+        call: number of the call, from 0.
+        tokens: tokens before reduction, summed over the batch.
+        kept: tokens after reduction, summed over the batch.
+        macs_dense: multiply-adds without reduction.
+        macs_done: multiply-adds done, pair search included.
+        pairs: "searched" or "reused"; "" for further modules of a block whose pairs are counted already.
+        verb: what happened to the tokens that are not kept: "merged" or "pruned".
     """
 
     layer: str
@@ -29,9 +36,11 @@ class Entry:
 
 @dataclass
 class LayerReport:
-    """Totals of one layer over a run. kept_by_call: share of its tokens that attention ran on, per call.
+    """Totals of one layer over a run.
 
-    verb: what became of the others, "merged" or "pruned".
+    Attributes:
+        kept_by_call: share of the layer's tokens that its attention ran on, per call.
+        verb: what happened to the others, "merged" or "pruned".
     """
 
     tokens: int = 0
@@ -59,8 +68,20 @@ class LayerReport:
 class Report:
     """What Skipstone did in one run.
 
-    calls: evaluations of the denoiser. served: layers that ran on a token map at least once. declined: reason -> what.
-    macs_dense, macs_done: multiply-adds of the served modules without and with Skipstone, pair search included.
+    Attributes:
+        calls: evaluations of the denoiser.
+        layers: totals of each layer that ran on a token map at least once.
+        declined: reason -> layers or calls that ran unaccelerated.
+        notes: further lines.
+        cache_bytes: largest cache size.
+        planned: whether the run kept to its announced calls.
+        blocks_run, blocks_reused, blocks_dead: block calls of each :class:`skipstone.core.plan.liveness.State`.
+        block_macs_run, block_macs_all: multiply-adds of the blocks that ran, and of all blocks had they run.
+
+    Example:
+        >>> report = Report(calls=2, blocks_run=3, blocks_reused=1, block_macs_run=75, block_macs_all=100)
+        >>> report.headline()
+        'ran 3 of 4 blocks in 2 calls, saved 25% of their multiply-adds'
     """
 
     calls: int = 0
@@ -78,76 +99,76 @@ class Report:
 
     @property
     def idle(self) -> bool:
-        """True when nothing was served at all."""
+        """Whether nothing was accelerated."""
         return not self.served and not self.blocks_reused and not self.blocks_dead
 
     @property
     def served(self) -> int:
-        """Number of layers served."""
+        """Number of layers that ran on a token map."""
         return len(self.layers)
 
     @property
     def blocks(self) -> int:
-        """Block calls decided: run, reused or dead."""
+        """Number of block calls: run, reused or dead."""
         return self.blocks_run + self.blocks_reused + self.blocks_dead
 
     @property
     def merged_share(self) -> float:
-        """Share of the served layers' tokens that were merged away or pruned, in [0, 1]."""
+        """Share of the served layers' tokens that were merged or pruned, in [0, 1]."""
         tokens = sum(layer.tokens for layer in self.layers.values())
         return 1 - sum(layer.kept for layer in self.layers.values()) / tokens if tokens else 0.0
 
     @property
     def verbs(self) -> str:
-        """What became of tokens: "merged", "pruned" or both."""
+        """What happened to tokens: "merged", "pruned" or both."""
         return " and ".join(sorted({layer.verb for layer in self.layers.values()}))
 
     @property
     def macs_dense(self) -> int:
-        """Multiply-adds that the served modules would have cost."""
+        """Multiply-adds of the served modules without reduction."""
         return sum(layer.macs_dense for layer in self.layers.values())
 
     @property
     def macs_done(self) -> int:
-        """Multiply-adds that they did cost, pair search included."""
+        """Multiply-adds of the served modules as they ran, pair search included."""
         return sum(layer.macs_done for layer in self.layers.values())
 
     @property
     def searched(self) -> int:
-        """How often pairs were searched anew."""
+        """Number of pair searches."""
         return sum(layer.searched for layer in self.layers.values())
 
     @property
     def reused(self) -> int:
-        """How often pairs were reused."""
+        """Number of times that pairs were reused."""
         return sum(layer.reused for layer in self.layers.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         totals = ("served", "merged_share", "macs_dense", "macs_done", "searched", "reused")
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
     def to_json(self) -> str:
-        """The report as indented JSON text."""
+        """Return the report as indented JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
     def summary(self) -> str:
-        """The report as plain lines, for a console."""
+        """Return the report as text for a console."""
         return "\n".join(self.lines()) if self.calls else "no run yet"
 
     def headline(self) -> str:
-        """The one line that matters most for each method."""
+        """Return the most important line of each method, as one line."""
         done = [section[0] for section in self._sections()]
         return "; ".join(done) or f"nothing was merged, pruned or skipped in {_counted(self.calls, 'call')}"
 
     def lines(self) -> list[str]:
-        """What every host shows: for each method what was done, then notes, then what ran unaccelerated and why."""
+        """Return the lines that every host shows: what each method did, notes, and what ran unaccelerated and why."""
         done = [line for section in self._sections() for line in section] or [self.headline()]
         refused = [f"{_named(what)} unaccelerated: {reason}" for reason, what in self.declined.items()]
         return [*done, *self.notes, *refused]
 
     def _sections(self) -> list[list[str]]:
-        """Lines of each method that did something."""
+        """Return the lines of each method that did something."""
         return [lines for lines in (self._tokens(), self._blocks()) if lines]
 
     def _tokens(self) -> list[str]:
@@ -178,12 +199,22 @@ class Report:
 
 
 def percent(share: float) -> str:
-    """A share as whole percent; never "-0%"."""
+    """Return a share as whole percent.
+
+    Example:
+        >>> percent(0.254)
+        '25%'
+    """
     return f"{round(100 * share)}%"
 
 
 def giga(count: float) -> str:
-    """A count in units of 1e9, with one decimal; never "-0.0"."""
+    """Return a count in units of 1e9, with one decimal; never "-0.0".
+
+    Example:
+        >>> giga(401.6e9)
+        '401.6'
+    """
     return f"{round(count / 1e9, 1) + 0.0:.1f}"
 
 
@@ -196,20 +227,27 @@ def _named(what: list[str]) -> str:
 
 
 class Meter:
-    """Collects entries of one run."""
+    """Collects the report of one run.
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.decline("down.0", "bypassed by the host")
+        >>> meter.finish().declined
+        {'bypassed by the host': ['down.0']}
+    """
 
     def __init__(self) -> None:
-        """Start the clock."""
+        """Start timing."""
         self.report = Report()
         self._started = time.perf_counter()
         self._declined: dict[str, set[str]] = defaultdict(set)
 
     def add(self, entry: Entry) -> None:
-        """Count one layer of one forward."""
+        """Count one module of one forward."""
         self.report.layers.setdefault(entry.layer, LayerReport()).add(entry)
 
     def decline(self, what: str, reason: str) -> None:
-        """Note that `what` (a layer or call) was not served, and why."""
+        """Report that `what` (a layer, or "calls") ran unaccelerated, and why."""
         self._declined[reason].add(what)
 
     def note(self, text: str) -> None:
@@ -218,7 +256,15 @@ class Meter:
             self.report.notes.append(text)
 
     def count_blocks(self, run: int, reused: int, dead: int, macs_run: int, macs_all: int) -> None:
-        """Add a run's counts of blocks, and their multiply-adds: of those that ran, and of all had they run."""
+        """Add counts of block calls.
+
+        Args:
+            run: blocks that ran.
+            reused: blocks whose cached value was used.
+            dead: blocks whose value was not consumed.
+            macs_run: multiply-adds of the blocks that ran.
+            macs_all: multiply-adds of all of them, had they run.
+        """
         self.report.block_macs_run += macs_run
         self.report.block_macs_all += macs_all
         self.report.blocks_run += run
@@ -226,16 +272,21 @@ class Meter:
         self.report.blocks_dead += dead
 
     def keep_cache(self, nbytes: int) -> None:
-        """Note the cache's present size; the report tells the peak."""
+        """Register the present cache size in bytes; the report keeps the largest."""
         self.report.cache_bytes = max(self.report.cache_bytes, nbytes)
 
     def finish(self) -> Report:
-        """Bring the report up to date and return it."""
+        """Return the report, brought up to date."""
         self.report.seconds = time.perf_counter() - self._started
         self.report.declined = {reason: sorted(what) for reason, what in self._declined.items()}
         return self.report
 
 
 def shortened(what: list[str]) -> str:
-    """The first of several names, and how many more there are."""
+    """Return the first of several names, and the number of the others.
+
+    Example:
+        >>> shortened(["down.0", "down.1", "mid"])
+        'down.0 and 2 more'
+    """
     return what[0] if len(what) == 1 else f"{what[0]} and {len(what) - 1} more"

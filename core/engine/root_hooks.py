@@ -1,4 +1,4 @@
-"""Brackets around the forwards of a whole network, for hosts that reach it through its module alone."""
+"""Brackets the forwards of a whole network, for hosts that reach it through its module only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ Before = Callable[[tuple[Any, ...], dict[str, Any]], None]
 class RootHooks:
     """Calls `before(args, kwargs)` and `after(output)` around each forward of a network until it is removed.
 
-    Copies and pickles of the network come without it.
+    Copies and pickles of the network do not contain the hooks.
 
     Args:
         root: the network.
         before: called before a forward; it must not raise.
-        after: called after a forward with its output, None where it failed.
+        after: called after a forward with its output; None if it failed.
         calls_forward: the network's own code calls `forward` without `__call__`, so that hooks would not run
-            (:class:`skipstone.core.models.Family`): an override takes their place.
+            (:class:`skipstone.core.models.Family`). An override is used instead.
+
+    Example:
+        >>> module, seen = nn.Identity(), []
+        >>> hooks = RootHooks(module, lambda args, kwargs: seen.append(args), seen.append)
+        >>> module(1), hooks.remove(), module(2), seen
+        (1, None, 2, [(1,), 1])
     """
 
     def __init__(
@@ -35,7 +41,7 @@ class RootHooks:
         self._undo = self._overridden(root) if calls_forward else self._hooked(root)
 
     def remove(self) -> None:
-        """Take everything off. May be called twice."""
+        """Remove everything. It may be called twice."""
         for undo in reversed(self._undo):
             undo()
         self._undo = []

@@ -1,4 +1,4 @@
-"""One sampling run: its clock, its meter, and one part per mechanism. It dies with the run."""
+"""One sampling run: its clock, its meter, and one part per method. It ends with the run."""
 
 from __future__ import annotations
 
@@ -19,60 +19,78 @@ from .trails import Trails
 
 log = logging.getLogger("skipstone")
 
-_LOST_PLAN = (
-    "call {call} came at timestep {timestep:g}, which was not announced: from there on, calls are found by timestep"
-)
+_LOST_PLAN = "call {call} has timestep {timestep:g}, which was not announced: calls are found by timestep from there on"
 _LONGEST = 160
 
 
 class Part(Protocol):
-    """One mechanism in one run."""
+    """One method in one run."""
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Bytes held."""
 
     @property
     def evaluates(self) -> bool:
-        """False when this forward is made of cached values alone, so that its output is no new evaluation."""
+        """Whether this forward computes anything new. False if it uses cached values only."""
 
     @property
     def plain_serves(self) -> bool:
-        """Can a module run plain in the middle of this forward? Not where its inputs may have been left out."""
+        """Whether a module may run plain in the middle of this forward. False if its inputs may have been left out."""
 
     def overrides(self) -> list[Override]:
-        """What stands on the model during a forward that this part serves."""
+        """Return the overrides for a forward that this part serves."""
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide a forward; False leaves it alone."""
+        """Decide a forward; False leaves it unchanged.
+
+        Args:
+            tick: the call that the forward belongs to.
+            call: the forward.
+        """
 
     def end(self) -> None:
-        """A forward is over, or failed. May come without a begin."""
+        """End a forward, complete or failed. It may be called without :meth:`begin`."""
 
     def forget(self, keys: Sequence[Hashable]) -> None:
-        """These streams (:meth:`.call.Call.keys`) have left the run: free what is kept of them."""
+        """Free the state of streams (:meth:`skipstone.core.engine.call.Call.keys`) that left the run."""
 
     def close(self) -> None:
-        """The run is over: report what was done, and free everything."""
+        """End the run: report what was done, and free everything."""
 
 
 Maker = Callable[[Horizon, Meter], Part]
-"""Makes the part of one run."""
+"""(horizon, meter) -> the part of one run."""
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """A part that reads what the network returns."""
+    """A part that reads the network's raw output."""
 
     def listen(self, output: Tensor) -> None:
-        """The raw output of the forward that :meth:`Part.begin` decided, before guidance and denoising."""
+        """Register the raw output of the forward that :meth:`Part.begin` decided, before guidance and denoising."""
 
 
 class Session:
-    """State of one run. Parts are installed in order, so that a later one wraps an earlier one on the same module."""
+    """The state of one run.
+
+    Parts are installed in order, so that a later one wraps an earlier one on the same module.
+
+    Args:
+        horizon: what is known of the run.
+        makers: one per part (:func:`skipstone.core.engine.parts.makers`).
+
+    Example:
+        >>> from skipstone.core.engine.clock import Stream
+        >>> session = Session(Horizon(), [])
+        >>> session.enter(Call(999.0, (8, 8), (Stream("cond", 1),)))  # before a forward
+        >>> session.leave()  # after it
+        >>> session.close().calls
+        1
+    """
 
     def __init__(self, horizon: Horizon, makers: Iterable[Maker]) -> None:
-        """Begin a run; the model is not touched before :meth:`enter`."""
+        """Begin a run; the model is not changed before :meth:`enter`."""
         self.meter = Meter()
         self.idle = Event()
         self.idle.set()
@@ -84,7 +102,7 @@ class Session:
         self._parts = [(part, self._overrides(part)) for part in parts]
 
     def enter(self, call: Call) -> None:
-        r"""Before a forward: tick the clock, decide, install the overrides. What fails is :meth:`refuse`\ d."""
+        """Prepare a forward: find its call, decide it, and install the overrides. Errors go to :meth:`refuse`."""
         self._remove()
         if self._failed:
             return self._count_declined()
@@ -93,14 +111,15 @@ class Session:
             self._begin(call)
         except Exception as error:
             self._remove()
+            # `refuse` counts the call; take back what `_begin` counted.
             self._declined -= self.meter.report.calls > before
             self.meter.report.calls = before
             self.refuse(error)
 
     def refuse(self, error: Exception) -> None:
-        """A forward runs unaccelerated because of this error; the picture goes on.
+        """Run a forward unaccelerated because of an error.
 
-        After an unexpected error of ours so does the rest of the run, and the log has the traceback.
+        After an unexpected error, the rest of the run is unaccelerated too, and the traceback is logged.
         """
         if isinstance(error, (Decline, SkipstoneError)):
             return self.decline_call(str(error))
@@ -108,20 +127,21 @@ class Session:
         self._count_declined()
 
     def decline_call(self, reason: str) -> None:
-        """A forward that cannot be served at all: it is counted and runs unaccelerated."""
+        """Count a forward that cannot be served, and run it unaccelerated."""
         self._remove()
         self._count_declined()
         self.meter.decline("calls", reason)
 
     @property
     def listens(self) -> bool:
-        """Does any part need the network's raw output?"""
+        """Whether any part needs the network's raw output."""
         return any(isinstance(part, Listener) for part, _ in self._parts)
 
     def leave(self, output: Any = None) -> None:
-        """After a forward, also a failed one: take the overrides off and let go of its tensors. May be called twice.
+        """Remove the overrides after a forward, complete or failed, and release its tensors. It may be called twice.
 
-        output: what the network returned; None where it failed.
+        Args:
+            output: what the network returned; None if it failed.
         """
         self._remove()
         try:
@@ -131,7 +151,7 @@ class Session:
         self.idle.set()
 
     def close(self) -> Report:
-        """End the run: nothing is kept but the report."""
+        """End the run, free its state and return the report."""
         parts, self._parts = self._parts, []
         for part, overrides in reversed(parts):
             overrides.discard()
@@ -177,13 +197,15 @@ class Session:
             part.forget(keys)
 
     def _fail(self, fault: Exception) -> None:
-        """The one policy for unexpected errors of ours. A forward under way goes on as decided: its later modules may build
-        on values that were left out."""
+        """Stop accelerating after an unexpected error: the one policy for all of them.
+
+        A forward under way goes on as decided, because its later modules may depend on values that were left out.
+        """
         if self._failed:
             return
         self._failed = True
         self.meter.note(f"the rest of the run was not accelerated: {_one_line(fault)} (traceback in the log)")
-        log.error("Skipstone stopped serving this run; the picture goes on unaccelerated", exc_info=fault)
+        log.error("Skipstone failed: the rest of this run is unaccelerated", exc_info=fault)
 
     def _remove(self) -> None:
         for _, overrides in reversed(self._parts):
@@ -191,6 +213,6 @@ class Session:
 
 
 def _one_line(fault: Exception) -> str:
-    """Type and message of an error in one short line."""
+    """Return the type and message of an error in one short line."""
     text = " ".join(f"{type(fault).__name__}: {fault}".split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,6 +1,6 @@
-"""One transformer block in one run: has its pairs found at checkpoints, reuses them between, and runs its modules on the map.
+"""One transformer block in one run: it searches pairs at checkpoints, reuses them in between, and runs on the token map.
 
-The order inside a block is that of CA-ToMe and DaTo: `x + expand(attn1(reduce(norm1(x))))`, pairs found on the raw `x`.
+The order in a block is that of CA-ToMe and DaTo: `x + expand(attn1(reduce(norm1(x))))`, with pairs found on the raw `x`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ from .override import Around, Override, beneath
 from .report import Entry, Meter
 
 _STREAM = 3
-"""Entries of a layout's key that say which stream it is of (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
+"""Leading entries of a layout's key that identify its stream (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gave: pairs for the whole batch, and the multiply-adds that it took."""
+    """The result of a pair search.
+
+    Args:
+        pairs: for the whole batch.
+        macs: multiply-adds of the search.
+    """
 
     pairs: Pairs
     macs: int
 
 
 class Run(Protocol):
-    """What a layer reads of the run that it belongs to (:class:`.tokens.TokenPart`)."""
+    """What a layer reads of its run (:class:`skipstone.core.engine.token_part.TokenPart`)."""
 
     verb: str
     meter: Meter
@@ -48,38 +53,49 @@ class Run(Protocol):
 
     @property
     def settings(self) -> TokenSettings:
-        """What the user asked for."""
+        """The settings of the method."""
 
     def check_level(self, grid: Grid) -> None:
-        """Raise Decline for a grid coarser than the recipe serves."""
+        """Raise :class:`Decline` for a grid coarser than the settings allow."""
 
     @property
     def shared(self) -> bool:
-        """Must all samples of a batch have one count, whatever their attention is?"""
+        """Whether all samples of a batch need one count, whatever their attention."""
 
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
-        """The rule of the mechanism: pairs for layer `number`, whose raw hidden state is `raw` [B, N, C].
+        """Search the pairs of one layer.
 
-        crossing: what may look at other rows of the batch, which then need one count; empty where nothing does.
+        Args:
+            number: the layer's place in the network.
+            raw: hidden state [B, N, C].
+            grid: the tokens as a picture.
+            crossing: what may read other rows of the batch, so that all need one count; "" for nothing.
         """
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """Told whenever pairs were searched."""
+        """Called whenever pairs were searched."""
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """Something kept since the checkpoint epoch at which it was found."""
+    """Pairs, and the checkpoint epoch at which they were searched."""
 
     epoch: int
     pairs: Pairs
 
 
 class TokenLayer:
-    """A site's state over one run. Nothing of it outlives the session."""
+    """The state of one site over one run.
+
+    Args:
+        site: the transformer block.
+        number: its place in the network, part of the random seed.
+        run: the part that it belongs to.
+        key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
+    """
 
     def __init__(self, site: Site, number: int, run: Run, key_bias: KeyBias | None) -> None:
-        """number: the site's place in the network, part of the seed of what is drawn at random."""
+        """Prepare; nothing is changed on the model."""
         self.site = site
         self._number = number
         self._run = run
@@ -93,14 +109,14 @@ class TokenLayer:
         self.start_forward()
 
     def start_forward(self) -> None:
-        """Forget what belongs to one forward."""
+        """Reset the state of one forward."""
         self._raw: Tensor | None = None
         self._map: TokenMap | None = None
         self._search_macs = 0
         self._counted = False
 
     def look(self) -> None:
-        """Before a forward, while the attentions' own forwards are in place: who runs them, if that changed."""
+        """Check who runs the attentions, if that changed. Call it before a forward, while no override is installed."""
         running = [(m, beneath(m), getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
         if running != self._running:
             self._running = running
@@ -108,7 +124,7 @@ class TokenLayer:
             self._crossing = next(filter(None, (crossing(m, forward) for m, forward, _ in running)), "")
 
     def forget(self, keys: Sequence[Hashable]) -> None:
-        """Free the pairs of these streams, and the maps that were put together of them."""
+        """Free the pairs of these streams, and the maps that contain them."""
         gone = set(keys)
         self._stored = {key: kept for key, kept in self._stored.items() if key[:_STREAM] not in gone}
         self._maps = {layout: m for layout, m in self._maps.items() if not gone & {key[:_STREAM] for key in layout}}
@@ -119,13 +135,13 @@ class TokenLayer:
         self.start_forward()
 
     def overrides(self) -> list[Override]:
-        """The overrides that serve this layer."""
+        """Return the overrides that serve this layer."""
         targets = [Override(m, self._around(role)) for role, m in self._targets]
         return [Override(self.site.norm, self._around_norm), *targets]
 
     @property
     def nbytes(self) -> int:
-        """Memory held by pairs and maps, in bytes."""
+        """Bytes held by pairs and maps."""
         return sum(s.pairs.nbytes for s in self._stored.values()) + sum(m.nbytes for m in self._maps.values())
 
     def _around_norm(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +152,7 @@ class TokenLayer:
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             call = Arguments(args, kwargs)
             try:
+                # Everything that can decline comes before the first inner call, so that the module can still run plain.
                 if self._kept_map:
                     raise Decline(self._kept_map)
                 self._kernel = crossing_kernel(kwargs)
@@ -153,7 +170,7 @@ class TokenLayer:
         return around
 
     def _add_bias(self, role: str, token_map: TokenMap, parts: list[Arguments]) -> None:
-        """Proportional attention: log(group size) on the key logits, where the host's attention can carry it."""
+        """Add log(group size) to the key logits (proportional attention, ToMe), if the host's attention takes a key bias."""
         if role != "attn1" or not self._run.settings.proportional:
             return
         try:
@@ -165,7 +182,7 @@ class TokenLayer:
             self._run.meter.note(f"proportional attention is off: {reason}")
 
     def _token_map(self, x: Any) -> TokenMap:
-        """The map for this forward: assembled from stored pairs where all streams have them, else found anew."""
+        """Return the map of this forward: built from stored pairs if all streams have them, otherwise from a new search."""
         raw = self._raw
         if not isinstance(x, Tensor) or x.ndim != 3 or raw is None or raw.shape[:2] != x.shape[:2]:
             raise Decline("its tokens are not [batch, tokens, channels] with the block's norm in front")
@@ -183,11 +200,14 @@ class TokenLayer:
 
     @property
     def _one_group(self) -> bool:
-        """Must the rows of the batch run together?"""
+        """Whether the rows of the batch must run together."""
         return bool(self._crossing or self._kernel) or self._run.shared
 
     def _stored_pairs(self, layout: tuple[Any, ...]) -> Pairs | None:
-        """The streams' pairs of this epoch; None where one lacks them, or their counts differ in rows that run together."""
+        """Return the streams' pairs of this epoch.
+
+        None if a stream has none, or if rows that must run together have different counts.
+        """
         stored = [self._stored.get(key) for key in layout]
         current = [s.pairs for s in stored if s is not None and s.epoch == self._run.epoch]
         if len(current) < len(layout):
@@ -196,7 +216,7 @@ class TokenLayer:
         return None if self._one_group and len(set(pairs.merged)) > 1 else pairs
 
     def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
-        """Find pairs by the run's rule, and keep them per stream."""
+        """Search pairs by the run's rule, and store them per stream."""
         call = self._run.call
         if call.rows != raw.shape[0]:
             raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
@@ -220,9 +240,11 @@ class TokenLayer:
         module, x = self.site.modules[role], call.args[0]
         batch, tokens, channels = x.shape
         context = call.context_tokens if role == "attn2" else None
+        # Samples that keep equally many tokens run as one group of rows.
         groups = [(len(g), k) for g, k in zip(token_map.groups, token_map.kept, strict=True)]
         dense = batch * module_macs(module, role, tokens, channels, context)
         done = sum(n * module_macs(module, role, kept, channels, context) for n, kept in groups)
+        # The modules of a block share one map: its search is counted with the first of them.
         search = 0 if self._counted else self._search_macs
         pairs = "" if self._counted else "searched" if search else "reused"
         self._counted = True

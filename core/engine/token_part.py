@@ -1,4 +1,4 @@
-"""What merging and pruning of tokens share in one run: which forwards are served, when pairs are found anew, at which levels."""
+"""What token merging and pruning share in one run: the forwards and levels that they serve, and when pairs are searched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ _SEED_STEP = 1_000_003
 
 @dataclass(frozen=True)
 class PairsFound:
-    """Told to an observer whenever a layer searched its pairs: where, at which call, for whose rows, and what."""
+    """A pair search, as an observer gets it.
+
+    Args:
+        layer: name of the layer.
+        call: number of the call, from 0.
+        streams: whose rows.
+        pairs: the result.
+    """
 
     layer: str
     call: int
@@ -38,12 +45,25 @@ class PairsFound:
 
 
 Observer = Callable[[PairsFound], None]
+"""Called after each pair search."""
 Settings = TypeVar("Settings", bound=TokenSettings)
 _NO_CALL = Call(0.0, (0, 0), ())
 
 
 class TokenPart(ABC, Generic[Settings]):
-    """A checkpoint raises the epoch; pairs of an older epoch do not count. verb: what becomes of the tokens left out."""
+    """Token merging or pruning in one run. Each checkpoint raises the epoch; pairs of an older epoch are not used.
+
+    Args:
+        settings: merging or pruning settings.
+        sites: the network's transformer blocks.
+        horizon: the calls of the run.
+        meter: where counts and notes go.
+        key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
+        observer: called with all pairs that are searched.
+
+    Attributes:
+        verb: what happens to the tokens that are not kept: "merged" or "pruned".
+    """
 
     verb: str
     evaluates = True
@@ -59,7 +79,7 @@ class TokenPart(ABC, Generic[Settings]):
         key_bias: KeyBias | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Before the first call."""
+        """Prepare; nothing is changed on the model."""
         self.settings = settings
         self.meter = meter
         self.epoch = 0
@@ -74,20 +94,20 @@ class TokenPart(ABC, Generic[Settings]):
 
     @classmethod
     def on(cls, settings: Settings, network: Network) -> Maker:
-        """What makes this part in each run on a network. Raises :class:`ModelError` for one without self-attention."""
+        """Return what makes this part in each run on a network. Raises :class:`ModelError` for one without self-attention."""
         sites = sites_of(network.root, network.family)
         return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
 
     @abstractmethod
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
-        """Pairs for layer `number`, whose raw hidden state is `raw` [B, N, C]; see :meth:`.layer.Run.find`."""
+        """Search the pairs of layer `number` with hidden state `raw` [B, N, C]; see :meth:`.token_layer.Run.find`."""
 
     def overrides(self) -> list[Override]:
-        """Those of all layers."""
+        """Return the overrides of all layers."""
         return [o for layer in self._layers for o in layer.overrides()]
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward; False leaves it alone."""
+        """Decide this forward; False leaves it unchanged."""
         if len(call.latent) != 2:
             self.meter.decline("calls", "its input is no picture latent [batch, channels, height, width]")
             return False
@@ -103,7 +123,7 @@ class TokenPart(ABC, Generic[Settings]):
         return self._plan.serves(call.timestep)
 
     def end(self) -> None:
-        """Let go of the forward's tensors."""
+        """Release the forward's tensors."""
         self.call = _NO_CALL
         for layer in self._layers:
             layer.start_forward()
@@ -114,7 +134,7 @@ class TokenPart(ABC, Generic[Settings]):
             layer.forget(keys)
 
     def close(self) -> None:
-        """Report which layers were never entered, and free everything."""
+        """Report the layers that were never entered, and free everything."""
         layers, self._layers = self._layers, []
         for layer in layers:
             layer.clear()
@@ -128,11 +148,11 @@ class TokenPart(ABC, Generic[Settings]):
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Bytes held."""
         return sum(layer.nbytes for layer in self._layers)
 
     def check_level(self, grid: Grid) -> None:
-        """Raise :class:`Decline` for a grid coarser than `max_downsample`; "auto" learns the finest level on the way."""
+        """Raise :class:`Decline` for a grid coarser than `max_downsample`; "auto" allows the finest level and the next."""
         self._finest = min(self._finest or grid.downsample, grid.downsample)
         limit = self.settings.max_downsample
         if limit == "auto":
@@ -141,7 +161,7 @@ class TokenPart(ABC, Generic[Settings]):
             raise Decline(f"coarser than 1/{limit} of the latent (max_downsample)")
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """A layer searched its pairs: tell the observer, if there is one (calibration)."""
+        """Pass a layer's pairs to the observer."""
         if self._observer:
             self._observer(PairsFound(layer, self.index, self.call.streams, pairs))
 
@@ -152,5 +172,15 @@ class TokenPart(ABC, Generic[Settings]):
 
 
 def seeded(seed: int, number: int, at: int) -> torch.Generator:
-    """A generator of our own for layer `number` at a call or checkpoint `at`."""
+    """Return a new generator for one layer at one call or checkpoint, independent of the global one.
+
+    Args:
+        seed: of the settings.
+        number: the layer's place in the network.
+        at: the call or checkpoint.
+
+    Example:
+        >>> seeded(0, 3, 1).initial_seed()
+        3000010
+    """
     return torch.Generator().manual_seed(((seed * _SEED_STEP + number) * _SEED_STEP + at) % 2**63)

@@ -1,8 +1,8 @@
-"""Which evaluation of a noise level goes on from which one of the level before: tiles, context windows, Heun, PLMS.
+"""Links each evaluation of a noise level to the one that it continues: tiles, context windows, Heun, PLMS.
 
-A cond that is evaluated once at each level is one stream. Where it is evaluated several times, every evaluation follows a
-latent of its own, so each is a stream of its own: it continues the one whose input it resembles most. One that resembles
-none (shuffled tiles, windows that move, another picture's latent) is a new stream, which has nothing to reuse.
+A cond that is evaluated once per level is one stream. If it is evaluated several times, each evaluation follows its own
+latent and is its own stream: it continues the one whose input is most similar. One that is similar to none (shuffled tiles,
+moving windows, another picture) is a new stream without caches.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from .call import Call
 from .clock import Stream
 
 _ALIKE = 0.5
-"""Least cosine similarity of an input with the one that it continues, at the level before."""
+"""Lowest cosine similarity of an input with the one that it continues, at the level before."""
 
 
 @dataclass
 class _Trail:
-    """One latent on its way: the number it has among those of its cond, the call at which it was seen last, its input there."""
+    """The path of one latent through the noise levels.
+
+    Args:
+        number: its number among the trails of its cond.
+        seen: last call at which it was evaluated.
+        input: its input at that call [rows, ...].
+    """
 
     number: int
     seen: int
@@ -31,14 +37,25 @@ class _Trail:
 
 
 class Trails:
-    """The trails of one run. Waits for the device only where a cond is evaluated several times at one level."""
+    """The trails of one run. Waits for the device only if a cond is evaluated several times at one level.
+
+    Example:
+        >>> trails, call = Trails(), Call(999.0, (8, 8), (Stream("cond", 1),))
+        >>> [trails.resolve(call, index=0).streams[0].key for _ in range(2)]  # two tiles of one noise level
+        ['cond', ('cond', 1)]
+    """
 
     def __init__(self) -> None:
-        """Before the first call."""
+        """Start before the first call."""
         self._trails: dict[Hashable, list[_Trail]] = defaultdict(list)
 
     def resolve(self, call: Call, index: int) -> Call:
-        """The forward with a stream for each trail. index: of its call. Ask once per forward, in order."""
+        """Return the forward with one stream per trail. Call it once per forward, in order.
+
+        Args:
+            call: the forward.
+            index: number of its call.
+        """
         at, streams = 0, []
         for stream, key in zip(call.streams, call.keys(), strict=True):
             rows = None if call.input is None else call.input[at : at + stream.rows].detach()
@@ -48,7 +65,7 @@ class Trails:
         return replace(call, streams=tuple(streams))
 
     def lost(self, index: int) -> list[Hashable]:
-        """Keys of the streams (:meth:`.call.Call.keys`) that were not seen since call `index`; they are forgotten here."""
+        """Remove the streams not seen since call `index`, and return their keys (:meth:`.call.Call.keys`)."""
         gone: list[Hashable] = []
         for key, trails in self._trails.items():
             gone += [_numbered(key, t.number) for t in trails if t.seen < index]
@@ -56,12 +73,12 @@ class Trails:
         return gone
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all trails."""
         self._trails.clear()
 
     def _number(self, key: Hashable, rows: Tensor | None, index: int) -> int:
         trails = self._trails[key]
-        free = [t for t in trails if t.seen < index]
+        free = [t for t in trails if t.seen < index]  # not continued at this call yet
         trail = free[0] if len(trails) == 1 and free else _nearest(free, rows)
         if trail is None:
             trail = _Trail(1 + max((t.number for t in trails), default=-1), index, None)
@@ -71,7 +88,7 @@ class Trails:
 
 
 def _nearest(trails: list[_Trail], rows: Tensor | None) -> _Trail | None:
-    """The trail whose last input is most like these rows; the first one where there is nothing to compare."""
+    """Return the trail whose last input is most similar to these rows; the first one if there is nothing to compare."""
     if not trails:
         return None
     if rows is None:
@@ -82,18 +99,32 @@ def _nearest(trails: list[_Trail], rows: Tensor | None) -> _Trail | None:
 
 
 def likeness(a: Tensor, b: Tensor | None) -> float:
-    """Cosine similarity of two latents [rows, ...] in [-1, 1], of the rows that differ most; -1 for others in shape."""
+    """Return the cosine similarity of two latents [rows, ...] in [-1, 1]: that of the least similar row.
+
+    Latents of different shapes have -1.
+
+    Example:
+        >>> import torch
+        >>> likeness(torch.eye(2), torch.eye(2)), likeness(torch.eye(2), torch.eye(3))
+        (1.0, -1.0)
+    """
     if b is None or a.shape != b.shape:
         return -1.0
     return float(cosine_similarity(a.detach().flatten(1).float(), b.detach().to(a.device).flatten(1).float()).min())
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
-    """Can one latent follow the other in a run, as far as their contents tell?"""
+    """Return whether one latent can follow the other in a run, judged by their contents.
+
+    Example:
+        >>> import torch
+        >>> alike(torch.eye(2), -torch.eye(2))
+        False
+    """
     return likeness(a, b) >= _ALIKE
 
 
 def _numbered(key: Hashable, number: int) -> Hashable:
-    """The key that a stream has once its trail's number stands in it."""
+    """Return a stream's key with its trail's number in it."""
     cond, *rest = key  # type: ignore[misc]
     return ((cond, number), *rest) if number else key
