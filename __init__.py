@@ -1,7 +1,12 @@
-"""Skipstone: wait less for diffusion pictures without losing the picture.
+"""Skipstone: faster diffusion pictures, with the picture kept.
 
-This folder is three things at once: the `skipstone` Python package, a ComfyUI node pack (`comfy_entrypoint`) and an
-AUTOMATIC1111/Forge extension (through `scripts/`). Importing it does no work: names are loaded when first used.
+This folder is the `skipstone` Python package, a ComfyUI node pack (`comfy_entrypoint`) and an AUTOMATIC1111/Forge
+extension (through `scripts/`). Importing it does no work: names are loaded on first use.
+
+Example:
+    >>> from skipstone import TokenMerge
+    >>> TokenMerge(threshold=0.7).threshold
+    0.7
 """
 
 from __future__ import annotations
@@ -28,14 +33,14 @@ __all__ = ["WEB_DIRECTORY", "__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name on first use (PEP 562), so that hosts that never need it never pay for it."""
+    """Load a public name on first use (PEP 562), so that hosts do not pay for names that they do not use."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name], __name__), name)
 
 
 async def comfy_entrypoint() -> Any:
-    """ComfyUI's V3 entry: the extension that lists the nodes. ComfyUI is imported here and nowhere earlier."""
+    """Return the extension that lists the nodes: ComfyUI's V3 entry point. ComfyUI is imported only here."""
     from .nodes import SkipstoneExtension
 
     return SkipstoneExtension()

@@ -1,4 +1,4 @@
-"""`python -m skipstone`, the same as the `skipstone` command."""
+"""`python -m skipstone`: the same as the `skipstone` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one verb of the library: `accelerate(model_or_pipeline, recipe) -> Handle`."""
+"""The entry point for diffusers users: `accelerate(model_or_pipeline, recipe) -> Handle`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..core.errors import Decline, ModelError
 from ..core.models import Inputs
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
-from .run_watch import RunWatch, Schedule, Seen
+from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
 
@@ -30,30 +30,31 @@ from .streams import Labels
 def accelerate(
     target: Any, recipe: Recipe | Method | str | Path | dict[str, Any] = "ca_tome", observer: Observer | None = None
 ) -> Handle:
-    """Make a model or diffusers pipeline faster until the handle is removed.
+    """Accelerate a model or diffusers pipeline until the handle is removed.
 
-    Accelerating a model again replaces what was there. A neutral recipe changes nothing on the model.
+    Accelerating a model again replaces the earlier recipe. A neutral recipe changes nothing.
 
     Args:
-        target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline that has one as `unet` or `transformer`.
-        recipe: a :class:`Recipe`, one method's settings (:class:`TokenMerge`, :class:`TokenPrune`, :class:`BlockSkip`), a
-            preset's name, a JSON file's path, or a recipe dict.
-        observer: called with all pairs that are searched (calibration).
+        target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline with one as `unet` or `transformer`.
+        recipe: a :class:`Recipe`, the settings of one method (:class:`TokenMerge`, :class:`TokenPrune`,
+            :class:`BlockSkip`), the name of a preset, the path of a JSON file, or a recipe as a dict.
+        observer: called with all pairs that are searched, for calibration.
 
-    Returns a :class:`Handle`, which is also a context manager. Raises :class:`RecipeError` or :class:`ModelError`, in one line
-    with the remedy.
+    Returns:
+        A :class:`Handle`, also usable as a context manager.
+
+    Raises :class:`RecipeError` for a recipe that makes no sense, :class:`ModelError` for a model that cannot be served.
 
     Example:
         >>> import torch
-        >>> from diffusers import UNet2DModel
+        >>> from diffusers import DiTTransformer2DModel
         >>> from skipstone import BlockSkip
-        >>> network = UNet2DModel(16, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
-        >>> with torch.no_grad(), accelerate(network, BlockSkip(rule="interval", every=2)) as handle:
-        ...     handle.begin([900, 600, 300, 0])
-        ...     for timestep in (900, 600, 300, 0):
-        ...         noise = network(torch.zeros(1, 3, 16, 16), timestep).sample
-        ...     handle.report().headline()
-        'ran 16 of 32 blocks in 4 calls, saved 50% of their multiply-adds'
+        >>> model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8)
+        >>> latent, label = torch.ones(1, 4, 8, 8), torch.tensor([1])
+        >>> with torch.no_grad(), accelerate(model.eval(), BlockSkip(rule="interval", every=2)) as handle:
+        ...     outputs = [model(latent, timestep=torch.tensor([t]), class_labels=label) for t in (999, 500, 0)]
+        >>> handle.report().headline().split(",")[0]
+        'ran 8 of 12 blocks in 3 calls'
     """
     wanted = as_recipe(recipe)
     root = network_of(target)
@@ -63,67 +64,59 @@ def accelerate(
 
 
 class Handle:
-    """What :func:`accelerate` installed on a model: reports what was done, and removes it.
+    """An accelerated model or pipeline, with its report.
 
-    On a pipeline, runs begin and end by themselves. On a bare model, and in other pipelines over the same model, a run begins
-    at the first forward and whenever the timesteps start over; :meth:`begin` and :meth:`end` mark it explicitly. Threads have
-    runs of their own.
-
-    Args:
-        root: the network.
-        recipe: what to do.
-        pipeline: the diffusers pipeline whose schedule and progress bar mark its runs; None for a bare network.
-        observer: called with all pairs that are searched.
+    Runs of a pipeline begin and end by themselves. On a bare model, and in other pipelines with the same model, a run begins
+    at the first forward and whenever the timesteps start over; :meth:`begin` and :meth:`end` mark it explicitly. Each
+    thread has its own runs.
 
     Example:
-        >>> from diffusers import UNet2DModel
-        >>> from skipstone import BlockSkip
-        >>> network = UNet2DModel(16, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
-        >>> handle = accelerate(network, BlockSkip(rule="interval", every=2))
-        >>> handle.recipe.skip.every
-        2
-        >>> handle.remove().summary()
-        'no run yet'
+        >>> from diffusers import DiTTransformer2DModel
+        >>> handle = accelerate(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2))
+        >>> handle.recipe.name, handle.report().summary()
+        ('ca_tome', 'no run yet')
+        >>> handle.remove().calls
+        0
     """
 
     def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None, observer: Observer | None = None) -> None:
         """Install. Use :func:`accelerate`."""
         self.engine = Engine(root, recipe, observer=observer, threads=True)
-        self._schedule: Schedule | None = None
+        self._schedule: PipelineSchedule | None = None
         self._threads: WeakKeyDictionary[Thread, RunWatch] = WeakKeyDictionary()
         self._removed = False
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe in force."""
+        """The recipe in use."""
         return self.engine.recipe
 
     def report(self) -> Report:
-        """What was done in this thread's current run, or in the last one when none is under way."""
+        """Return the report of this thread's run under way, or of the last run."""
         running = self.engine.running
         return running.meter.finish() if running else self.engine.report
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> None:
-        """Begin a run of a bare model by hand. The run before it ends.
+        """Begin a run of a bare model by hand; an earlier run ends.
 
         Args:
-            timesteps: training timestep of each call, in order, where they are known.
-            train_steps: length of the training range.
+            timesteps: training timestep of each call, if they are known.
+            train_steps: number of training timesteps.
         """
         self.end()
         self._watch.by_hand = True
         self.engine.begin(timesteps, train_steps)
 
     def end(self) -> Report:
-        """End the run under way, free its state, and return its report."""
+        """End the run under way, free its state and return its report."""
         self._threads.pop(current_thread(), None)
         return self.engine.end()
 
     def remove(self) -> Report:
-        """Take everything off the model, which is then as it was before. May be called twice.
+        """Restore the model, and return the last report. It may be called twice.
 
-        Runs of other threads end after the forward that they are in, and go on unaccelerated.
+        Runs of other threads end after their forward under way, and continue unaccelerated.
         """
         self._removed = True
         report = self.engine.end_all()
@@ -141,7 +134,7 @@ class Handle:
 
     @property
     def _watch(self) -> RunWatch:
-        """This thread's."""
+        """The run watch of this thread."""
         thread = current_thread()
         if thread not in self._threads:
             self._threads[thread] = RunWatch(Labels(partial(self._orphaned, get_ident())))
@@ -164,7 +157,7 @@ class Handle:
             self.engine.running.leave(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """A forward as the engine sees it; begins another run where this forward does. Raises :class:`Decline`."""
+        """Return a forward as the engine takes it; begins a new run if this forward starts one. Raises :class:`Decline`."""
         inputs = self.engine.family.inputs(args, kwargs)
         now = self._seen(inputs)
         begins = not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now))
@@ -190,9 +183,9 @@ class Handle:
             self.engine.begin(calls, self._schedule.train_steps, stages)
 
     def _orphaned(self, thread: int) -> None:
-        """The conditionings of a thread's run are gone: a pipeline that is not watched has returned.
+        """End a thread's run when its conditionings were freed: an unwatched pipeline has returned.
 
-        Garbage collection may find that out in another thread; then the next run of this one ends it.
+        Garbage collection may notice this in another thread. Then this thread's next run ends the old one.
         """
         if thread != get_ident():
             return
@@ -203,24 +196,31 @@ class Handle:
 
 
 def _latent(value: Any) -> tuple[int, ...]:
-    """The size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
+    """Return the size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
     if not isinstance(value, Tensor) or value.ndim < 3:
         raise Decline("its input is no latent")
     return tuple(value.shape[2:]) if value.ndim > 3 else (value.shape[1],)
 
 
 def network_of(target: Any) -> nn.Module:
-    """A model itself, or a pipeline's `unet` or `transformer`. Raises :class:`ModelError` where there is none."""
+    """Return a model itself, or the `unet` or `transformer` of a pipeline.
+
+    Raises :class:`ModelError` if there is none.
+
+    Example:
+        >>> network_of(nn.Identity())
+        Identity()
+    """
     if isinstance(target, nn.Module):
         return target
     for name in ("unet", "transformer"):
         if isinstance(getattr(target, name, None), nn.Module):
             return getattr(target, name)
-    raise ModelError(f"{type(target).__name__} is no model and has no unet or transformer: give one that has")
+    raise ModelError(f"{type(target).__name__} is not a model and has no unet or transformer: give one that has")
 
 
 def _handles_on(root: nn.Module) -> list[Handle]:
-    """Handles whose hooks or override stand on the module."""
+    """Return the handles whose hooks or override are on the module."""
     own = override_in(root)
     standing = [*root._forward_pre_hooks.values(), own.around if own else None]
     hooks = [owner for hook in standing if isinstance(owner := getattr(hook, "__self__", None), RootHooks)]

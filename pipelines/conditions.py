@@ -1,4 +1,4 @@
-"""What a diffusers pipeline's samples are of: the keyword arguments of its network, for each prompt or class."""
+"""The conditionings of a pipeline's samples: keyword arguments of its network, for each prompt or class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ _IMAGENET = 1000
 
 @dataclass(frozen=True)
 class Conditions:
-    """Arguments for n conditionings, and for the empty one (one row) of classifier-free guidance where there is one."""
+    """Keyword arguments of a network for n conditionings.
+
+    Args:
+        arguments: tensors with n rows.
+        empty: the same with one row, for classifier-free guidance; None without it.
+        count: n.
+
+    Example:
+        >>> Conditions({"class_labels": torch.tensor([3, 8])}, count=2).rows([1], guided=False)
+        {'class_labels': tensor([8])}
+    """
 
     arguments: Arguments
     empty: Arguments | None = None
@@ -36,7 +46,12 @@ class Conditions:
         return self.count
 
     def rows(self, which: Sequence[int], guided: bool) -> Arguments:
-        """The arguments of a batch; with guidance the empty conditioning for as many samples first."""
+        """Return the arguments of a batch. With guidance, as many empty conditionings come first.
+
+        Args:
+            which: number of each sample's conditioning.
+            guided: whether to use classifier-free guidance.
+        """
         chosen = _mapped(self.arguments, lambda t: t[list(which)])
         if not guided or self.empty is None:
             return chosen
@@ -60,8 +75,18 @@ def _joined(first: Arguments, second: Arguments) -> Arguments:
     return joined
 
 
-def given(embeddings: Tensor, empty: Tensor | None = None, **more: Any) -> Conditions:
-    """Conditionings given as embeddings [n, tokens, channels]; empty [1, tokens, channels]."""
+def from_embeddings(embeddings: Tensor, empty: Tensor | None = None, **more: Any) -> Conditions:
+    """Return conditionings made of text embeddings.
+
+    Args:
+        embeddings: [n, tokens, channels].
+        empty: [1, tokens, channels], for classifier-free guidance.
+        more: further arguments of the network.
+
+    Example:
+        >>> len(from_embeddings(torch.zeros(3, 77, 8)))
+        3
+    """
     arguments = {"encoder_hidden_states": embeddings, **more}
     return Conditions(arguments, None if empty is None else {"encoder_hidden_states": empty, **more}, len(embeddings))
 
@@ -69,14 +94,20 @@ def given(embeddings: Tensor, empty: Tensor | None = None, **more: Any) -> Condi
 def conditions_of(
     pipe: Any, prompts: Sequence[str] = (), size: int | None = None, embeddings: Path | None = None
 ) -> Conditions:
-    """A pipeline's conditionings for these prompts or classes, or from a file of embeddings. size: picture side in pixels.
+    """Return a pipeline's conditionings for these prompts or classes, or from a file of embeddings.
 
-    The file is a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, tokens, channels];
-    for SDXL and SD3 also `pooled` [n, channels] and `empty_pooled`; for PixArt, where wanted, `mask` [n, tokens] and
-    `empty_mask`. Raises :class:`ModelError` for an unknown pipeline, :class:`RecipeError` for what it cannot be given.
+    Args:
+        pipe: a diffusers pipeline.
+        prompts: texts, or class names and numbers; the pipeline's own classes or four texts by default.
+        size: picture side in pixels; the model's own by default.
+        embeddings: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty`
+            [1, tokens, channels]. SDXL and SD3 also need `pooled` [n, channels] and `empty_pooled`; PixArt takes `mask`
+            [n, tokens] and `empty_mask`.
+
+    Raises :class:`ModelError` for an unknown pipeline, :class:`RecipeError` for values that it does not accept.
     """
     if prompts and embeddings is not None:
-        raise RecipeError("--prompts and --embeddings are two ways to say the same: give one of them")
+        raise RecipeError("--prompts and --embeddings exclude each other: give one of them")
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
     text = next((kind for kind in TEXT_KINDS if kinds & set(kind.names)), None)
     with torch.no_grad():
@@ -98,12 +129,12 @@ def _texts(kind: TextKind, pipe: Any, prompts: list[str], size: int | None, embe
 
 
 def _prompted(kind: TextKind, pipe: Any, prompts: list[str]) -> tuple[Encoded, Encoded | None]:
-    """The encoded prompts, or a few of our own, and the empty one."""
+    """Return the encoded prompts, or four default ones, and the empty one."""
     return kind.encoded(pipe, prompts or list(PROMPTS)), kind.empty(pipe, kind.encoded(pipe, [""]))
 
 
 def _read(path: Path, kind: TextKind, network: nn.Module) -> tuple[Encoded, Encoded | None]:
-    """The conditionings and the empty one of an embeddings file."""
+    """Return the conditionings and the empty one of an embeddings file."""
     try:
         tensors = load_file(path)
         given = _encoded(tensors, "embeddings", "", kind, network)
@@ -114,7 +145,7 @@ def _read(path: Path, kind: TextKind, network: nn.Module) -> tuple[Encoded, Enco
             f"no embeddings in {str(path)!r}: give a safetensors file with `{lacking}`, and `empty` for guidance"
         ) from None
     if empty is not None and empty.tokens.shape[1:] != given.tokens.shape[1:]:
-        raise RecipeError(f"`empty` of {str(path)!r} is shaped otherwise than `embeddings`: give as many tokens")
+        raise RecipeError(f"`empty` and `embeddings` of {str(path)!r} differ in shape: give equally many tokens")
     return given, empty
 
 
@@ -130,7 +161,7 @@ def _encoded(tensors: dict[str, Tensor], name: str, prefix: str, kind: TextKind,
 
 
 def _channels(network: Any) -> int | None:
-    """Channels of the text tokens that a network takes, where its config tells."""
+    """Return the channels of the text tokens that a network takes; None if its config does not have them."""
     for name in ("caption_channels", "joint_attention_dim", "cross_attention_dim"):
         value = network.config.get(name)
         if value is not None:
@@ -139,7 +170,7 @@ def _channels(network: Any) -> int | None:
 
 
 def _without_text(pipe: Any, embeddings: Path) -> Conditions:
-    """The demo's U-Net takes its classes as embeddings; other pipelines without text take none."""
+    """Return embeddings as class conditionings of the demo's U-Net. Other pipelines without text take no embeddings."""
     if not hasattr(pipe, "class_table"):
         raise RecipeError(f"{type(pipe).__name__} takes no embeddings: leave --embeddings out")
     return _texts(PLAIN_TEXT, pipe, [], None, embeddings)
@@ -152,7 +183,19 @@ def _classes(pipe: Any, prompts: list[str]) -> Conditions:
 
 
 def class_numbers(prompts: list[str], names: dict[str, int], count: int) -> list[int]:
-    """Class numbers of what was asked for by name or number; all of them where nothing was."""
+    """Return class numbers for class names or numbers; all of them for none.
+
+    Args:
+        prompts: names or numbers.
+        names: class name -> number.
+        count: number of classes.
+
+    Raises :class:`RecipeError` for an unknown class.
+
+    Example:
+        >>> class_numbers(["cat", "2"], {"cat": 5}, count=10)
+        [5, 2]
+    """
     for prompt in prompts:
         if prompt not in names and not (prompt.isdecimal() and int(prompt) < count):
             raise RecipeError(f"no class {prompt!r}: give {'names or ' if names else ''}numbers from 0 to {count - 1}")

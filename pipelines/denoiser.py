@@ -1,7 +1,7 @@
-"""diffusers pipelines as what masks are trained on (:class:`skipstone.core.calibrate.denoiser.Denoiser`).
+"""diffusers pipelines for mask training (:class:`skipstone.core.calibrate.denoiser.Denoiser`).
 
-A pipeline comes apart into network, conditioning and a copy of its scheduler for each trajectory, so that the histories of
-multistep samplers do not mix. Nothing of diffusers is imported here.
+A pipeline is split into network, conditioning and one copy of its scheduler per trajectory, so that the histories of
+multistep samplers do not mix. diffusers is not imported here.
 """
 
 from __future__ import annotations
@@ -23,22 +23,27 @@ from .runs import guidance_of, latent_shape, set_timesteps
 
 @dataclass(frozen=True)
 class _History:
-    """A trajectory's scheduler, and the generators of its samples, for samplers that add noise."""
+    """A trajectory's scheduler, and the generators of its samples for samplers that add noise."""
 
     scheduler: Any
     generators: list[torch.Generator]
 
 
 class PipelineDenoiser:
-    """A network, a scheduler with its steps set, and conditionings of which each sample takes one by its seed.
+    """A network, a scheduler and conditionings. The seed of a sample chooses its conditioning.
 
-    shape: of one latent. guidance: scale of classifier-free guidance; without an empty conditioning there is none.
+    Args:
+        network: the U-Net or transformer.
+        scheduler: its own copy, on which `set_timesteps` was called.
+        conditions: conditionings in the form that the network takes.
+        shape: of one latent [C, h, w].
+        guidance: scale of classifier-free guidance; not used without an empty conditioning.
     """
 
     def __init__(
         self, network: nn.Module, scheduler: Any, conditions: Conditions, shape: tuple[int, ...], guidance: float = 1.0
     ) -> None:
-        """scheduler: a copy of its own, on which set_timesteps has been called."""
+        """Read the timesteps and input scales of all calls."""
         self.network = network
         scheduler.is_scale_input_called = True  # we scale by factors of our own; some samplers would warn at each step
         self._scheduler, self._conditions, self._shape = scheduler, conditions, shape
@@ -49,7 +54,7 @@ class PipelineDenoiser:
         self._takes = set(inspect.signature(scheduler.step).parameters)
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
-        """Unit noise from each seed's own generator, scaled for the sampler, and a conditioning drawn by it."""
+        """Return the initial noise of each seed's own generator, scaled for the sampler, with a conditioning drawn by it."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self._shape, generator=g) for g in generators])
         which = [_one_of(len(self._conditions), g) for g in generators]
@@ -60,25 +65,36 @@ class PipelineDenoiser:
         )
 
     def predict(self, at: Trajectory, call: int) -> Tensor:
-        """The network on the latents, with guidance twice: empty conditioning first."""
+        """Return the network's output [rows, C, h, w]. With guidance there are two rows per sample, the empty conditionings first.
+
+        Args:
+            at: the trajectory.
+            call: number of the call, from 0.
+        """
         x = torch.cat([at.x, at.x]) if self._guidance > 1 else at.x
         t = self._t[call].to(x.device).expand(len(x))
         return self.network(x * self._scales[call], timestep=t, return_dict=False, **at.cond)[0]
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
-        """Guidance, then the scheduler's step."""
-        given = {"generator": at.history.generators, "eta": 0.0}  # eta: as diffusers' pipelines give it
+        """Apply guidance and the scheduler's step.
+
+        Args:
+            at: the trajectory.
+            output: of :meth:`predict`.
+            call: number of the call, from 0.
+        """
+        given = {"generator": at.history.generators, "eta": 0.0}  # the arguments that diffusers' pipelines pass
         more = {name: value for name, value in given.items() if name in self._takes}
         step = at.history.scheduler.step(self.guided(output), self._t[call], at.x, return_dict=False, **more)
         return Trajectory(step[0].to(at.x.dtype), at.cond, at.history)
 
     def fork(self, at: Trajectory) -> Trajectory:
-        """A copy with a scheduler and generators of its own."""
+        """Return a copy of a trajectory, with its own scheduler and generators."""
         history = _History(_twin(at.history.scheduler), [_same_state(g) for g in at.history.generators])
         return Trajectory(at.x.detach(), at.cond, history)
 
     def guided(self, output: Tensor) -> Tensor:
-        """What the scheduler takes: guided, and without a learned variance."""
+        """Return the output with guidance applied, and without a learned variance."""
         output = output[:, : self._shape[0]]
         if self._guidance <= 1:
             return output
@@ -94,11 +110,24 @@ def denoiser_of(
     conditions: Conditions | None = None,
     size: int | None = None,
 ) -> PipelineDenoiser:
-    """A pipeline's network, scheduler and conditioning.
+    """Split a pipeline into network, scheduler and conditionings.
 
-    prompts: texts, or class names and numbers; the pipeline's own classes or a few texts without them. conditions: given
-    embeddings instead. size: picture side in pixels. guidance: the pipeline's own by default.
-    Raises :class:`ModelError` for a pipeline of another kind, :class:`RecipeError` for what it cannot be asked for.
+    Args:
+        pipe: a diffusers pipeline.
+        steps: number of sampler steps.
+        guidance: scale of classifier-free guidance; the pipeline's own by default.
+        prompts: texts, or class names and numbers; the pipeline's own classes or four texts by default.
+        conditions: used in place of prompts.
+        size: picture side in pixels; the model's own by default.
+
+    Raises :class:`ModelError` for an unknown kind of pipeline, :class:`RecipeError` for values that it does not accept.
+
+    Example:
+        >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> pipe = DDIMPipeline(UNet2DModel(sample_size=8, layers_per_block=1, **kinds), DDIMScheduler())
+        >>> denoiser_of(pipe, steps=2).timesteps
+        (500.0, 0.0)
     """
     given = conditions_of(pipe, prompts, size) if conditions is None else conditions
     network = network_of(pipe)
@@ -110,9 +139,10 @@ def denoiser_of(
 
 
 def _input_scales(scheduler: Any, timesteps: Sequence[Tensor]) -> list[float]:
-    """The factor by which the scheduler scales the network's input, for each call."""
+    """Return the scheduler's factor on the network's input, for each call."""
     if not hasattr(scheduler, "scale_model_input"):
         return [1.0] * len(timesteps)
+    # Some schedulers scale by their step index: step a copy through the run on zeros.
     scratch, one = _twin(scheduler), torch.ones(1, 1, 1, 1, device=timesteps[0].device)
     scales = []
     for t in timesteps:
@@ -122,7 +152,7 @@ def _input_scales(scheduler: Any, timesteps: Sequence[Tensor]) -> list[float]:
 
 
 def _twin(scheduler: Any) -> Any:
-    """A scheduler with the same place and history, sharing no list and no gradient."""
+    """Return a copy of a scheduler at the same step, with lists and tensors of its own."""
     twin = copy.copy(scheduler)
     for name, value in vars(twin).items():
         if isinstance(value, Tensor):
@@ -133,7 +163,7 @@ def _twin(scheduler: Any) -> Any:
 
 
 def _one_of(count: int, generator: torch.Generator) -> int:
-    """A number below count. Where there is no choice nothing is drawn, and noise comes as in the pipeline."""
+    """Return a random number below `count`. With one choice nothing is drawn, so that the noise is that of the pipeline."""
     return int(torch.randint(count, (), generator=generator)) if count > 1 else 0
 
 

@@ -1,4 +1,4 @@
-"""Loading a user's model through diffusers' own code, from local files only, and drawing with it."""
+"""Loads a user's model with diffusers' own code, from local files only, and draws with it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ _NEEDED = (*_NETWORKS, "scheduler")
 
 
 def load_pipeline(model: str, device: str = "cpu", half: bool = False, config: Path | None = None) -> Any:
-    """A diffusers pipeline from a diffusers folder or a .safetensors checkpoint.
+    """Load a diffusers pipeline from a diffusers folder or a .safetensors checkpoint.
 
-    config: for a single file, a local diffusers folder of the same kind of model, for its configs and tokenizer; without
-    one diffusers would go to the network for them.
-    Raises :class:`ModelError` when there is no such model or diffusers cannot load it.
+    Args:
+        model: path of the folder or file.
+        device: torch device.
+        half: load in float16.
+        config: for a single file, a local diffusers folder of the same kind of model, for its configs and tokenizer.
+
+    Raises :class:`ModelError` if there is no such model, or if diffusers cannot load it.
+
+    Example:
+        >>> load_pipeline("missing.safetensors")
+        Traceback (most recent call last):
+        ...
+        skipstone.core.errors.ModelError: no model at 'missing.safetensors': give a diffusers folder or a .safetensors checkpoint
     """
     dtype = torch.float16 if half else torch.float32
     path = Path(model)
@@ -34,7 +44,7 @@ def load_pipeline(model: str, device: str = "cpu", half: bool = False, config: P
 
 
 def _config_for(path: Path, config: Path | None) -> Path:
-    """The config folder; refuses a file that cannot be loaded without running code or going to the network."""
+    """Return the config folder. Raises :class:`ModelError` for a file that would run code or need the network."""
     if not path.is_file():
         raise ModelError(f"no model at {str(path)!r}: give a diffusers folder or a {SUFFIX} checkpoint")
     if path.suffix != SUFFIX:
@@ -50,7 +60,16 @@ def _config_for(path: Path, config: Path | None) -> Path:
 
 
 def draw(pipe: Any, prompt: str, steps: int, seed: int, guidance: float | None, size: int | None) -> Any:
-    """One picture's latent. Class-conditional pipelines take a class name or number as prompt."""
+    """Draw one picture, and return the pipeline's output with its latent.
+
+    Args:
+        pipe: a diffusers pipeline.
+        prompt: a text, or a class name or number for class-conditional pipelines.
+        steps: number of sampler steps.
+        seed: of the noise.
+        guidance: scale of classifier-free guidance; the pipeline's own by default.
+        size: picture side in pixels; the model's own by default.
+    """
     return draw_batch(pipe, [prompt], [seed], steps, guidance, size)
 
 
@@ -63,9 +82,22 @@ def draw_batch(
     size: int | None = None,
     output_type: str = "latent",
 ) -> Any:
-    """What the pipeline gives for several prompts, each with noise of its own seed (see :func:`draw`)."""
+    """Draw several pictures in one batch, and return the pipeline's output.
+
+    Args:
+        pipe: a diffusers pipeline.
+        prompts: one per picture, as in :func:`draw`.
+        seeds: one per picture.
+        steps: number of sampler steps.
+        guidance: scale of classifier-free guidance; the pipeline's own by default.
+        size: picture side in pixels; the model's own by default.
+        output_type: "latent", or another type that the pipeline offers.
+
+    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels.
+    """
     known = inspect.signature(pipe.__call__).parameters
     wanted: dict[str, Any] = {"guidance_scale": guidance, "height": size, "width": size}
+    # Pipelines differ in their arguments: pass only those that this one takes.
     call = {name: value for name, value in wanted.items() if value is not None and name in known}
     if "prompt" in known:
         call["prompt"] = list(prompts)
@@ -78,7 +110,7 @@ def draw_batch(
 
 
 def _label(pipe: Any, name: str) -> Any:
-    """A class by name: DiT's pipeline knows ImageNet's, the demo's takes them as they are."""
+    """Return the number of a class name. The demo's pipeline takes class names as they are."""
     return pipe.get_label_ids([name])[0] if hasattr(pipe, "get_label_ids") else name
 
 
@@ -92,18 +124,18 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    """What a diffusers folder says of itself."""
+    """Return the index of a diffusers folder."""
     return dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
 
 
 def _variant(path: Path) -> str | None:
-    """fp16 where the network's weights lie there in that variant alone."""
+    """Return "fp16" if the network's weights are in the folder in that variant only."""
     files = [file for name in _NETWORKS for file in (path / name).glob(f"*{SUFFIX}")]
     return "fp16" if files and all(".fp16" in file.name for file in files) else None
 
 
 def _left_out(path: Path) -> dict[str, None]:
-    """Encoders, tokenizers and the like that the folder came without."""
+    """Return the encoders, tokenizers and other components that the folder lacks, as None."""
     parts = [name for name, kind in _index(path).items() if isinstance(kind, list) and len(kind) == 2]
     return {name: None for name in parts if name not in _NEEDED and not (path / name).is_dir()}
 
@@ -119,7 +151,18 @@ def _from_file(path: Path, dtype: torch.dtype, config: Path) -> Any:
 
 
 def loaded(load: Callable[[], Any], model: str) -> Any:
-    """What `load` gives. Raises :class:`ModelError` in one line where it fails."""
+    """Return what `load` returns.
+
+    Args:
+        load: loads the model.
+        model: its name for the error.
+
+    Raises :class:`ModelError`, in one line, for any error of `load`.
+
+    Example:
+        >>> loaded(lambda: "model", "name")
+        'model'
+    """
     try:
         return load()
     except Exception as error:  # diffusers and safetensors raise many kinds; all mean that this model cannot be used

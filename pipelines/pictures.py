@@ -1,4 +1,4 @@
-"""A pipeline's pictures for fixed prompts and noises, dense or accelerated: what a schedule search compares."""
+"""Draws a pipeline's pictures for fixed prompts and noises, dense or accelerated, for schedule searches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,21 @@ from .schedule import PipelineSchedule
 
 @dataclass(frozen=True)
 class Samples:
-    """What is drawn, always the same: picture i has prompt i (round and round) and noise of seed `seed + i`."""
+    """Fixed samples: picture i has prompt i (repeated in a cycle) and noise of seed `seed + i`.
+
+    Args:
+        prompts: texts or classes.
+        count: number of pictures.
+        seed: of the first picture.
+        steps: number of sampler steps.
+        guidance: scale of classifier-free guidance; the pipeline's own by default.
+        size: picture side in pixels; the model's own by default.
+        batch: pictures per batch.
+
+    Example:
+        >>> Samples(prompts=("a cat",), count=2, seed=7, steps=20).to_dict()["prompts"]
+        ['a cat']
+    """
 
     prompts: tuple[str, ...]
     count: int
@@ -28,7 +42,17 @@ class Samples:
     batch: int = 10
 
     def draw(self, pipe: Any, output: str, steps: int | None = None, done: Callable[[], Any] = lambda: None) -> Tensor:
-        """All samples, dense or as the pipe is accelerated. done: told after each batch."""
+        """Draw all samples.
+
+        Args:
+            pipe: a diffusers pipeline, accelerated or not.
+            output: the pipeline's `output_type`.
+            steps: replaces the samples' own number of steps.
+            done: called after each batch.
+
+        Returns:
+            Pictures or latents [count, ...] on the CPU.
+        """
         drawn = []
         for at in range(0, self.count, self.batch):
             which = range(at, min(self.count, at + self.batch))
@@ -40,24 +64,29 @@ class Samples:
         return torch.cat(drawn)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: what tells one set of samples from another."""
+        """Return plain values, which differ for different samples."""
         return {**asdict(self), "prompts": list(self.prompts)}
 
 
 @dataclass(frozen=True)
 class PipelinePictures:
-    """The samples drawn with one pipeline."""
+    """The samples of one pipeline.
+
+    Args:
+        pipe: a diffusers pipeline.
+        samples: what to draw.
+    """
 
     pipe: Any
     samples: Samples
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser."""
+        """The U-Net or transformer."""
         return network_of(self.pipe)
 
     def timesteps(self) -> tuple[float, ...]:
-        """Training timesteps of the last run."""
+        """Return the training timesteps of the last run."""
         return tuple(PipelineSchedule(self.pipe).timesteps())
 
     def draw(self, output: str, steps: int | None = None, done: Callable[[], Any] = lambda: None) -> Tensor:
@@ -65,5 +94,5 @@ class PipelinePictures:
         return self.samples.draw(self.pipe, output, steps, done)
 
     def accelerated(self, recipe: Recipe) -> Handle:
-        """The pipeline under a recipe, as a context."""
+        """Return the pipeline with a recipe, as a context manager."""
         return accelerate(self.pipe, recipe)

@@ -1,4 +1,4 @@
-"""How each kind of text-to-image pipeline turns prompts into the keyword arguments of its network."""
+"""Converts prompts to the keyword arguments of a pipeline's network, for each kind of text-to-image pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Encoded:
-    """n prompts as text encoders give them. tokens [n, tokens, channels]; pooled [n, channels]; mask [n, tokens]."""
+    """The text encoders' output for n prompts.
+
+    Args:
+        tokens: [n, tokens, channels].
+        pooled: [n, channels].
+        mask: [n, tokens], nonzero for real tokens.
+    """
 
     tokens: Tensor
     pooled: Tensor | None = None
@@ -27,10 +33,15 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TextKind:
-    """A kind of pipeline. encoders: the components that it cannot encode without. pooled: are pooled texts needed?
+    """A kind of text-to-image pipeline.
 
-    arguments: (pipeline, encoded prompts, picture side in pixels or None) -> what the network is called with.
-    empty: the empty prompt of classifier-free guidance as the pipeline has it, from the encoded "".
+    Args:
+        names: class names of the pipelines.
+        encoders: components that must be present to encode prompts.
+        encode: (pipeline, prompts) -> encoded prompts.
+        arguments: (pipeline, encoded prompts, picture side in pixels or None) -> keyword arguments of the network.
+        pooled: whether the network needs pooled texts.
+        empty: (pipeline, the encoded "") -> the pipeline's empty prompt for classifier-free guidance.
     """
 
     names: tuple[str, ...]
@@ -41,14 +52,22 @@ class TextKind:
     empty: Callable[[Any, Encoded], Encoded] = lambda pipe, encoded: encoded
 
     def encoded(self, pipe: Any, prompts: list[str]) -> Encoded:
-        """Encode prompts. Raises :class:`ModelError` where the model came without a text encoder."""
+        """Encode prompts. Raises :class:`ModelError` if the model has no text encoder."""
         if any(getattr(pipe, name, None) is None for name in self.encoders):
-            raise ModelError(f"this model came without {' and '.join(self.encoders)}: give --embeddings")
+            raise ModelError(f"this model has no {' or '.join(self.encoders)}: give --embeddings")
         return self.encode(pipe, prompts)
 
 
 def network_of(pipe: Any) -> Any:
-    """A pipeline's U-Net or transformer. Raises :class:`ModelError` where it has neither."""
+    """Return a pipeline's U-Net or transformer.
+
+    Raises :class:`ModelError` if it has neither.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> network_of(SimpleNamespace(unet=torch.nn.Identity()))
+        Identity()
+    """
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     if network is None:
         raise ModelError(f"{type(pipe).__name__} has neither a U-Net nor a transformer: give another model")
@@ -56,7 +75,7 @@ def network_of(pipe: Any) -> Any:
 
 
 def _side(pipe: Any, size: int | None) -> int:
-    """The picture's side in pixels."""
+    """Return the picture's side in pixels."""
     return size or int(network_of(pipe).config.sample_size) * int(pipe.vae_scale_factor)
 
 
@@ -93,7 +112,7 @@ def _sdxl_empty(pipe: Any, encoded: Encoded) -> Encoded:
 
 
 def _can_clean() -> bool:
-    """The pipelines clean captions where these are installed, and complain where not."""
+    """Return whether the packages with which pipelines clean captions are installed; pipelines warn if not."""
     return all(find_spec(name) is not None for name in ("bs4", "ftfy"))
 
 

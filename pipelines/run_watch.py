@@ -1,68 +1,62 @@
-"""Where one run ends and the next begins, on models and pipelines that do not say so."""
+"""Finds where one run ends and the next begins, on models and pipelines that do not announce it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..core.engine.trails import alike
+from .schedule import ScheduledCall
 from .streams import Labels
 
 _MOST_AT_ONCE = 32
 """Forwards at a bare model's first timestep before they are taken for pictures of one step each."""
 _LEAP = 1.5
-"""A bare model's timesteps may fall by this much more than ever before in the run; a larger leap begins another one."""
-
-
-class Found(Protocol):
-    """A timestep in a schedule: its value in training timesteps, its place, and an object of its own for each run.
-
-    watched: the end of that run will be noticed.
-    """
-
-    value: float
-    place: int
-    token: object
-    watched: bool
-
-
-class Schedule(Protocol):
-    """Where a pipeline's calls can be read from (:class:`skipstone.pipelines.schedule.PipelineSchedule`)."""
-
-    @property
-    def train_steps(self) -> float:
-        """Number of training timesteps."""
-
-    def find(self, timestep: Any, scale: float) -> Found | None:
-        """The schedule's entry that a forward's timestep is; None where it is of no run of this pipeline."""
-
-    def calls_from(self, found: Any) -> tuple[list[float], int]:
-        """Timesteps of the calls to come from this one on, and how many of them make a step of the sampler."""
+"""A bare model's timesteps may fall by up to this factor times the largest step so far; a larger step begins a new run."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One forward: its training timestep, its latent and that one's size, and the run of the pipeline that it belongs to."""
+    """One forward.
+
+    Args:
+        timestep: training timestep.
+        input: the latent [B, C, ...].
+        latent: size of the latent.
+        found: the pipeline's call that it is; None for a forward outside a pipeline's run.
+    """
 
     timestep: float
     input: Tensor
     latent: tuple[int, ...]
-    found: Found | None = None
+    found: ScheduledCall | None = None
 
     @property
     def token(self) -> object:
-        """What tells one run of a pipeline from the next."""
+        """An object that identifies the pipeline's run; None outside one."""
         return self.found.token if self.found else None
 
 
 @dataclass
 class RunWatch:
-    """What is known of one thread's run: who its rows are, its last forward, the sizes at its first timestep.
+    """What is known of one thread's run.
 
-    gap: the largest step in timesteps so far. begun: the latents at its first timestep, until the next one. by_hand: the run
-    was begun by :meth:`.accelerate.Handle.begin`, and ends by its `end` alone.
+    Args:
+        labels: assigns its rows to streams.
+        first: its first forward.
+        last: its last forward.
+        gap: the largest step in timesteps so far.
+        begun: latents at its first timestep; emptied at the next timestep.
+        sizes: sizes of the latents at its first timestep.
+        by_hand: whether :meth:`.accelerate.Handle.begin` began it; only `end` ends such a run.
+
+    Example:
+        >>> import torch
+        >>> watch, latent = RunWatch(Labels()), torch.ones(1, 4, 8, 8)
+        >>> watch.note(Seen(999.0, latent, (8, 8)))
+        >>> watch.begins_another(Seen(500.0, latent, (8, 8))), watch.begins_another(Seen(1000.5, latent, (8, 8)))
+        (False, True)
     """
 
     labels: Labels
@@ -74,16 +68,17 @@ class RunWatch:
     by_hand: bool = False
 
     def begins_another(self, now: Seen) -> bool:
-        """Does this forward belong to another run than the one before?
+        """Return whether this forward starts a new run.
 
-        Of one run are a pipeline's timesteps in their order, else timesteps that fall, or repeat; where intermediate evaluations
-        and rounding meet (KDPM2) they rise by less than a thousandth. Without a pipeline, a leap, a second call on an unlike
-        latent, or a size that the run did not begin with begins another.
+        In a pipeline, a run follows the order of the schedule. Elsewhere its timesteps fall or repeat; they may rise by less
+        than a thousandth, where intermediate evaluations meet rounding (KDPM2). Outside a pipeline a new run also starts with a
+        large step in timesteps, with a second call on a dissimilar latent, and with a size that the run did not begin with.
         """
         if self.first is None or self.last is None or now.token is not self.last.token:
             return True
         if now.found is not None and self.last.found is not None:
             return now.found.place < self.last.found.place
+        # Without a schedule: time that went back, many pictures at the first timestep, or an unlike continuation.
         if now.timestep > self.last.timestep * 1.001:
             return True
         if now.timestep == self.first.timestep:
@@ -93,7 +88,7 @@ class RunWatch:
         return not any(alike(now.input, x) for x in self.begun)
 
     def note(self, now: Seen) -> None:
-        """A forward of the run."""
+        """Register a forward of the run."""
         self.first = self.first or now
         if now.timestep == self.first.timestep:
             self.begun.append(now.input.detach().clone())

@@ -1,4 +1,4 @@
-"""What one run of a pipeline looks like: its latents, its timesteps, its guidance."""
+"""The latents, timesteps and guidance of a pipeline's run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,39 @@ from ..core.recipe.validate import integer
 
 
 def guidance_of(pipe: Any) -> float:
-    """The pipeline's own guidance scale; 1 where it has none."""
+    """Return the pipeline's default guidance scale; 1 if it has none.
+
+    Example:
+        >>> class Pipe:
+        ...     def __call__(self, prompt, guidance_scale=7.5): ...
+        >>> guidance_of(Pipe())
+        7.5
+    """
     own = getattr(inspect.signature(pipe.__call__).parameters.get("guidance_scale"), "default", 1.0)
     return 1.0 if own is inspect.Parameter.empty else float(own)
 
 
 def latent_shape(pipe: Any, network: Any, size: int | None = None) -> tuple[int, ...]:
-    """The shape of one latent. size: picture side in pixels, the model's own by default.
+    """Return the shape [C, h, w] of one latent.
+
+    Args:
+        pipe: a diffusers pipeline.
+        network: its U-Net or transformer.
+        size: picture side in pixels; the model's own by default.
 
     Raises :class:`RecipeError` for a size that the pipeline cannot draw.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> network = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=16)
+        >>> latent_shape(None, network)
+        (4, 16, 16)
     """
     own = network.config.sample_size
     if size is None:
         return (network.config.in_channels, *((own, own) if isinstance(own, int) else own))
     if "height" not in inspect.signature(pipe.__call__).parameters:
-        raise RecipeError(f"{type(pipe).__name__} draws at its own size alone: leave --size out")
+        raise RecipeError(f"{type(pipe).__name__} draws at one size only: leave --size out")
     scale, patch = int(pipe.vae_scale_factor), int(network.config.get("patch_size") or 1)
     multiple, most = max(8, scale * patch), network.config.get("pos_embed_max_size")
     if size < multiple or size % multiple or (most and size > most * scale * patch):
@@ -36,19 +54,35 @@ def latent_shape(pipe: Any, network: Any, size: int | None = None) -> tuple[int,
 
 
 def set_timesteps(scheduler: Any, steps: int, network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Prepare a scheduler for a run as the pipelines do. Raises :class:`RecipeError` for steps that it cannot take."""
+    """Set a scheduler's timesteps as the pipelines do.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        steps: number of sampler steps.
+        network: the U-Net or transformer.
+        shape: of one latent [C, h, w].
+
+    Raises :class:`RecipeError` for a number of steps that the scheduler does not accept.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> scheduler = DDIMScheduler()
+        >>> set_timesteps(scheduler, 2, nn.Linear(1, 1), (4, 8, 8))
+        >>> scheduler.timesteps.tolist()
+        [500, 0]
+    """
     integer("steps", steps, 1, "20 is the default")
     more = {"mu": _shift(scheduler, network, shape)} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}
     try:
         scheduler.set_timesteps(steps, device=next(network.parameters()).device, **more)
     except ValueError as error:
         raise RecipeError(
-            f"steps={steps} do not suit {type(scheduler).__name__} ({str(error).splitlines()[0]})"
+            f"steps={steps} do not work with {type(scheduler).__name__} ({str(error).splitlines()[0]}): give another number"
         ) from None
 
 
 def _shift(scheduler: Any, network: Any, shape: tuple[int, ...]) -> float:
-    """How far a flow sampler's timesteps are shifted for a latent [C, h, w]: linear in the number of tokens."""
+    """Return the timestep shift of a flow sampler for a latent [C, h, w], linear in the number of tokens."""
     config, patch = scheduler.config, int(network.config.get("patch_size") or 1)
     tokens = (shape[-2] // patch) * (shape[-1] // patch)
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)

@@ -1,7 +1,7 @@
-"""diffusers pipelines as a host: where a run's calls are read from, and how its beginning and end are noticed.
+"""diffusers pipelines as a host: finds the calls of a run, and its beginning and end.
 
-Nothing of diffusers is imported: what is used (`scheduler.timesteps`, `progress_bar`, `maybe_free_model_hooks`) is common
-to all its pipelines.
+diffusers is not imported. The attributes used here (`scheduler.timesteps`, `progress_bar`, `maybe_free_model_hooks`) are
+common to all its pipelines.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from ..core.engine.call import one_timestep
 from ..core.engine.copies import copied_without, without_attribute
 
 _ROUNDED = 3e-3
-"""A timestep may differ from the schedule's by this share: bf16 keeps 8 bits of it."""
+"""Share of the training range by which a timestep may differ from the schedule's: bf16 keeps 8 bits."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A forward's timestep in a schedule: its value in training timesteps, its place in the list, and the run it belongs to.
+class ScheduledCall:
+    """A forward's place in a pipeline's schedule.
 
-    watched: the run's end will be noticed, as it is the pipeline that draws.
+    Args:
+        value: training timestep.
+        place: index in the schedule.
+        token: an object that identifies the run.
+        watched: whether the pipeline itself draws, so that the end of the run is noticed.
     """
 
     value: float
@@ -36,13 +40,26 @@ class Found:
 
 
 class PipelineSchedule:
-    """Reads a run's calls from the pipeline's scheduler, whichever that is at the time.
+    """Reads the calls of a run from the pipeline's current scheduler.
 
-    diffusers' schedulers list one timestep per evaluation, also those of second order, and make a new tensor per run.
+    diffusers' schedulers list one timestep per evaluation, second-order ones too, and make a new tensor for each run.
+
+    Args:
+        pipeline: anything with a `scheduler`.
+        watch: knows whether the pipeline is drawing.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from diffusers import DDIMScheduler
+        >>> scheduler = DDIMScheduler()
+        >>> scheduler.set_timesteps(4)
+        >>> schedule = PipelineSchedule(SimpleNamespace(scheduler=scheduler))
+        >>> schedule.timesteps(), schedule.find(scheduler.timesteps[1], scale=1.0).place
+        ([750.0, 500.0, 250.0, 0.0], 1)
     """
 
     def __init__(self, pipeline: Any, watch: PipelineWatch | None = None) -> None:
-        """pipeline: anything with a `scheduler`. watch: says when it draws."""
+        """Prepare; nothing is read yet."""
         self._pipeline, self._watch = pipeline, watch
         self._read_of: object = None
         self._values: list[float] = []
@@ -57,29 +74,33 @@ class PipelineSchedule:
         return getattr(self._pipeline.scheduler, "timesteps", None)
 
     def timesteps(self) -> list[float]:
-        """All timesteps of the schedule."""
+        """Return all timesteps of the schedule."""
         return self._read(self._listed)
 
-    def find(self, timestep: Any, scale: float) -> Found | None:
-        """The schedule's entry that a forward's timestep argument is; None for one that is not of this pipeline.
+    def find(self, timestep: Any, scale: float) -> ScheduledCall | None:
+        """Return the schedule's entry for a forward's timestep; None for a timestep of another run.
 
-        scale: what turns the argument into a training timestep. A view of the schedule is found by its place, without
-        waiting for the device; other arguments by value, while the pipeline is drawing in this thread.
+        A view of the schedule is found by its place, without waiting for the device. Other arguments are found by value, while
+        the pipeline is drawing in this thread.
+
+        Args:
+            timestep: the forward's argument.
+            scale: factor from the argument to a training timestep.
         """
         listed, drawing = self._listed, self._watch.run if self._watch else None
         values = self._read(listed)
         place = _place(timestep, listed, len(values))
         if place is None and drawing is not None and values:
             place = self._nearest(one_timestep(timestep) * scale)
-        return None if place is None else Found(values[place], place, drawing or listed, drawing is not None)
+        return None if place is None else ScheduledCall(values[place], place, drawing or listed, drawing is not None)
 
-    def calls_from(self, found: Found) -> tuple[list[float], int]:
-        """Timesteps of the calls to come from this one on, and how many of them make a step of the sampler."""
+    def calls_from(self, found: ScheduledCall) -> tuple[list[float], int]:
+        """Return the timesteps of this call and those to come, and the number of calls per sampler step."""
         stages = int(getattr(self._pipeline.scheduler, "order", 1) or 1)
         return self._values[found.place :], stages if found.place % stages == 0 else 1
 
     def _read(self, listed: Any) -> list[float]:
-        """All timesteps of the schedule; waits for the device once for each list."""
+        """Return all timesteps of the schedule; waits for the device once per list."""
         if listed is not self._read_of:
             self._read_of = listed
             self._values = [float(t) for t in listed.tolist()] if isinstance(listed, Tensor) else []
@@ -92,7 +113,7 @@ class PipelineSchedule:
 
 
 def _place(timestep: Any, listed: Any, length: int) -> int | None:
-    """The place of a timestep that is a view of the list."""
+    """Return the index of a timestep that is a view of the list, from its storage offset."""
     if not isinstance(timestep, Tensor) or not isinstance(listed, Tensor) or not timestep.numel():
         return None
     if any(timestep.stride()) and timestep.numel() > 1:
@@ -104,9 +125,11 @@ def _place(timestep: Any, listed: Any, length: int) -> int | None:
 
 
 class PipelineWatch:
-    """Notices a pipeline's runs: they begin with its progress bar, and end with it, also when cancelled or failed.
+    """Notices the runs of a pipeline. They begin and end with its progress bar, also if cancelled or failed.
 
-    on_end: called at the end of each run.
+    Args:
+        pipeline: a diffusers pipeline.
+        on_end: called at the end of each run.
     """
 
     def __init__(self, pipeline: Any, on_end: Callable[[], Any]) -> None:
@@ -120,17 +143,17 @@ class PipelineWatch:
 
     @property
     def run(self) -> object | None:
-        """The run that the pipeline is drawing in this thread, an object of its own for each; None between runs."""
+        """An object that identifies the run drawn in this thread; None between runs."""
         return self._runs.get(current_thread())
 
     def remove(self) -> None:
-        """Take the watch off."""
+        """Stop watching, and restore the pipeline."""
         for undo in self._undo:
             undo()
         self._undo = []
 
     def ended(self) -> None:
-        """The pipeline's loop is over."""
+        """End the run of this thread."""
         self._runs.pop(current_thread(), None)
         self._on_end()
 
@@ -153,16 +176,16 @@ _FREE = "maybe_free_model_hooks"
 
 
 def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
-    """Set an instance attribute over a method; the returned function puts back what was there."""
+    """Set an instance attribute over a method, and return a function that restores what was there."""
     inner = getattr(owner, name, None)
     if inner is None:
         return lambda: None
-    before = owner.__dict__.get(name)
+    before = owner.__dict__.get(name)  # set by another tool on the instance; None: the class's own method
     ours = wrap(inner)
     owner.__dict__[name] = ours
 
     def undo() -> None:
-        if owner.__dict__.get(name) is ours:
+        if owner.__dict__.get(name) is ours:  # else another tool wrapped it since, and ours must stay below
             if before is None:
                 del owner.__dict__[name]
             else:
@@ -172,7 +195,7 @@ def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], 
 
 
 class _Bar:
-    """A progress bar, used as context or iterated, that tells when it is left."""
+    """A progress bar, used as context manager or iterated, that calls `on_end` when it is left."""
 
     def __init__(self, bar: Any, on_end: Callable[[], Any]) -> None:
         self._bar = bar

@@ -1,4 +1,4 @@
-"""Who the rows of a forward belong to, where no host says so (bare models and diffusers pipelines).
+"""Assigns the rows of a forward to streams, for bare models and diffusers pipelines.
 
 A conditioning tensor that was seen before identifies its cond by object identity. Otherwise the forward's place among
 those of its timestep does: the first of two is the same cond at each call (ldm's samplers join conds at each call).
@@ -18,11 +18,20 @@ _MOST_CONDITIONINGS = 16
 
 
 class Labels:
-    """Labels the forwards of one run. on_orphaned: called when every conditioning that recurred has been freed, which is when
-    a pipeline's call has returned."""
+    """Assigns the forwards of one run to streams.
+
+    Args:
+        on_orphaned: called when every recurring conditioning was freed, because the pipeline's call has returned.
+
+    Example:
+        >>> import torch
+        >>> labels, text = Labels(), torch.zeros(1, 77, 8)
+        >>> labels.label(999.0, text, rows=1) == labels.label(500.0, text, rows=1)
+        True
+    """
 
     def __init__(self, on_orphaned: Callable[[], Any] = lambda: None) -> None:
-        """Before the first forward."""
+        """Start before the first forward."""
         self._known: list[ref[Tensor]] = []
         self._recurring: set[int] = set()
         self._timestep: float | None = None
@@ -31,7 +40,13 @@ class Labels:
         self._on_orphaned = on_orphaned
 
     def label(self, timestep: float, conditioning: Any, rows: int) -> tuple[Stream, ...]:
-        """The stream of this forward's rows. Call once per forward, in order."""
+        """Return the stream of this forward's rows. Call it once per forward, in order.
+
+        Args:
+            timestep: training timestep.
+            conditioning: the forward's conditioning, usually a tensor.
+            rows: number of rows of the batch.
+        """
         self._advance(timestep)
         key: Hashable = self._identity(conditioning)
         if key is None:

@@ -243,7 +243,7 @@ def test_a_model_without_attention_is_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("target", [None, 3, "model", object()])
 def test_what_is_no_model_is_refused_in_one_line(target: Any) -> None:
-    with pytest.raises(ModelError, match="no model and has no unet") as error:
+    with pytest.raises(ModelError, match="not a model and has no unet") as error:
         accelerate(target, MERGE)
     assert "\n" not in str(error.value)
 

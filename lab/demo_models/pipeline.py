@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch.nn import functional as F
 
-from ...pipelines.conditions import Conditions, class_numbers, given
+from ...pipelines.conditions import Conditions, class_numbers, from_embeddings
 from .pictures import CLASSES
 
 PATCH = 2
@@ -108,5 +108,5 @@ class IconPipeline(DiffusionPipeline):
         numbers = class_numbers(prompts, {name: n for n, name in enumerate(CLASSES)}, len(CLASSES))
         labels, null = self.encode_labels(numbers), self.encode_labels([NULL])
         if hasattr(self, "class_table"):
-            return given(self.class_table(labels), self.class_table(null))
+            return from_embeddings(self.class_table(labels), self.class_table(null))
         return Conditions({"class_labels": labels}, {"class_labels": null}, len(labels))

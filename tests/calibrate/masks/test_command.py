@@ -67,7 +67,7 @@ def test_resuming_adds_passes_to_those_that_are_done(tmp_path: Path) -> None:
         (["--target", "0"], "target=0.0 is outside [0.01, 1]: 0.6 is a good beginning"),
         (["--target", "0.05"], "the target is out of reach"),
         (["--embeddings", "no.safetensors"], "DiTPipeline takes no embeddings"),
-        (["--embeddings", "no.safetensors", "--prompts", "1"], "two ways to say the same"),
+        (["--embeddings", "no.safetensors", "--prompts", "1"], "exclude each other"),
         (["--batch", "0"], "batch=0 must be a whole number from 1 on"),
     ],
 )

@@ -14,7 +14,7 @@ from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.errors import ModelError
 from skipstone.core.models import recognise
-from skipstone.pipelines.conditions import Conditions, given
+from skipstone.pipelines.conditions import Conditions, from_embeddings
 from skipstone.pipelines.denoiser import PipelineDenoiser, denoiser_of
 
 SCHEDULERS = [
@@ -36,7 +36,7 @@ def drawn(denoiser: PipelineDenoiser, seeds: Sequence[int]) -> Tensor:
 def sd_denoiser(scheduler: str, steps: int = 6, **config: Any) -> tuple[Any, PipelineDenoiser]:
     """The tiny Stable Diffusion pipeline, with the embeddings that `run_sd` gives it."""
     pipe = tiny.sd_pipeline(scheduler, **config)
-    embeddings = given(tiny.noise(1, *tiny.CONTEXT, seed=1), tiny.noise(1, *tiny.CONTEXT, seed=2))
+    embeddings = from_embeddings(tiny.noise(1, *tiny.CONTEXT, seed=1), tiny.noise(1, *tiny.CONTEXT, seed=2))
     return pipe, denoiser_of(pipe, steps, 4.0, conditions=embeddings)
 
 
@@ -129,7 +129,7 @@ def test_pixart_from_given_embeddings() -> None:
     scheduler = diffusers.DPMSolverMultistepScheduler()
     scheduler.set_timesteps(4)
     extra = {"resolution": None, "aspect_ratio": None}
-    conditions = given(tiny.noise(2, *tiny.CONTEXT), torch.zeros(1, *tiny.CONTEXT), added_cond_kwargs=extra)
+    conditions = from_embeddings(tiny.noise(2, *tiny.CONTEXT), torch.zeros(1, *tiny.CONTEXT), added_cond_kwargs=extra)
     denoiser = PipelineDenoiser(case.model, scheduler, conditions, (4, 16, 16), 4.5)
     model = prepare(denoiser)
     assert model.shape == (4, 6) and torch.isfinite(drawn(denoiser, [1])).all()
@@ -178,7 +178,7 @@ def test_predicting_is_pure_so_that_a_call_can_be_evaluated_again() -> None:
 def test_the_pipelines_own_scheduler_is_left_alone() -> None:
     pipe = tiny.sd_pipeline("DPMSolverMultistepScheduler")
     before = dict(vars(pipe.scheduler))
-    denoiser = denoiser_of(pipe, 4, conditions=given(tiny.noise(1, *tiny.CONTEXT)))
+    denoiser = denoiser_of(pipe, 4, conditions=from_embeddings(tiny.noise(1, *tiny.CONTEXT)))
     drawn(denoiser, [1])
     assert {k: v for k, v in vars(pipe.scheduler).items() if v is not before.get(k)} == {}
 

@@ -72,7 +72,7 @@ def test_without_text_encoders_embeddings_will_do(tmp_path: Path, capsys: pytest
     tensors = {"embeddings": tiny.noise(2, 5, 20), "empty": tiny.noise(1, 5, 20)}
     words = ["train-mask", str(folder), *QUICK, "--out", str(tmp_path)]
     assert cli.main(words) == 2
-    assert "came without text_encoder and text_encoder_2: give --embeddings" in capsys.readouterr().err
+    assert "this model has no text_encoder or text_encoder_2: give --embeddings" in capsys.readouterr().err
     save_file(tensors, file)
     assert cli.main([*words, "--embeddings", str(file)]) == 2
     assert "give a safetensors file with `pooled`" in capsys.readouterr().err
@@ -113,9 +113,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("one.safetensors", ["--config", "nowhere"], "no diffusers folder at --config 'nowhere'"),
         ("one.safetensors", ["--config", "ddim"], "diffusers reads no single files of DDIMPipeline"),
         ("ddim", ["--prompts", "a cat"], "DDIMPipeline draws without prompts"),
-        ("ddim", ["--size", "64"], "draws at its own size alone"),
+        ("ddim", ["--size", "64"], "draws at one size only"),
         ("ddim", ["--steps", "0"], "steps=0 must be a whole number from 1 on"),
-        ("ddim", ["--steps", "5000"], "steps=5000 do not suit DDIMScheduler"),
+        ("ddim", ["--steps", "5000"], "steps=5000 do not work with DDIMScheduler"),
         ("dit", ["--prompts", "unicorn"], "no class 'unicorn': give names or numbers from 0 to 999"),
         ("dit", ["--prompts", "1000"], "no class '1000'"),
         ("sd3_without_t5", ["--size", "30"], "give a multiple of 16 up to 128"),

@@ -14,7 +14,7 @@ from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.engine.cached_value import CachedValue
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.pipelines.accelerate import accelerate
-from skipstone.pipelines.conditions import given
+from skipstone.pipelines.conditions import from_embeddings
 from skipstone.pipelines.denoiser import denoiser_of
 
 KARRAS, EXPONENTIAL, BETA = ({f"use_{kind}_sigmas": True} for kind in ("karras", "exponential", "beta"))
@@ -47,7 +47,7 @@ def after_noise() -> torch.Generator:
 
 def close_both_ways(pipe: Any, steps: int, forecast: bool) -> None:
     """One picture under a random mask: by training's executor, and by the pipeline with the engine on it."""
-    condition = given(tiny.noise(1, *tiny.CONTEXT, seed=1))
+    condition = from_embeddings(tiny.noise(1, *tiny.CONTEXT, seed=1))
     model = prepare(denoiser_of(pipe, steps, 1.0, conditions=condition), forecast=forecast)
     run = np.random.default_rng(0).random(model.shape) < 0.5
     run[0] = True
