@@ -105,6 +105,12 @@ def conditions_of(
             [n, tokens] and `empty_mask`.
 
     Raises :class:`ModelError` for an unknown pipeline, :class:`RecipeError` for values that it does not accept.
+
+    Example:
+        >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> conditions_of(DDIMPipeline(UNet2DModel(layers_per_block=1, **kinds), DDIMScheduler()))  # unconditional
+        Conditions(arguments={}, empty=None, count=1)
     """
     if prompts and embeddings is not None:
         raise RecipeError("--prompts and --embeddings exclude each other: give one of them")

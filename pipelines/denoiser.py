@@ -38,6 +38,15 @@ class PipelineDenoiser:
         conditions: conditionings in the form that the network takes.
         shape: of one latent [C, h, w].
         guidance: scale of classifier-free guidance; not used without an empty conditioning.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> scheduler = DDIMScheduler()
+        >>> scheduler.set_timesteps(2)
+        >>> denoiser = PipelineDenoiser(nn.Linear(1, 1), scheduler, Conditions({}), (4, 8, 8))
+        >>> start = denoiser.begin(seeds=[0, 1])
+        >>> denoiser.advance(start, output=start.x, call=0).x.shape
+        torch.Size([2, 4, 8, 8])
     """
 
     def __init__(

@@ -69,6 +69,15 @@ def draw(pipe: Any, prompt: str, steps: int, seed: int, guidance: float | None, 
         seed: of the noise.
         guidance: scale of classifier-free guidance; the pipeline's own by default.
         size: picture side in pixels; the model's own by default.
+
+    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels.
+
+    Example:
+        >>> class Pipe:
+        ...     def __call__(self, prompt, num_inference_steps, generator, output_type):
+        ...         return f"{output_type} of {prompt[0]}"
+        >>> draw(Pipe(), "a cat", steps=20, seed=0, guidance=None, size=None)
+        'latent of a cat'
     """
     return draw_batch(pipe, [prompt], [seed], steps, guidance, size)
 
@@ -94,6 +103,13 @@ def draw_batch(
         output_type: "latent", or another type that the pipeline offers.
 
     Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels.
+
+    Example:
+        >>> class Pipe:
+        ...     def __call__(self, prompt, num_inference_steps, generator, output_type):
+        ...         return [f"{text}, seed {g.initial_seed()}" for text, g in zip(prompt, generator)]
+        >>> draw_batch(Pipe(), ["a cat", "a dog"], seeds=[7, 8], steps=20)
+        ['a cat, seed 7', 'a dog, seed 8']
     """
     known = inspect.signature(pipe.__call__).parameters
     wanted: dict[str, Any] = {"guidance_scale": guidance, "height": size, "width": size}

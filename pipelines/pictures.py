@@ -90,7 +90,13 @@ class PipelinePictures:
         return tuple(PipelineSchedule(self.pipe).timesteps())
 
     def draw(self, output: str, steps: int | None = None, done: Callable[[], Any] = lambda: None) -> Tensor:
-        """See :meth:`Samples.draw`."""
+        """Draw all samples (:meth:`Samples.draw`).
+
+        Args:
+            output: the pipeline's `output_type`.
+            steps: replaces the samples' own number of steps.
+            done: called after each batch.
+        """
         return self.samples.draw(self.pipe, output, steps, done)
 
     def accelerated(self, recipe: Recipe) -> Handle:

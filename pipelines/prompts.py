@@ -42,6 +42,11 @@ class TextKind:
         arguments: (pipeline, encoded prompts, picture side in pixels or None) -> keyword arguments of the network.
         pooled: whether the network needs pooled texts.
         empty: (pipeline, the encoded "") -> the pipeline's empty prompt for classifier-free guidance.
+
+    Example:
+        >>> kind = TextKind(("Pipe",), (), lambda pipe, prompts: Encoded(torch.zeros(len(prompts), 77, 8)), _tokens)
+        >>> kind.encoded(None, ["a cat", "a dog"]).tokens.shape
+        torch.Size([2, 77, 8])
     """
 
     names: tuple[str, ...]
@@ -52,7 +57,14 @@ class TextKind:
     empty: Callable[[Any, Encoded], Encoded] = lambda pipe, encoded: encoded
 
     def encoded(self, pipe: Any, prompts: list[str]) -> Encoded:
-        """Encode prompts. Raises :class:`ModelError` if the model has no text encoder."""
+        """Encode prompts.
+
+        Args:
+            pipe: a diffusers pipeline of this kind.
+            prompts: texts.
+
+        Raises :class:`ModelError` if the model has no text encoder.
+        """
         if any(getattr(pipe, name, None) is None for name in self.encoders):
             raise ModelError(f"this model has no {' or '.join(self.encoders)}: give --embeddings")
         return self.encode(pipe, prompts)

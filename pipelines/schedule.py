@@ -46,7 +46,7 @@ class PipelineSchedule:
 
     Args:
         pipeline: anything with a `scheduler`.
-        watch: knows whether the pipeline is drawing.
+        watch: notices the pipeline's runs.
 
     Example:
         >>> from types import SimpleNamespace
@@ -130,6 +130,16 @@ class PipelineWatch:
     Args:
         pipeline: a diffusers pipeline.
         on_end: called at the end of each run.
+
+    Example:
+        >>> class Pipe:
+        ...     def progress_bar(self, steps):
+        ...         return steps
+        >>> pipe, ends = Pipe(), []
+        >>> watch = PipelineWatch(pipe, lambda: ends.append("end"))
+        >>> list(pipe.progress_bar([2, 1])), ends
+        ([2, 1], ['end'])
+        >>> watch.remove()
     """
 
     def __init__(self, pipeline: Any, on_end: Callable[[], Any]) -> None:

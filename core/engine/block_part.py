@@ -41,7 +41,14 @@ class BlockPart:
 
     @classmethod
     def on(cls, settings: BlockSkip, network: Network) -> Maker:
-        """Return what makes this part in each run on a network. Raises :class:`MaskError` for settings that do not fit it."""
+        """Return what makes this part in each run on a network.
+
+        Args:
+            settings: which rule or mask to follow.
+            network: the model.
+
+        Raises :class:`MaskError` for settings that do not fit it.
+        """
         family = network.family
         graph = graph_of(settings, family, unwrapped(network.root))
         return lambda horizon, meter: cls(BlockPlan(settings, graph, family.name, horizon), graph, meter)
@@ -76,6 +83,10 @@ class BlockPart:
         """Decide the row of this forward.
 
         The whole forward runs in full if one of its streams lacks a cache, or missed the last refresh.
+
+        Args:
+            tick: the call that the forward belongs to.
+            call: the forward.
         """
         if self._proof.failure:
             return False

@@ -30,12 +30,21 @@ def carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
         block: its `carries` names them.
         args: positional arguments of the block's call.
         kwargs: keyword arguments of the block's call.
+
+    Example:
+        >>> block = Block("a", "block", torch.nn.Identity(), 0, carries=(("hidden_states", 0),))
+        >>> carried(block, ("x",), {}), carried(block, (), {"hidden_states": "x"})
+        (('x',), ('x',))
     """
     return tuple(kwargs[name] if name in kwargs else args[place] for name, place in block.carries)
 
 
 def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
-    """Return inputs + values. Values fewer than the inputs belong to the last ones.
+    """Return inputs + values.
+
+    Args:
+        inputs: what the block's outputs continue.
+        values: the block's differences; fewer than the inputs belong to the last ones.
 
     Example:
         >>> added((torch.ones(2), torch.zeros(2)), (torch.full((2,), 5.0),))
@@ -47,6 +56,10 @@ def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
 def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
     """Return values - inputs, the inverse of :func:`added`.
 
+    Args:
+        values: the block's outputs; fewer than the inputs belong to the last ones.
+        inputs: what the outputs continue.
+
     Example:
         >>> subtracted((torch.full((2,), 5.0),), (torch.ones(2),))
         (tensor([4., 4.]),)
@@ -55,7 +68,13 @@ def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
 
 
 def cloned(values: Values) -> Values:
-    """Return copies, because hosts edit tensors in place."""
+    """Return copies, because hosts edit tensors in place.
+
+    Example:
+        >>> x = torch.ones(2)
+        >>> cloned((x, None))[0] is x
+        False
+    """
     return tuple(None if v is None else v.clone() for v in values)
 
 
@@ -77,6 +96,10 @@ def continued(last: Values, before: Values, ahead: float) -> Values:
 
 def as_output(values: Values, kwargs: dict[str, Any]) -> Any:
     """Return values in the form of the block's own output: a tuple for several, or if it was called with return_dict=False.
+
+    Args:
+        values: one or several tensors.
+        kwargs: keyword arguments of the block's call.
 
     Example:
         >>> as_output(("x",), {}), as_output(("x",), {"return_dict": False})

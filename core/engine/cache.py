@@ -62,11 +62,21 @@ class BlockCache:
             self._like = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
     def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
-        """Return whether all these streams have a value computed at call `since` or later."""
+        """Return whether all streams have a recent value.
+
+        Args:
+            keys: of the streams.
+            since: the earliest call that counts as recent.
+        """
         return all(key in self._held and self._made[key] >= since for key in keys)
 
     def take(self, keys: tuple[Hashable, ...], timestep: float) -> Values:
-        """Return copies of the cached values of these streams; a forecast is extrapolated to `timestep`."""
+        """Return copies of the cached values.
+
+        Args:
+            keys: of the streams.
+            timestep: training timestep to which a forecast is extrapolated.
+        """
         columns = zip(*(self._held[key].mapped(self._loaded).at(timestep) for key in keys), strict=True)
         return tuple(None if parts[0] is None else torch.cat(parts) for parts in columns)
 

@@ -25,6 +25,11 @@ class Stream:
     Args:
         key: identifies the cond over the whole run.
         rows: number of rows.
+
+    Example:
+        >>> batch = Stream("cond", rows=2), Stream("uncond", rows=2)  # a batch of four
+        >>> [stream.key for stream in batch]
+        ['cond', 'uncond']
     """
 
     key: Hashable
@@ -40,6 +45,10 @@ class Tick:
         new: whether this forward is the first of its call.
         surprise: whether the run left its announced calls at this forward.
         turn: how often streams of this forward were evaluated at this call before.
+
+    Example:
+        >>> Clock((999.0, 500.0)).tick(999.0, (Stream("cond", 1),))
+        Tick(index=0, new=True, surprise=False, turn=0)
     """
 
     index: int

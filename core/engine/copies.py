@@ -53,7 +53,19 @@ def copied_without(owner: Any, *cleaners: Cleaner) -> Callable[[], None]:
 
 
 def without_hooks(*handles: Any) -> Cleaner:
-    """Return a cleaner for the hooks of these handles (`torch.utils.hooks.RemovableHandle`), whose ids are unique."""
+    """Return a cleaner for hooks.
+
+    Args:
+        handles: `torch.utils.hooks.RemovableHandle`, whose ids are unique.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.Identity()
+        >>> state = module.__dict__ | {}
+        >>> handle = module.register_forward_hook(lambda module, args, output: None)
+        >>> without_hooks(handle)(state), len(state["_forward_hooks"]), len(module._forward_hooks)
+        (None, 0, 1)
+    """
     ours = {handle.id for handle in handles}
 
     def clean(state: dict[str, Any]) -> None:
@@ -73,6 +85,13 @@ def without_attribute(owner: Any, name: str, before: dict[str, Any]) -> Cleaner:
         owner: the object.
         name: the attribute; its present value is left out of copies.
         before: the object's `__dict__` before the attribute was set. Copies get the attribute's value in it, if any.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> owner = SimpleNamespace(forward="ours")
+        >>> state = dict(vars(owner))
+        >>> without_attribute(owner, "forward", {"forward": "theirs"})(state), state
+        (None, {'forward': 'theirs'})
     """
     ours, had, own = owner.__dict__[name], name in before, before.get(name)
 

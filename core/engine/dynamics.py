@@ -59,6 +59,15 @@ class Dynamics:
 
     Args:
         aligned: whether the streams of a sample share their dynamics: True for their mean, "first" for those of the first.
+
+    Example:
+        >>> dynamics, call = Dynamics(), Call(999.0, (1, 1), (Stream("cond", 1),))
+        >>> for index, value in enumerate((1.0, 3.0)):
+        ...     dynamics.arrive(call, new=True)
+        ...     dynamics.note(index, call, torch.full((1, 4, 1, 1), value))
+        >>> dynamics.settle()
+        >>> dynamics.of_forward()
+        tensor([[[2.]]])
     """
 
     def __init__(self, aligned: Align = True) -> None:

@@ -33,7 +33,11 @@ def refusals(network: nn.Module, recipe: Recipe) -> dict[str, str]:
 
 
 def without(recipe: Recipe, kinds: set[str]) -> Recipe:
-    """Return the recipe without the methods of these kinds.
+    """Return the recipe without some methods.
+
+    Args:
+        recipe: any recipe.
+        kinds: names of methods, as `refusals` has them.
 
     Example:
         >>> from skipstone.core.recipe.token_merge import TokenMerge

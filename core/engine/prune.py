@@ -37,7 +37,12 @@ class PrunePart(TokenPart[TokenPrune]):
         self._listening = False
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward; False leaves it unchanged. Its output is read in both cases."""
+        """Decide this forward; False leaves it unchanged. Its output is read in both cases.
+
+        Args:
+            tick: the call that the forward belongs to.
+            call: the forward.
+        """
         epoch, serves = self.epoch, super().begin(tick, call)
         self._listening = len(call.latent) == 2
         if self._listening:

@@ -41,6 +41,12 @@ class LayerReport:
     Attributes:
         kept_by_call: share of the layer's tokens that its attention ran on, per call.
         verb: what happened to the others, "merged" or "pruned".
+
+    Example:
+        >>> layer = LayerReport()
+        >>> layer.add(Entry("down.0", call=0, tokens=64, kept=48, macs_dense=100, macs_done=70, pairs="searched"))
+        >>> layer.kept_by_call
+        {0: 0.75}
     """
 
     tokens: int = 0
@@ -247,7 +253,12 @@ class Meter:
         self.report.layers.setdefault(entry.layer, LayerReport()).add(entry)
 
     def decline(self, what: str, reason: str) -> None:
-        """Report that `what` (a layer, or "calls") ran unaccelerated, and why."""
+        """Report what ran unaccelerated.
+
+        Args:
+            what: name of a layer, or "calls".
+            reason: why, in one line.
+        """
         self._declined[reason].add(what)
 
     def note(self, text: str) -> None:

@@ -73,7 +73,12 @@ class Run(Protocol):
         """
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """Called whenever pairs were searched."""
+        """Called after each pair search.
+
+        Args:
+            layer: name of the layer.
+            pairs: the result.
+        """
 
 
 @dataclass(frozen=True)

@@ -94,20 +94,39 @@ class TokenPart(ABC, Generic[Settings]):
 
     @classmethod
     def on(cls, settings: Settings, network: Network) -> Maker:
-        """Return what makes this part in each run on a network. Raises :class:`ModelError` for one without self-attention."""
+        """Return what makes this part in each run on a network.
+
+        Args:
+            settings: merging or pruning settings.
+            network: the model.
+
+        Raises :class:`ModelError` for a network without self-attention.
+        """
         sites = sites_of(network.root, network.family)
         return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
 
     @abstractmethod
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
-        """Search the pairs of layer `number` with hidden state `raw` [B, N, C]; see :meth:`.token_layer.Run.find`."""
+        """Search the pairs of one layer (:meth:`.token_layer.TokenRun.find`).
+
+        Args:
+            number: the layer's place in the network.
+            raw: hidden state [B, N, C].
+            grid: the tokens as a picture.
+            crossing: what may read other rows of the batch, so that all need one count; "" for nothing.
+        """
 
     def overrides(self) -> list[Override]:
         """Return the overrides of all layers."""
         return [o for layer in self._layers for o in layer.overrides()]
 
     def begin(self, tick: Tick, call: Call) -> bool:
-        """Decide this forward; False leaves it unchanged."""
+        """Decide this forward; False leaves it unchanged.
+
+        Args:
+            tick: the call that the forward belongs to.
+            call: the forward.
+        """
         if len(call.latent) != 2:
             self.meter.decline("calls", "its input is no picture latent [batch, channels, height, width]")
             return False
@@ -161,7 +180,12 @@ class TokenPart(ABC, Generic[Settings]):
             raise Decline(f"coarser than 1/{limit} of the latent (max_downsample)")
 
     def on_pairs(self, layer: str, pairs: Pairs) -> None:
-        """Pass a layer's pairs to the observer."""
+        """Pass a layer's pairs to the observer.
+
+        Args:
+            layer: name of the layer.
+            pairs: the result of its search.
+        """
         if self._observer:
             self._observer(PairsFound(layer, self.index, self.call.streams, pairs))
 

@@ -99,9 +99,11 @@ def _nearest(trails: list[_Trail], rows: Tensor | None) -> _Trail | None:
 
 
 def likeness(a: Tensor, b: Tensor | None) -> float:
-    """Return the cosine similarity of two latents [rows, ...] in [-1, 1]: that of the least similar row.
+    """Return the cosine similarity of two latents in [-1, 1]: that of the least similar row.
 
-    Latents of different shapes have -1.
+    Args:
+        a: a latent [rows, ...].
+        b: another one; of another shape, or None, it has similarity -1.
 
     Example:
         >>> import torch
@@ -115,6 +117,10 @@ def likeness(a: Tensor, b: Tensor | None) -> float:
 
 def alike(a: Tensor, b: Tensor) -> bool:
     """Return whether one latent can follow the other in a run, judged by their contents.
+
+    Args:
+        a: a latent [rows, ...].
+        b: another one.
 
     Example:
         >>> import torch

@@ -50,6 +50,10 @@ class Checkpoints:
 
         Both positions are rounded to the list's own grid. A return to more noise (`now < before`) is always a
         checkpoint.
+
+        Args:
+            before: position of the call before, in [0, 1].
+            now: position of this call.
         """
         if now < before:
             return True

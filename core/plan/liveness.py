@@ -15,7 +15,12 @@ from ..models.graph import BlockGraph
 
 
 class State(IntEnum):
-    """What a block does at a call. DEAD: its value is not consumed, so it neither runs nor needs its cache."""
+    """What a block does at a call. DEAD: its value is not consumed, so it neither runs nor needs its cache.
+
+    Example:
+        >>> State(2).name
+        'RUN'
+    """
 
     DEAD = 0
     REUSE = 1

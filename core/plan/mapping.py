@@ -12,6 +12,10 @@ _HALF = 0.5 + 1e-9
 def nearest(own: Sequence[float], timestep: float) -> int:
     """Return the index of the call with the nearest timestep.
 
+    Args:
+        own: timesteps of the calls.
+        timestep: the one to look for.
+
     Example:
         >>> nearest((999.0, 500.0, 0.0), 430.0)
         1
@@ -87,7 +91,12 @@ def depth_rows(rows: np.ndarray, positions: Sequence[float]) -> np.ndarray:
 
 
 def crossed(run: np.ndarray, before: int, now: int) -> np.ndarray:
-    """Return the rows after call `before` up to and including call `now`, or the row of `now` if time did not advance.
+    """Return the rows after one call up to and including another.
+
+    Args:
+        run: [T, ...], one row per call.
+        before: number of the earlier call.
+        now: number of the later call; if it is not later, only its own row is returned.
 
     Example:
         >>> crossed(np.array([[1], [2], [3]]), 0, 2).tolist()

@@ -99,6 +99,11 @@ class Horizon:
         return Positions(noisiest=self.train_steps - 1)
 
     def inside(self, window: Window, timestep: float) -> bool:
-        """Return whether a call lies in the window [start, end). An end of 1 includes the last call."""
+        """Return whether a call lies in the window [start, end). An end of 1 includes the last call.
+
+        Args:
+            window: settings with `start` and `end`.
+            timestep: training timestep of the call.
+        """
         position = self.positions.at(timestep)
         return window.start <= position and (position < window.end or window.end >= 1.0)

@@ -50,6 +50,10 @@ def rule_of(settings: BlockSkip, graph: BlockGraph, family: str) -> Rule:
 def followed(settings: BlockSkip, rule: Rule) -> BlockSkip:
     """Return the settings as the rule applies them: a mask made for forecasts turns `forecast` on.
 
+    Args:
+        settings: as given.
+        rule: the rule of the settings.
+
     Example:
         >>> followed(BlockSkip(rule="interval"), Interval(every=2)).forecast
         False

@@ -73,7 +73,11 @@ class Rule(Protocol):
 
 
 def full_calls(calls: int, every: int) -> list[int]:
-    """Return the numbers of the full calls: every `every`-th, from 0.
+    """Return the numbers of evenly spaced full calls.
+
+    Args:
+        calls: number of calls.
+        every: number of calls from one full call to the next.
 
     Example:
         >>> full_calls(7, 3)
@@ -104,7 +108,11 @@ def rows_with(calls: int, graph: BlockGraph, full: Sequence[int], depth: int) ->
 
 
 def row_to(graph: BlockGraph, depth: int) -> np.ndarray:
-    """Return bool [masked]: True for blocks up to this depth.
+    """Return bool [masked]: True for blocks up to a depth.
+
+    Args:
+        graph: the model's blocks.
+        depth: of the innermost block that runs; -1 for none.
 
     Example:
         >>> from torch import nn
