@@ -13,7 +13,7 @@ from ..core.errors import ModelError, shown
 from ..core.files import whole_file
 from ..core.models import Family, recognise
 from ..core.models.graph import BlockGraph
-from ..core.plan.block_plan import compiled, evenly, graph_of
+from ..core.plan.block_plan import even_timesteps, graph_of, rule_mask
 from ..core.plan.liveness import State, liveness
 from ..core.plan.mask_fit import fitted, mapped
 from ..core.recipe.block_skip import BlockSkip
@@ -104,7 +104,7 @@ def make_mask(options: MakeMask) -> None:
     """Compile a rule and write it."""
     settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
     family, graph = _model(options.model, options.config, settings)
-    mask = compiled(settings, graph, family.name, _evenly(options.calls))
+    mask = rule_mask(settings, graph, family.name, _even_timesteps(options.calls))
     mask.save(options.out)
     print(f"{options.out}: {_line(mask)}")
 
@@ -134,14 +134,14 @@ def check_mask(options: CheckMask) -> None:
 
 def convert_mask(options: ConvertMask) -> None:
     """Map and write."""
-    mask = mapped(Mask.load(options.file), _evenly(options.calls))
+    mask = mapped(Mask.load(options.file), _even_timesteps(options.calls))
     mask.save(options.out)
     print(f"{options.out}: {_line(mask)}")
 
 
-def _evenly(calls: int) -> tuple[float, ...]:
+def _even_timesteps(calls: int) -> tuple[float, ...]:
     integer("calls", calls, 1, "50 is the default")
-    return evenly(calls)
+    return even_timesteps(calls)
 
 
 def _line(mask: Mask) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from ..core.errors import RecipeError
 from ..core.models import unwrapped
 from ..core.models.graph import BlockGraph
-from ..core.plan.block_plan import compiled, evenly, graph_of
+from ..core.plan.block_plan import even_timesteps, graph_of, rule_mask
 from ..core.plan.liveness import liveness
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.mask import Mask, load_mask
@@ -32,7 +32,7 @@ def mask_of(model: Any, settings: BlockSkip | None, calls: int) -> tuple[Mask, B
     graph = graph_of(settings, family, unwrapped(model.model.diffusion_model))
     mask = load_mask(settings)
     own = mask is not None and len(mask.timesteps) == calls
-    return compiled(settings, graph, family.name, mask.timesteps if own else evenly(calls)), graph
+    return rule_mask(settings, graph, family.name, mask.timesteps if own else even_timesteps(calls)), graph
 
 
 def states_of(mask: Mask, graph: BlockGraph) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..core.models import recognise
-from ..core.plan.block_plan import compiled, graph_of
+from ..core.plan.block_plan import graph_of, rule_mask
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.recipe import Method
 
@@ -23,7 +23,7 @@ def skips_nothing(method: Method, network: nn.Module, timesteps: Sequence[float]
     if not isinstance(method, BlockSkip) or not timesteps:
         return ""
     family = recognise(network)
-    mask = compiled(method, graph_of(method, family, network), family.name, tuple(timesteps))
+    mask = rule_mask(method, graph_of(method, family, network), family.name, tuple(timesteps))
     if not mask.run.all():
         return ""
     return f"the schedule runs every block at each of {len(timesteps)} calls: use more steps or skip more"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.errors import ModelError, RecipeError
-from .prompts import PLAIN_TEXT, TEXT_KINDS, Arguments, Encoded, TextKind, network_of
+from .prompts import PLAIN_TEXT, TEXT_KINDS, Encoded, NetworkArguments, TextKind, network_of
 
 PROMPTS = (
     "a photograph of a cat on a sofa",
@@ -38,14 +38,14 @@ class Conditions:
         {'class_labels': tensor([8])}
     """
 
-    arguments: Arguments
-    empty: Arguments | None = None
+    arguments: NetworkArguments
+    empty: NetworkArguments | None = None
     count: int = 1
 
     def __len__(self) -> int:
         return self.count
 
-    def rows(self, which: Sequence[int], guided: bool) -> Arguments:
+    def rows(self, which: Sequence[int], guided: bool) -> NetworkArguments:
         """Return the arguments of a batch. With guidance, as many empty conditionings come first.
 
         Args:
@@ -59,14 +59,14 @@ class Conditions:
         return _joined(empty, chosen)
 
 
-def _mapped(arguments: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
+def _mapped(arguments: NetworkArguments, change: Callable[[Tensor], Tensor]) -> NetworkArguments:
     return {
         k: _mapped(v, change) if isinstance(v, dict) else None if v is None else change(v) for k, v in arguments.items()
     }
 
 
-def _joined(first: Arguments, second: Arguments) -> Arguments:
-    joined: Arguments = {}
+def _joined(first: NetworkArguments, second: NetworkArguments) -> NetworkArguments:
+    joined: NetworkArguments = {}
     for name, value in second.items():
         if isinstance(value, dict):
             joined[name] = _joined(first[name], value)
@@ -114,6 +114,7 @@ def conditions_of(
     """
     if prompts and embeddings is not None:
         raise RecipeError("--prompts and --embeddings exclude each other: give one of them")
+    # By class name, subclasses included, so that diffusers need not be imported.
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
     text = next((kind for kind in TEXT_KINDS if kinds & set(kind.names)), None)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import ModelError
 
-Arguments = dict[str, Any]
+NetworkArguments = dict[str, Any]
 """Keyword arguments of a network: tensors [n, ...], None, or dicts of these."""
 
 
@@ -52,7 +52,7 @@ class TextKind:
     names: tuple[str, ...]
     encoders: tuple[str, ...]
     encode: Callable[[Any, list[str]], Encoded]
-    arguments: Callable[[Any, Encoded, int | None], Arguments]
+    arguments: Callable[[Any, Encoded, int | None], NetworkArguments]
     pooled: bool = False
     empty: Callable[[Any, Encoded], Encoded] = lambda pipe, encoded: encoded
 
@@ -91,7 +91,7 @@ def _side(pipe: Any, size: int | None) -> int:
     return size or int(network_of(pipe).config.sample_size) * int(pipe.vae_scale_factor)
 
 
-def _tokens(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+def _tokens(pipe: Any, encoded: Encoded, size: int | None) -> NetworkArguments:
     return {"encoder_hidden_states": encoded.tokens}
 
 
@@ -109,7 +109,7 @@ def _encode_sdxl(pipe: Any, prompts: list[str]) -> Encoded:
     return Encoded(tokens, pooled)
 
 
-def _sdxl_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+def _sdxl_arguments(pipe: Any, encoded: Encoded, size: int | None) -> NetworkArguments:
     side, tokens = _side(pipe, size), encoded.tokens
     ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=tokens.dtype, device=tokens.device)
     added = {"text_embeds": encoded.pooled, "time_ids": ids.expand(len(tokens), -1)}
@@ -134,8 +134,8 @@ def _encode_pixart(pipe: Any, prompts: list[str]) -> Encoded:
     return Encoded(tokens, mask=mask)
 
 
-def _pixart_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
-    added: Arguments = {"resolution": None, "aspect_ratio": None}
+def _pixart_arguments(pipe: Any, encoded: Encoded, size: int | None) -> NetworkArguments:
+    added: NetworkArguments = {"resolution": None, "aspect_ratio": None}
     if type(pipe).__name__ == "PixArtAlphaPipeline" and pipe.transformer.config.sample_size == 128:
         side, rows = float(_side(pipe, size)), len(encoded.tokens)
         added = {
@@ -155,7 +155,7 @@ def _encode_sd3(pipe: Any, prompts: list[str]) -> Encoded:
     return Encoded(tokens, pooled)
 
 
-def _sd3_arguments(pipe: Any, encoded: Encoded, size: int | None) -> Arguments:
+def _sd3_arguments(pipe: Any, encoded: Encoded, size: int | None) -> NetworkArguments:
     return {**_tokens(pipe, encoded, size), "pooled_projections": encoded.pooled}
 
 

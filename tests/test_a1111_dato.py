@@ -17,7 +17,7 @@ from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUS
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.a1111_extension.table import CUSTOM
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import compiled, evenly, graph_of
+from skipstone.core.plan.block_plan import even_timesteps, graph_of, rule_mask
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -148,8 +148,8 @@ def test_the_horizon_of_a_full_run_is_that_of_the_library(host: a1111.Host, job:
     recipe = Recipe(prune=TokenPrune(ratio=0.5), skip=BlockSkip(rule="depths", depths=depths, rectify="off"))
     case = tiny.Case("same", job.unet, lambda m, x, t, c: m(x, timesteps=t, context=c))
     with accelerate(job.unet, recipe) as handle:
-        handle.begin(evenly(5))
-        case.sample(evenly(5), torch.cat([job.latent] * 2), torch.cat([job.cond, job.uncond]))
+        handle.begin(even_timesteps(5))
+        case.sample(even_timesteps(5), torch.cat([job.latent] * 2), torch.cat([job.cond, job.uncond]))
         library = handle.end()
     assert runs(host)[0].report.blocks_run == library.blocks_run
 
@@ -251,7 +251,7 @@ def test_a_mask_made_with_diffusers_is_followed_here(host: a1111.Host, job: a111
     twin = tiny.diffusers_unet().model
     family = recognise(twin)
     graph = graph_of(BlockSkip(every=2), family, twin)
-    mask = compiled(BlockSkip(every=2), graph, family.name, job.timesteps)
+    mask = rule_mask(BlockSkip(every=2), graph, family.name, job.timesteps)
     (tmp_path / "skipstone_masks").mkdir()
     mask.save(tmp_path / "skipstone_masks" / "twin.safetensors")
     x = host.process_images(host.script(), job, *args_of(threshold=1.0, rule="mask", mask="twin.safetensors"))

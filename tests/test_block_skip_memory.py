@@ -12,12 +12,12 @@ from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.report import Report
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import evenly
+from skipstone.core.plan.block_plan import even_timesteps
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.pipelines.accelerate import accelerate
 
-STEPS = list(evenly(8))
+STEPS = list(even_timesteps(8))
 
 
 def learned(case: tiny.Case, seed: int) -> Mask:

@@ -11,7 +11,7 @@ import torch
 
 from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import BlockPlan, compiled, evenly, graph_of
+from skipstone.core.plan.block_plan import BlockPlan, even_timesteps, graph_of, rule_mask
 from skipstone.core.plan.liveness import derive, liveness
 from skipstone.core.plan.mapping import depth_rows, mapped_rows
 from skipstone.core.plan.mask_fit import fitted
@@ -35,7 +35,7 @@ def columns(pattern: list[list[int]]) -> np.ndarray:
 def test_a_mapped_interval_keeps_its_share_and_never_starves(calls: int) -> None:
     run = np.zeros((20, 3), dtype=bool)
     run[::2] = True
-    mapped = mapped_rows(run, evenly(20), evenly(calls))
+    mapped = mapped_rows(run, even_timesteps(20), even_timesteps(calls))
     assert mapped[0].all()
     assert (mapped == mapped[:, :1]).all(), "columns that agree go on agreeing"
     assert abs(int(mapped[:, 0].sum()) - calls / 2) <= 1.5
@@ -45,10 +45,10 @@ def test_a_mapped_interval_keeps_its_share_and_never_starves(calls: int) -> None
 
 def test_a_refresh_between_two_calls_is_not_lost() -> None:
     run = columns([[1, 1], [0, 1], [0, 1], [0, 1], [0, 1], [1, 1], [0, 1], [0, 1], [0, 1]])
-    mapped = mapped_rows(run, evenly(9), evenly(5))
+    mapped = mapped_rows(run, even_timesteps(9), even_timesteps(5))
     assert mapped[:, 1].all(), "what always runs goes on doing so"
     assert mapped[1:, 0].sum() == 1, "half of the calls, half a run due: it comes once"
-    assert not mapped_rows(columns([[1], *[[0]] * 8]), evenly(9), evenly(5))[1:].any()
+    assert not mapped_rows(columns([[1], *[[0]] * 8]), even_timesteps(9), even_timesteps(5))[1:].any()
 
 
 def test_a_depth_list_keeps_its_full_calls_where_their_timesteps_are() -> None:
@@ -71,7 +71,7 @@ def test_a_depth_list_is_taken_as_it_stands_by_a_run_of_its_length() -> None:
 def test_a_part_of_the_run_is_mapped_at_its_own_density() -> None:
     """img2img: 10 calls over the last half of 20 see these rows as they are."""
     run = np.random.default_rng(0).random((20, 5)) < 0.5
-    own = evenly(20)
+    own = even_timesteps(20)
     mapped = mapped_rows(run, own, own[10:])
     assert np.array_equal(mapped[1:], run[11:])
 
@@ -81,8 +81,8 @@ def test_an_unplanned_run_makes_up_for_rows_that_it_steps_over(unet: tiny.Case) 
     run = np.zeros((20, len(graph.masked)), dtype=bool)  # type: ignore[attr-defined]
     run[0] = run[5] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
-    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, Horizon())  # type: ignore[arg-type]
-    steps = evenly(20)
+    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, even_timesteps(20))), graph, family, Horizon())  # type: ignore[arg-type]
+    steps = even_timesteps(20)
     ran = [bool((plan.row(k, steps[at])[0] == 2).any()) for k, at in enumerate((0, 3, 7, 7, 9))]
     again = bool((plan.row(4, steps[9])[0] == 2).any())
     assert ran == [True, False, True, False, False] and not again
@@ -92,7 +92,7 @@ def test_an_unplanned_run_of_a_depth_list_takes_nearest_rows_and_the_full_calls_
     graph, family = graph_and_family(unet)
     codes = tuple(12 if k in (14, 24, 36, 46) else k % 2 for k in range(1, 51))
     plan = BlockPlan(BlockSkip(rule="depths", depths=codes), graph, family, Horizon())  # type: ignore[arg-type]
-    rows = [plan.row(k, t)[0] == 2 for k, t in enumerate(evenly(20))]
+    rows = [plan.row(k, t)[0] == 2 for k, t in enumerate(even_timesteps(20))]
     full = [k for k, row in enumerate(rows) if row.all()]
     assert full == [0, 6, 9, 14, 18], "each at the first call at or after its place"
     repeated = sum(not row.any() for row in rows)
@@ -104,8 +104,8 @@ def test_forwards_of_one_unplanned_call_see_the_same_row(unet: tiny.Case) -> Non
     run = np.zeros((20, len(graph.masked)), dtype=bool)  # type: ignore[attr-defined]
     run[0] = run[5] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
-    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, evenly(20))), graph, family, Horizon())  # type: ignore[arg-type]
-    steps = evenly(20)
+    plan = BlockPlan(BlockSkip(mask=Mask(run, family, names, even_timesteps(20))), graph, family, Horizon())  # type: ignore[arg-type]
+    steps = even_timesteps(20)
     rows = [plan.row(k, steps[at])[0] for k, at in ((0, 0), (1, 3), (2, 7), (2, 7))]
     assert np.array_equal(rows[2], rows[3]) and (rows[2] == 2).all()
 
@@ -115,20 +115,20 @@ def test_a_mask_made_for_diffusers_fits_the_same_unet_in_ldm() -> None:
     a, b = (graph_and_family(c) for c in (theirs, ours))
     if a[0].signature != b[0].signature:  # type: ignore[attr-defined]
         pytest.fail("the tiny models differ in structure")
-    mask = compiled(BlockSkip(every=2), b[0], b[1], evenly(6))  # type: ignore[arg-type]
+    mask = rule_mask(BlockSkip(every=2), b[0], b[1], even_timesteps(6))  # type: ignore[arg-type]
     renamed = fitted(mask, a[1], a[0])  # type: ignore[arg-type]
     assert renamed.blocks == tuple(a[0].blocks[i].name for i in a[0].masked)  # type: ignore[attr-defined]
     assert np.array_equal(renamed.run, mask.run) and renamed.family == a[1]
     with accelerate(theirs.model, BlockSkip(mask=mask)) as handle:
-        handle.begin(evenly(6))
-        theirs.sample(list(evenly(6)))
+        handle.begin(even_timesteps(6))
+        theirs.sample(list(even_timesteps(6)))
         assert handle.end().blocks_reused > 0
 
 
 def test_another_architecture_or_structure_is_refused() -> None:
     unet, dit = tiny.diffusers_unet(), tiny.dit()
     graph, family = graph_and_family(unet)
-    mask = compiled(BlockSkip(every=2), graph, family, evenly(6))  # type: ignore[arg-type]
+    mask = rule_mask(BlockSkip(every=2), graph, family, even_timesteps(6))  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="choose a mask made for it"):
         fitted(mask, recognise(dit.model).name, graph_and_family(dit)[0])  # type: ignore[arg-type]
     unsigned = dataclasses.replace(mask, signature=())
@@ -139,7 +139,7 @@ def test_another_architecture_or_structure_is_refused() -> None:
 
 def test_the_signature_is_kept_in_the_file(tmp_path: object) -> None:
     graph, family = graph_and_family(tiny.diffusers_unet())
-    mask = compiled(BlockSkip(every=2), graph, family, evenly(6))  # type: ignore[arg-type]
+    mask = rule_mask(BlockSkip(every=2), graph, family, even_timesteps(6))  # type: ignore[arg-type]
     path = tmp_path / "m.safetensors"  # type: ignore[operator]
     mask.save(path)
     assert Mask.load(path).signature == graph.signature != ()  # type: ignore[attr-defined]
@@ -154,8 +154,8 @@ def test_single_transformer_blocks_can_be_masked(name: str) -> None:
     run = np.random.default_rng(1).random((6, len(split.masked))) < 0.6  # type: ignore[attr-defined]
     run[0] = True
     names = tuple(split.blocks[i].name for i in split.masked)  # type: ignore[attr-defined]
-    mask = Mask(run, family, names, evenly(6), signature=split.signature)  # type: ignore[attr-defined]
-    steps = list(evenly(6))
+    mask = Mask(run, family, names, even_timesteps(6), signature=split.signature)  # type: ignore[attr-defined]
+    steps = list(even_timesteps(6))
     pictures = []
     for how in ("liveness", "off"):
         with accelerate(case.model, BlockSkip(mask=mask, rectify=how)) as handle:
@@ -182,7 +182,7 @@ def test_splitting_is_refused_where_there_is_nothing_to_split() -> None:
 
 
 def test_the_deepcache_rule_means_the_same_with_transformers_taken_apart(unet: tiny.Case) -> None:
-    steps = list(evenly(7))
+    steps = list(even_timesteps(7))
     pictures = []
     for split in (False, True):
         with accelerate(unet.model, BlockSkip(every=3, split=split)) as handle:
@@ -196,18 +196,18 @@ def test_rectify_paper_is_refused_on_a_unet_and_exact_on_a_chain(unet: tiny.Case
         pytest.raises(RecipeError, match="use 'liveness'"),
         accelerate(unet.model, BlockSkip(rectify="paper")) as handle,
     ):
-        handle.begin(list(evenly(6)))
+        handle.begin(list(even_timesteps(6)))
     case = tiny.dit()
     graph, family = graph_and_family(case, caching="output")
     run = interval_rule.interval(6, graph, 2)  # type: ignore[arg-type]
     run[:, 0] = True
     names = tuple(graph.blocks[i].name for i in graph.masked)  # type: ignore[attr-defined]
-    mask = Mask(run, family, names, evenly(6), caching="output")
+    mask = Mask(run, family, names, even_timesteps(6), caching="output")
     results = {}
     for how in ("off", "paper", "liveness"):
         with accelerate(case.model, BlockSkip(mask=mask, rectify=how)) as handle:
-            handle.begin(list(evenly(6)))
-            results[how] = (case.sample(list(evenly(6))), handle.end().blocks_run)
+            handle.begin(list(even_timesteps(6)))
+            results[how] = (case.sample(list(even_timesteps(6))), handle.end().blocks_run)
     assert torch.equal(results["paper"][0], results["off"][0]) and torch.equal(
         results["liveness"][0], results["off"][0]
     )

@@ -13,7 +13,7 @@ import tiny
 import skipstone
 from skipstone.core.errors import RecipeError
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import BlockPlan, evenly
+from skipstone.core.plan.block_plan import BlockPlan, even_timesteps
 from skipstone.core.plan.rules import depths as depths_rule
 from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -163,7 +163,9 @@ def test_the_guide_says_how_many_calls_dato_coco_repeats_at_other_lengths() -> N
     skip, case = preset("dato_coco").skip, tiny.ldm_unet()
     family = recognise(case.model)
     graph = family.graph(case.model)
-    runs = [BlockPlan(skip, graph, family.name, Horizon(evenly(calls))).planned_rows() for calls in (50, 30, 20)]  # type: ignore[arg-type]
+    runs = [
+        BlockPlan(skip, graph, family.name, Horizon(even_timesteps(calls))).planned_rows() for calls in (50, 30, 20)
+    ]  # type: ignore[arg-type]
     repeated = [int((~run.any(axis=1)).sum()) for run in runs]
     guide = " ".join((Path(skipstone.__file__).parent / "docs" / "user_guide.md").read_text().split())
     assert [int(run.all(axis=1).sum()) for run in runs] == [5, 5, 5]

@@ -10,7 +10,7 @@ from ..recipe.token_merge import TokenMerge
 from ..tokens.grid import Grid, Partition, drawn, top_left
 from ..tokens.maps import bucket_size, counts_above, select_pairs
 from ..tokens.matching import best_pairs
-from .token_layer import Found
+from .token_layer import PairSearch
 from .token_part import Observer, PairsFound, TokenPart, seeded
 
 __all__ = ["MergePart", "Observer", "PairsFound"]
@@ -26,7 +26,7 @@ class MergePart(TokenPart[TokenMerge]):
         """Whether all samples of a batch merge the largest count."""
         return self.settings.batch == "max"
 
-    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:
         """Partition, match and select (CA-ToMe, section III-A). Waits for the device once.
 
         Args:
@@ -41,7 +41,9 @@ class MergePart(TokenPart[TokenMerge]):
         score, best = best_pairs(raw, partition, settings.matching)
         bucket = bucket_size(grid.tokens, settings.bucket)
         counts = counts_above(score, settings.threshold, bucket, self.shared or bool(crossing), inclusive=self.shared)
-        return Found(select_pairs(score, best, partition, counts), matching_macs(partition, raw, settings.matching))
+        return PairSearch(
+            select_pairs(score, best, partition, counts), matching_macs(partition, raw, settings.matching)
+        )
 
     def _partition(self, number: int, grid: Grid, device: torch.device) -> Partition:
         settings = self.settings

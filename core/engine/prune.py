@@ -17,7 +17,7 @@ from ..tokens.prune import base_offsets, pooled, prune_count, prune_pairs, unit_
 from .call import Call
 from .clock import Tick
 from .dynamics import Dynamics
-from .token_layer import Found
+from .token_layer import PairSearch
 from .token_part import TokenPart, seeded
 
 
@@ -86,7 +86,7 @@ class PrunePart(TokenPart[TokenPrune]):
         """Bytes held."""
         return super().nbytes + self._dynamics.nbytes
 
-    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:
         """Choose bases, compare tokens with them, and prune the most similar (DaTo, arXiv 2501.00375).
 
         Args:
@@ -99,13 +99,13 @@ class PrunePart(TokenPart[TokenPrune]):
         count = prune_count(tokens, self._plan.share(settings.ratios, self.index, self.call.timestep))
         if not count:
             everyone = torch.arange(tokens, device=raw.device).repeat(batch, 1)
-            return Found(Pairs(everyone, (0,) * batch, "keep"), 0)
+            return PairSearch(Pairs(everyone, (0,) * batch, "keep"), 0)
         score = self._score(number, grid, raw.device)
         offsets = base_offsets(score, grid, settings.stride)
         partition = chosen(grid, settings.stride, offsets.expand(batch, -1))
         pairs = prune_pairs(raw, partition, count, settings.matching, settings.recover_from)
         macs = matching_macs(partition, raw, settings.matching)
-        return Found(pairs, macs + (recovery_macs(raw, count) if settings.recover_from == "kept" else 0))
+        return PairSearch(pairs, macs + (recovery_macs(raw, count) if settings.recover_from == "kept" else 0))
 
     def _score(self, number: int, grid: Grid, device: torch.device) -> Tensor:
         """Return gamma * dynamics + alpha * noise [B, h, w], or only the noise [1, h, w] if there are no dynamics.

@@ -30,7 +30,7 @@ _STREAM = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class PairSearch:
     """The result of a pair search.
 
     Args:
@@ -42,7 +42,7 @@ class Found:
     macs: int
 
 
-class Run(Protocol):
+class TokenRun(Protocol):
     """What a layer reads of its run (:class:`skipstone.core.engine.token_part.TokenPart`)."""
 
     verb: str
@@ -62,7 +62,7 @@ class Run(Protocol):
     def shared(self) -> bool:
         """Whether all samples of a batch need one count, whatever their attention."""
 
-    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:
         """Search the pairs of one layer.
 
         Args:
@@ -99,7 +99,7 @@ class TokenLayer:
         key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
     """
 
-    def __init__(self, site: Site, number: int, run: Run, key_bias: KeyBias | None) -> None:
+    def __init__(self, site: Site, number: int, run: TokenRun, key_bias: KeyBias | None) -> None:
         """Prepare; nothing is changed on the model."""
         self.site = site
         self._number = number

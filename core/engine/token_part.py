@@ -22,7 +22,7 @@ from .network import Network
 from .override import Override
 from .report import Meter
 from .session import Maker
-from .token_layer import Found, TokenLayer
+from .token_layer import PairSearch, TokenLayer
 
 _SEED_STEP = 1_000_003
 
@@ -106,7 +106,7 @@ class TokenPart(ABC, Generic[Settings]):
         return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
 
     @abstractmethod
-    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> Found:
+    def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:
         """Search the pairs of one layer (:meth:`.token_layer.TokenRun.find`).
 
         Args:

@@ -15,7 +15,7 @@ from ..recipe.block_skip import BlockSkip, Caching
 from ..recipe.mask import Mask, load_mask
 from .liveness import State, derive, rectified
 from .mask_fit import mapped
-from .memory import peak_bytes, within
+from .memory import fit_budget, peak_bytes
 from .rules import followed, rule_of
 from .rules.base import Moment
 from .rules.by_mask import ByMask
@@ -98,7 +98,7 @@ class BlockPlan:
             return f"predicted cache peak {peak / 2**20:.1f} MiB"
         masked = list(self._graph.masked)
         worth = costs[masked] * (~self._run).sum(axis=0) / np.maximum(1, sizes[masked])
-        self._run = within(self._run, worth, lambda run: self._peak(run, sizes) <= budget)
+        self._run = fit_budget(self._run, worth, lambda run: self._peak(run, sizes) <= budget)
         self._states, self._kept = self._rectified(self._run)
         always, peak = int(self._run.all(axis=0).sum()), peak_bytes(self._states, self._kept, sizes)
         return (
@@ -180,7 +180,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
+def even_timesteps(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
     """Return the timesteps of a full, evenly spaced run.
 
     Args:
@@ -190,7 +190,7 @@ def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
     Raises :class:`SkipstoneError` for less than one call.
 
     Example:
-        >>> evenly(3)
+        >>> even_timesteps(3)
         (999.0, 499.5, 0.0)
     """
     if calls < 1:
@@ -198,7 +198,7 @@ def evenly(calls: int, train_steps: int = 1000) -> tuple[float, ...]:
     return tuple(float(t) for t in np.linspace(train_steps - 1, 0, calls))
 
 
-def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
+def rule_mask(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tuple[float, ...]) -> Mask:
     """Return block skip settings as a mask for a run whose calls are known (:meth:`BlockPlan.mask`).
 
     Args:
@@ -213,7 +213,7 @@ def compiled(settings: BlockSkip, graph: BlockGraph, family: str, timesteps: tup
         >>> from torch import nn
         >>> from skipstone.core.models.graph import Block
         >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
-        >>> compiled(BlockSkip(rule="interval", every=2), graph, "toy", evenly(4)).run.ravel().tolist()
+        >>> rule_mask(BlockSkip(rule="interval", every=2), graph, "toy", even_timesteps(4)).run.ravel().tolist()
         [True, False, True, False]
     """
     return BlockPlan(settings, graph, family, Horizon(timesteps)).mask(family)

@@ -36,13 +36,14 @@ def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Imag
 
     calls, count = states.shape
     font = ImageFont.load_default(_FONT_SIZE)
+    # Cells are square; the left margin fits the longest block name.
     left = _MARGIN * 2 + max((int(font.getlength(b)) for b in blocks), default=0)
     width = max(left + calls * _CELL + _MARGIN, int(font.getlength(title)) + 2 * _MARGIN, 360)
     top = 2 * _MARGIN + 2 * _FONT_SIZE
     image = Image.new("RGB", (width, top + count * _CELL + 5 * _MARGIN), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     draw.text((_MARGIN, _MARGIN // 2), title, fill=_INK, font=font)
-    for k in range(0, calls, 5):
+    for k in range(0, calls, 5):  # every fifth call number: more would overlap
         draw.text((left + k * _CELL + _CELL // 2, top - _FONT_SIZE - 3), str(k), fill=_INK, font=font, anchor="mt")
     for i, name in enumerate(blocks):
         y = top + i * _CELL

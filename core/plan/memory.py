@@ -32,7 +32,7 @@ def peak_bytes(states: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> int:
     return most
 
 
-def within(run: np.ndarray, worth: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
+def fit_budget(run: np.ndarray, worth: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
     """Set as few columns as possible to always run, those of least `worth` first.
 
     Args:
@@ -45,7 +45,7 @@ def within(run: np.ndarray, worth: np.ndarray, fits: Callable[[np.ndarray], bool
 
     Example:
         >>> run = np.array([[True, True], [False, False]])
-        >>> within(run, np.array([2.0, 1.0]), lambda rows: rows[1].any()).tolist()
+        >>> fit_budget(run, np.array([2.0, 1.0]), lambda rows: rows[1].any()).tolist()
         [[True, True], [False, True]]
     """
     reusing = np.flatnonzero(~run.all(axis=0))
@@ -53,11 +53,11 @@ def within(run: np.ndarray, worth: np.ndarray, fits: Callable[[np.ndarray], bool
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(_given_up(run, order[:middle])) else (middle + 1, high)
-    return _given_up(run, order[:low])
+        low, high = (low, middle) if fits(_always_running(run, order[:middle])) else (middle + 1, high)
+    return _always_running(run, order[:low])
 
 
-def _given_up(run: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _always_running(run: np.ndarray, columns: np.ndarray) -> np.ndarray:
     out = run.copy()
     out[:, columns] = True
     return out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...core.measure.macs import count_macs
 from ...core.measure.timing import wait
-from ...core.plan.block_plan import evenly
+from ...core.plan.block_plan import even_timesteps
 from ...core.recipe.block_skip import BlockSkip
 from ...core.recipe.presets import preset
 from ...core.recipe.recipe import Recipe
@@ -118,7 +118,7 @@ class Walk:
         self.cache_bytes = 0
         self._inputs = inputs
         self._network = twin(unet)
-        self._timesteps = [float(round(t)) for t in evenly(way.calls)]  # distinct, and exact in any float
+        self._timesteps = [float(round(t)) for t in even_timesteps(way.calls)]  # distinct, and exact in any float
         self._installed = way.install(self._network, self._timesteps)
 
     @torch.no_grad()

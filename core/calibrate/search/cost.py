@@ -13,7 +13,7 @@ from torch import nn
 from ...measure.macs import count_macs, count_modules
 from ...models import recognise, unwrapped
 from ...models.graph import BlockGraph
-from ...plan.block_plan import compiled, graph_of
+from ...plan.block_plan import graph_of, rule_mask
 from ...plan.liveness import State, rectified
 from ...recipe.recipe import Recipe
 
@@ -64,7 +64,7 @@ class CostModel:
         if skip is None or skip.neutral:
             return 1.0
         graph = graph_of(skip, self._family, unwrapped(self._network))
-        mask = compiled(skip, graph, self._family.name, self._timesteps)
+        mask = rule_mask(skip, graph, self._family.name, self._timesteps)
         idle = rectified(mask.run, graph, skip.rectify)[0] != State.RUN
         return 1.0 - float((idle @ self._block_costs(graph)).sum()) / (self.per_call * len(self._timesteps))
 

@@ -16,7 +16,7 @@ from skipstone.core.calibrate.search.stages import FULL, stage_space
 from skipstone.core.errors import RecipeError
 from skipstone.core.measure.fidelity import frechet_distance
 from skipstone.core.models import recognise
-from skipstone.core.plan.block_plan import compiled
+from skipstone.core.plan.block_plan import rule_mask
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
@@ -48,7 +48,7 @@ def test_an_interval_start_runs_what_deepcache_s_rule_runs(pipe: Any, calls: int
     for every in (2, 3, 5):
         ours = space.recipe(space.starts[f"DeepCache N={every}"]).skip
         assert ours is not None
-        run, rule = (compiled(s, graph, family.name, timesteps).run for s in (ours, BlockSkip(every=every)))
+        run, rule = (rule_mask(s, graph, family.name, timesteps).run for s in (ours, BlockSkip(every=every)))
         assert (run == rule).all()
 
 
