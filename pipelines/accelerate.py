@@ -70,6 +70,12 @@ class Handle:
     at the first forward and whenever the timesteps start over; :meth:`begin` and :meth:`end` mark it explicitly. Each
     thread has its own runs.
 
+    Args:
+        root: the U-Net or transformer.
+        recipe: the methods to run.
+        pipeline: the diffusers pipeline that draws with it, if any.
+        observer: called with all pairs that are searched.
+
     Example:
         >>> from diffusers import DiTTransformer2DModel
         >>> handle = accelerate(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2))

@@ -75,6 +75,11 @@ class PipelinePictures:
     Args:
         pipe: a diffusers pipeline.
         samples: what to draw.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> PipelinePictures(SimpleNamespace(unet=nn.Identity()), Samples(("a cat",), count=1, seed=0, steps=20)).network
+        Identity()
     """
 
     pipe: Any

@@ -24,6 +24,10 @@ class Encoded:
         tokens: [n, tokens, channels].
         pooled: [n, channels].
         mask: [n, tokens], nonzero for real tokens.
+
+    Example:
+        >>> len(Encoded(torch.zeros(2, 77, 768)).tokens)  # two prompts
+        2
     """
 
     tokens: Tensor

@@ -25,6 +25,11 @@ class Seen:
         input: the latent [B, C, ...].
         latent: size of the latent.
         found: the pipeline's call that it is; None for a forward outside a pipeline's run.
+
+    Example:
+        >>> import torch
+        >>> Seen(999.0, torch.zeros(1, 4, 8, 8), (8, 8)).token is None
+        True
     """
 
     timestep: float

@@ -31,6 +31,15 @@ class ScheduledCall:
         place: index in the schedule.
         token: an object that identifies the run.
         watched: whether the pipeline itself draws, so that the end of the run is noticed.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from diffusers import DDIMScheduler
+        >>> scheduler = DDIMScheduler()
+        >>> scheduler.set_timesteps(4)
+        >>> call = PipelineSchedule(SimpleNamespace(scheduler=scheduler)).find(scheduler.timesteps[2], scale=1.0)
+        >>> call.value, call.place, call.watched
+        (250.0, 2, False)
     """
 
     value: float

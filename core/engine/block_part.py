@@ -37,6 +37,15 @@ class BlockPart:
         plan: the settings, bound to the run.
         graph: the model's blocks.
         meter: where counts and notes go.
+
+    Example:
+        >>> from torch import nn
+        >>> from skipstone.core.models.graph import Block
+        >>> from skipstone.core.plan.run import Horizon
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
+        >>> part = BlockPart(BlockPlan(BlockSkip(rule="interval"), graph, "toy", Horizon()), graph)
+        >>> part.begin(Tick(0, new=True), _NO_CALL), part.evaluates, part.nbytes
+        (True, True, 0)
     """
 
     @classmethod

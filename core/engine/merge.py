@@ -17,7 +17,15 @@ __all__ = ["MergePart", "Observer", "PairsFound"]
 
 
 class MergePart(TokenPart[TokenMerge]):
-    """Merges tokens that are more similar to their destination than a threshold."""
+    """Merges tokens that are more similar to their destination than a threshold.
+
+    Example:
+        >>> from skipstone.core.engine.report import Meter
+        >>> from skipstone.core.plan.run import Horizon
+        >>> part = MergePart(TokenMerge(threshold=0.5, bucket=1), [], Horizon(), Meter())
+        >>> part.find(0, torch.ones(1, 16, 8), Grid(4, 4, 1), crossing="").pairs.merged  # 4 destinations stay
+        (12,)
+    """
 
     verb = "merged"
 

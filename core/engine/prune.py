@@ -25,12 +25,24 @@ class PrunePart(TokenPart[TokenPrune]):
     """Prunes the tokens most similar to their base. Bases are the tokens whose prediction changes most.
 
     Bases stay the same between two checkpoints. They depend on the calls before the last checkpoint, the layer and the seed.
+
+    Args:
+        settings: pruning settings.
+        args: further arguments of :class:`TokenPart`.
+        kwargs: further arguments of :class:`TokenPart`.
+
+    Example:
+        >>> from skipstone.core.engine.report import Meter
+        >>> from skipstone.core.plan.run import Horizon
+        >>> part = PrunePart(TokenPrune(ratio=0.5), [], Horizon(), Meter())
+        >>> part.find(0, torch.rand(1, 16, 8), Grid(4, 4, 1), crossing="").pairs.merged  # 8 of 16 tokens are pruned
+        (8,)
     """
 
     verb = "pruned"
 
     def __init__(self, settings: TokenPrune, *args: Any, **kwargs: Any) -> None:
-        """Prepare; the arguments are those of :class:`TokenPart`."""
+        """Prepare; nothing is changed on the model."""
         super().__init__(settings, *args, **kwargs)
         self._dynamics = Dynamics(settings.align_cfg)
         self._chosen_at = 0

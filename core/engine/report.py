@@ -22,6 +22,12 @@ class Entry:
         macs_done: multiply-adds done, pair search included.
         pairs: "searched" or "reused"; "" for further modules of a block whose pairs are counted already.
         verb: what happened to the tokens that are not kept: "merged" or "pruned".
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.add(Entry("down.0", call=0, tokens=64, kept=48, macs_dense=100, macs_done=70, pairs="searched"))
+        >>> meter.finish().headline()
+        'merged 25% of tokens in 1 layer, saved 30% of their attention'
     """
 
     layer: str
@@ -38,8 +44,14 @@ class Entry:
 class LayerReport:
     """Totals of one layer over a run.
 
-    Attributes:
-        kept_by_call: share of the layer's tokens that its attention ran on, per call.
+    Args:
+        tokens: tokens before reduction.
+        kept: tokens after reduction.
+        searched: number of pair searches.
+        reused: number of times that pairs were reused.
+        macs_dense: multiply-adds without reduction.
+        macs_done: multiply-adds done, pair searches included.
+        kept_by_call: share of the tokens that attention ran on, per call.
         verb: what happened to the others, "merged" or "pruned".
 
     Example:
@@ -74,15 +86,19 @@ class LayerReport:
 class Report:
     """What Skipstone did in one run.
 
-    Attributes:
+    Args:
         calls: evaluations of the denoiser.
         layers: totals of each layer that ran on a token map at least once.
         declined: reason -> layers or calls that ran unaccelerated.
         notes: further lines.
-        cache_bytes: largest cache size.
+        seconds: duration of the run.
+        cache_bytes: largest size of all caches.
         planned: whether the run kept to its announced calls.
-        blocks_run, blocks_reused, blocks_dead: block calls of each :class:`skipstone.core.plan.liveness.State`.
-        block_macs_run, block_macs_all: multiply-adds of the blocks that ran, and of all blocks had they run.
+        blocks_run: block calls that ran.
+        blocks_reused: block calls that returned a cached value.
+        blocks_dead: block calls whose value was not consumed.
+        block_macs_run: multiply-adds of the blocks that ran.
+        block_macs_all: multiply-adds of all blocks, had they run.
 
     Example:
         >>> report = Report(calls=2, blocks_run=3, blocks_reused=1, block_macs_run=75, block_macs_all=100)

@@ -36,6 +36,10 @@ class PairSearch:
     Args:
         pairs: for the whole batch.
         macs: multiply-adds of the search.
+
+    Example:
+        >>> PairSearch(Pairs(torch.tensor([[0, 1, 0]]), (1,), "mean"), macs=0).pairs.merged  # token 2 joined token 0
+        (1,)
     """
 
     pairs: Pairs
@@ -43,7 +47,15 @@ class PairSearch:
 
 
 class TokenRun(Protocol):
-    """What a layer reads of its run (:class:`skipstone.core.engine.token_part.TokenPart`)."""
+    """What a layer reads of its run (:class:`skipstone.core.engine.token_part.TokenPart`).
+
+    Args:
+        verb: what happens to the tokens that are not kept: "merged" or "pruned".
+        meter: where counts and notes go.
+        epoch: number of checkpoints so far; pairs of an older epoch are not used.
+        index: number of the call, from 0.
+        call: the forward under way.
+    """
 
     verb: str
     meter: Meter
@@ -97,6 +109,15 @@ class TokenLayer:
         number: its place in the network, part of the random seed.
         run: the part that it belongs to.
         key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
+
+    Example:
+        >>> from skipstone.core.engine.merge import MergePart, TokenMerge
+        >>> from skipstone.core.plan.run import Horizon
+        >>> block = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(8), "attn1": torch.nn.Linear(8, 8)})
+        >>> site = Site("down.0", block["norm"], {"attn1": block["attn1"]})
+        >>> layer = TokenLayer(site, 0, MergePart(TokenMerge(), [site], Horizon(), Meter()), None)
+        >>> len(layer.overrides())  # the norm, whose input is read, and the attention
+        2
     """
 
     def __init__(self, site: Site, number: int, run: TokenRun, key_bias: KeyBias | None) -> None:

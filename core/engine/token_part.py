@@ -29,13 +29,18 @@ _SEED_STEP = 1_000_003
 
 @dataclass(frozen=True)
 class PairsFound:
-    """A pair search, as an observer gets it.
+    """A pair search, as an observer receives it.
 
     Args:
         layer: name of the layer.
         call: number of the call, from 0.
         streams: whose rows.
         pairs: the result.
+
+    Example:
+        >>> pairs = Pairs(torch.tensor([[0, 1, 0]]), (1,), "mean")  # token 2 joined token 0
+        >>> PairsFound("down.0", call=0, streams=(Stream("cond", 1),), pairs=pairs).pairs.merged
+        (1,)
     """
 
     layer: str

@@ -48,6 +48,17 @@ class Rule(Protocol):
     """A way of choosing which blocks run. The dataclass fields of a rule are the :class:`BlockSkip` settings that it uses.
 
     The first call of a run always runs everything, whatever the rule returns.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class FirstOnly:
+        ...     unannounced = ""
+        ...     def rows(self, graph, horizon):
+        ...         return rows_with(len(horizon.timesteps), graph, full=[0], depth=-1)
+        ...     def row(self, graph, horizon, at):
+        ...         return row_to(graph, depth=-1)
+        >>> FirstOnly().rows(BlockGraph((), (), frozenset()), Horizon((999.0, 500.0, 0.0))).shape
+        (3, 0)
     """
 
     @property
