@@ -12,7 +12,7 @@ from support.pages import ROOT, blocks, changed, do
 from test_packaging import CORE, HOUSES
 
 from skipstone.core.models.diffusers_unet import DIFFUSERS_UNET
-from skipstone.core.plan.block_plan import compiled, evenly
+from skipstone.core.plan.block_plan import even_timesteps, rule_mask
 from skipstone.core.recipe.block_skip import BlockSkip
 
 DOCS = ROOT / "docs"
@@ -114,7 +114,7 @@ def test_the_python_examples_for_users_run(page: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"pipe": prompted(tiny.sd_pipeline())}
     graph = DIFFUSERS_UNET.graph(names["pipe"].unet)
-    compiled(BlockSkip(every=2), graph, DIFFUSERS_UNET.name, evenly(6)).save(tmp_path / "mask.safetensors")
+    rule_mask(BlockSkip(every=2), graph, DIFFUSERS_UNET.name, even_timesteps(6)).save(tmp_path / "mask.safetensors")
     for block in blocks(ROOT / page):
         exec(compile(block.text, page, "exec"), names)
 
