@@ -74,7 +74,7 @@ def test_a_model_that_is_no_unet_is_declined(host: a1111.Host) -> None:
             return 0.5 * x
 
     case = tiny.Case("mmdit", MMDiT(), lambda m, x, t, c: m(x, t, c))
-    assert_declined(host, job_of(case), "MMDiT is of no supported family")
+    assert_declined(host, job_of(case), "MMDiT is not of a supported family")
 
 
 def assert_declined(host: a1111.Host, job: a1111.Job, says: str) -> None:

@@ -225,7 +225,7 @@ class Unknown(nn.Module):
 
 
 def test_a_model_of_no_family_is_refused_in_one_line() -> None:
-    with pytest.raises(ModelError, match="Unknown is of no supported family") as error:
+    with pytest.raises(ModelError, match="Unknown is not of a supported family") as error:
         accelerate(Unknown())
     assert "\n" not in str(error.value)
 

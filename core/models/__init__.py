@@ -66,14 +66,14 @@ def recognise(root: nn.Module) -> Family:
     Example:
         >>> recognise(nn.Linear(1, 1))
         Traceback (most recent call last):
-        skipstone.core.errors.ModelError: Linear is of no supported family (SD1.x, SD2.x, ...): give the U-Net or ...
+        skipstone.core.errors.ModelError: Linear is not of a supported family (SD1.x, SD2.x, ...): give the U-Net or ...
     """
     network = unwrapped(root)
     for family in FAMILIES:
         if family.matches(network) and family.reads(network):
             return family
     known = ", ".join(models_served())
-    raise ModelError(f"{class_name(root)} is of no supported family ({known}): give the U-Net or transformer itself")
+    raise ModelError(f"{class_name(root)} is not of a supported family ({known}): give the U-Net or transformer itself")
 
 
 def sites_of(root: nn.Module, family: Family) -> list[Site]:

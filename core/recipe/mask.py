@@ -71,7 +71,7 @@ class Mask:
     def _check_run(self) -> None:
         run = self.run
         if not isinstance(run, np.ndarray) or run.dtype != bool or run.ndim != 2:
-            raise MaskError("a mask needs an array of True and False, calls by blocks")
+            raise MaskError("a mask needs a bool array [calls, blocks]: True where a block runs")
         if run.shape != (len(self.timesteps), len(self.blocks)):
             raise MaskError(
                 f"mask of shape {list(run.shape)} does not fit {len(self.timesteps)} timesteps x {len(self.blocks)} blocks"
@@ -86,7 +86,9 @@ class Mask:
         for name in (*self.blocks, *self.signature):
             text("a block's name or kind", name, _MOST_NAME, MaskError)
         if self.signature and len(self.signature) != len(self.blocks):
-            raise MaskError(f"the mask has {len(self.blocks)} blocks and a signature of {len(self.signature)}")
+            raise MaskError(
+                f"a signature of {len(self.signature)} for {len(self.blocks)} blocks: give one entry for each block"
+            )
         if self.caching not in get_args(Caching):
             raise MaskError(f"caching {shown(self.caching)} is not one of {', '.join(get_args(Caching))}")
         if not isinstance(self.forecast, bool):
@@ -106,7 +108,9 @@ class Mask:
         if given is None:
             return
         if not isinstance(given, np.ndarray) or given.shape != self.run.shape:
-            raise MaskError("the mask's probabilities have another shape than the mask")
+            raise MaskError(
+                f"the mask's probabilities need its own shape, {list(self.run.shape)}: give one for each entry"
+            )
         if not ((given >= 0) & (given <= 1)).all():
             raise MaskError("the mask's probabilities are not all in [0, 1]")
 
@@ -153,7 +157,7 @@ class Mask:
     def _from_parts(cls, head: dict[str, Any], tensors: dict[str, np.ndarray]) -> Mask:
         run = tensors.get("run")
         if run is None or not np.isin(run, (0, 1)).all():
-            raise MaskError("it has no tensor 'run' of zeros and ones")
+            raise MaskError("it has no tensor 'run' of zeros and ones: give a mask file of Skipstone")
         return cls(
             run=run.astype(bool),
             family=head["family"],
@@ -184,7 +188,7 @@ def load_mask(skip: BlockSkip) -> Mask | None:
 def _array(file: Any, name: str) -> np.ndarray:
     size = math.prod(file.get_slice(name).get_shape())
     if size > _MOST_ENTRIES:
-        raise ValueError(f"{name} has {size} entries, which no model needs")
+        raise ValueError(f"{name} has {size} entries, more than any model needs")
     return np.asarray(file.get_tensor(name).numpy())
 
 
@@ -195,7 +199,7 @@ def _header(notes: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict) or head.get("skipstone_mask") != FORMAT_VERSION:
-        raise MaskError(f"it is no Skipstone mask of format {FORMAT_VERSION}")
+        raise MaskError(f"it is not a Skipstone mask of format {FORMAT_VERSION}")
     if missing := {"family", "blocks", "timesteps", "caching"} - set(head):
         raise MaskError(f"its header does not give {min(missing)}")
     return head

@@ -397,7 +397,7 @@ def test_the_mask_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_network_of_no_known_family_is_refused() -> None:
-    with pytest.raises(ModelError, match="no supported family"):
+    with pytest.raises(ModelError, match="not of a supported family"):
         train(ToyDenoiser(Residual()), settings())
 
 
