@@ -19,7 +19,7 @@ def refusals(network: nn.Module, recipe: Recipe) -> dict[str, str]:
     Example:
         >>> from skipstone.core.recipe.token_merge import TokenMerge
         >>> refusals(nn.Linear(2, 2), Recipe.of([TokenMerge()]))["token_merge"].split(":")[0].split(" (")[0]
-        'Linear is of no supported family'
+        'Linear is not of a supported family'
     """
     found: dict[str, str] = {}
     for method in recipe.methods:
