@@ -28,7 +28,7 @@ def located(recipe: Recipe) -> Recipe:
     if skip.mask not in (known := names()):
         there = ", ".join(known[:5]) or "no mask file"
         raise MaskError(f"mask={skip.mask!r} is not in the folder models/{MASK_FOLDER}: it has {there}")
-    return replace(recipe, skip=replace(skip, mask=str(_root() / skip.mask)))
+    return recipe.replace(skip=replace(skip, mask=str(_root() / skip.mask)))
 
 
 def _root() -> Path:

@@ -15,8 +15,8 @@ Settings = TypeVar("Settings")
 def helped(settings: type[Any], name: str) -> Any:
     """What gives an option the help of a settings field, inside `Annotated`."""
     field = field_of(settings, name)
-    choices = {"metavar": "{" + ",".join(map(str, field.choices)) + "}"} if field.choices and not field.custom else {}
-    return tyro.conf.arg(help=field.help, **choices)
+    listed = bool(field.choices) and not field.custom
+    return tyro.conf.arg(help=field.help, metavar="{" + ",".join(map(str, field.choices)) + "}" if listed else None)
 
 
 def described(settings: type[Settings]) -> type[Settings]:

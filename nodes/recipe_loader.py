@@ -50,7 +50,7 @@ def read_recipe(path: str) -> Recipe:
     if skip is None or not isinstance(skip.mask, str) or not skip.mask:
         return recipe
     mask = skip.mask if os.path.isfile(skip.mask) else MASK_FILES.path(skip.mask)
-    return replace(recipe, skip=replace(skip, mask=Mask.load(mask)))
+    return recipe.replace(skip=replace(skip, mask=Mask.load(mask)))
 
 
 def summary(recipe: Recipe) -> str:

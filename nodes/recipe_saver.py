@@ -61,6 +61,6 @@ def write_recipe(recipe: Recipe, prefix: str) -> str:
     if recipe.skip and isinstance(recipe.skip.mask, Mask):
         beside = path.removesuffix(RECIPE_FILES.suffix) + MASK_FILES.suffix
         recipe.skip.mask.save(beside)
-        recipe = replace(recipe, skip=replace(recipe.skip, mask=os.path.basename(beside)))
+        recipe = recipe.replace(skip=replace(recipe.skip, mask=os.path.basename(beside)))
     recipe.save(path)
     return f"{os.path.basename(path)}: {summary(recipe)}"

@@ -43,7 +43,7 @@ class Call:
         """Number of rows of the batch."""
         return sum(s.rows for s in self.streams)
 
-    def keys(self, *more: Hashable) -> tuple[Hashable, ...]:
+    def keys(self, *more: Hashable) -> tuple[tuple[Any, ...], ...]:
         """Return one key per stream: its cond, its rows, the latent's size, and `more`."""
         return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
 

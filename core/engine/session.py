@@ -161,9 +161,13 @@ class Session:
         return self.meter.finish()
 
     def _overrides(self, part: Part) -> Overrides:
+        def survives(fault: Exception) -> bool:
+            self._fail(fault)
+            return part.plain_serves
+
         overrides = part.overrides()
         for override in overrides:
-            override.guard(lambda fault: self._fail(fault) or part.plain_serves)
+            override.guard(survives)
         return Overrides(overrides)
 
     def _begin(self, call: Call) -> None:

@@ -72,7 +72,6 @@ class TokenPart(ABC, Generic[Settings]):
 
     verb: str
     evaluates = True
-    shared = False
     plain_serves = True
 
     def __init__(
@@ -109,6 +108,11 @@ class TokenPart(ABC, Generic[Settings]):
         """
         sites = sites_of(network.root, network.family)
         return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples of a batch have one count, whatever their attention is."""
+        return False
 
     @abstractmethod
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:

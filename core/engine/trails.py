@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -130,7 +131,7 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return likeness(a, b) >= _ALIKE
 
 
-def _numbered(key: Hashable, number: int) -> Hashable:
+def _numbered(key: Any, number: int) -> Hashable:
     """Return a stream's key with its trail's number in it."""
-    cond, *rest = key  # type: ignore[misc]
+    cond, *rest = key
     return ((cond, number), *rest) if number else key

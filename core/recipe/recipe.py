@@ -87,6 +87,15 @@ class Recipe:
         """
         return cls(methods=methods, name=name)
 
+    def replace(self, **changes: Any) -> Recipe:
+        """This recipe with other settings: any argument of the constructor but `methods`; None takes a method out.
+
+        Example:
+            >>> Recipe(merge=TokenMerge(), skip=BlockSkip()).replace(merge=None).methods
+            (BlockSkip(...),)
+        """
+        return Recipe(**{"name": self.name, "methods": self.methods, **changes})
+
     @property
     def merge(self) -> TokenMerge | None:
         """Settings of token merging, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +58,7 @@ def ways(calls: int, intervals: Sequence[int], dato_calls: int) -> list[Way]:
         if not absent():
             found.append(Way(package, calls, deepcache(every)))
     dato = preset("dato_coco")
-    found.append(Way("Skipstone P_COCO, unpruned", dato_calls, ours(replace(dato, prune=None))))
+    found.append(Way("Skipstone P_COCO, unpruned", dato_calls, ours(dato.replace(prune=None))))
     found.append(Way("Skipstone P_COCO, pruned 0.4", dato_calls, ours(dato)))
     return found
 

@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> Content:
 def check_numbers(head: Mapping[str, Any], limits: Limits) -> None:
     """Raise :class:`MaskError` where a number is missing or outside its limits."""
     for name, (low, high) in limits.items():
-        value = head.get(name)
+        value: Any = head.get(name)
         if not is_number(value) or not low <= value <= high:
             raise MaskError(f"has no number for {name}")
 

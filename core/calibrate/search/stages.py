@@ -46,7 +46,7 @@ def stage_space(
     if stage == "ratios":
         return ratio_space(base, calls, calls)
     other = merge_space(base) if tokens == "merge" else ratio_space(base, calls, SEGMENTS)
-    depths = depth_space(dataclasses.replace(base, merge=None, prune=None), calls, levels, also)
+    depths = depth_space(base.replace(merge=None, prune=None), calls, levels, also)
 
     def recipe(values: Values) -> Recipe:
         tokens, skip = other.recipe(values), depths.recipe(values).skip
@@ -72,7 +72,7 @@ def with_depths(base: Recipe, codes: Sequence[int]) -> Recipe:
     """The base recipe with a list of depth codes, one for each call from 1 on."""
     settings = base.skip or BlockSkip()
     skip = dataclasses.replace(settings, rule="depths", depths=tuple(codes), mask="")
-    return dataclasses.replace(base, skip=skip)
+    return base.replace(skip=skip)
 
 
 def depth_starts(given: Mapping[str, Recipe], calls: int, levels: Sequence[int]) -> dict[str, list[int]]:
@@ -95,7 +95,7 @@ def ratio_space(base: Recipe, calls: int, parts: int) -> Space:
 
     def recipe(values: Values) -> Recipe:
         ratios = tuple(values[names[k * parts // calls]] for k in range(calls))
-        return dataclasses.replace(base, merge=None, prune=dataclasses.replace(settings, ratio=ratios))
+        return base.replace(merge=None, prune=dataclasses.replace(settings, ratio=ratios))
 
     starts = {f"ratio {level:g}": dict.fromkeys(names, level) for level in levels}
     return Space(dict.fromkeys(names, levels), (names,), recipe, starts)
@@ -107,7 +107,7 @@ def merge_space(base: Recipe) -> Space:
     def recipe(values: Values) -> Recipe:
         stride = tuple(map(int, values["stride"].split("x")))
         chosen = {"threshold": values["threshold"], "stride": stride, "checkpoints": values["checkpoints"]}
-        return dataclasses.replace(base, prune=None, merge=dataclasses.replace(base.merge or TokenMerge(), **chosen))
+        return base.replace(prune=None, merge=dataclasses.replace(base.merge or TokenMerge(), **chosen))
 
     starts = {f"threshold {t:g}": {**NO_MERGING, "threshold": t} for t in reversed(MERGING["threshold"])}
     return Space(MERGING, (), recipe, starts)
