@@ -9,15 +9,16 @@ import tiny
 from support.interrupts import interrupted
 
 from skipstone.core.engine import block_part as skip
-from skipstone.core.engine import hooks, probe, proof
 from skipstone.core.engine import override as attach
+from skipstone.core.engine import proof
+from skipstone.core.measure import hooks, macs
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.pipelines.accelerate import accelerate
 
 
 @pytest.mark.parametrize("after", ["end", "next call"])
 @pytest.mark.parametrize(
-    "modules", [(probe, hooks), (attach,), (skip,), (proof,)], ids=["probe", "attach", "skip", "proof"]
+    "modules", [(macs, hooks), (attach,), (skip,), (proof,)], ids=["probe", "attach", "skip", "proof"]
 )
 def test_a_run_interrupted_anywhere_leaves_no_hook_and_no_override(modules: tuple[ModuleType, ...], after: str) -> None:
     case, files = tiny.dit(), {str(module.__file__) for module in modules}
