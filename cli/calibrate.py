@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..core.calibrate.drift import Drift, DriftMeter, as_paper_calls, choose_checkpoints, staleness
 from ..core.errors import ModelError, RecipeError
@@ -21,6 +21,7 @@ from ..lab.demo_models.loading import DEMO, load_model
 from ..pipelines.accelerate import accelerate
 from ..pipelines.loading import draw
 from ..pipelines.schedule import PipelineSchedule
+from .options import helped
 
 PROMPTS = ("a photograph of a cat on a sofa", "a wide mountain landscape at dawn, oil painting")
 
@@ -43,8 +44,7 @@ class CalibratePairs:
     """Picture side in pixels; the model's own by default."""
     recipe: str = "ca_tome"
     """Preset or JSON file whose other settings are kept."""
-    threshold: float | None = None
-    """Similarity from which tokens merge; the recipe's own by default."""
+    threshold: Annotated[float | None, helped(TokenMerge, "threshold")] = None
     count: int = 13
     """How many checkpoints to place (CONFIG_3 has 13)."""
     absolute: bool = False
@@ -80,7 +80,7 @@ def calibrate_pairs(options: CalibratePairs, say: Callable[[str], Any] = print) 
         "drift_layers": {layer: list(values) for layer, values in drift.layers.items()},
     }
     _write(options.out, recipe, result, drift)
-    _tell(result, options.out, say)
+    _print(result, options.out, say)
     return result
 
 
@@ -109,7 +109,9 @@ def _settings(options: CalibratePairs) -> TokenMerge:
     if options.threshold is not None:
         merge = dataclasses.replace(merge, threshold=options.threshold)
     if merge.destination == "random":
-        raise RecipeError("destination='random' draws new pairs at each call, drift says nothing: use 'top_left'")
+        raise RecipeError(
+            "destination='random' draws new pairs at each call, so drift cannot be measured: use 'top_left'"
+        )
     if merge.neutral:
         raise RecipeError(f"threshold={merge.threshold:g} merges nothing: choose one below 1")
     if options.steps < 2:
@@ -145,7 +147,7 @@ def _write(folder: Path, recipe: Recipe, result: dict[str, Any], drift: Drift) -
     plot(folder / "pairs_drift.png", drift, tuple(result["checkpoints"]), result["threshold"])
 
 
-def _tell(result: dict[str, Any], folder: Path, say: Callable[[str], Any]) -> None:
+def _print(result: dict[str, Any], folder: Path, say: Callable[[str], Any]) -> None:
     say("accumulated drift, mean per call (0: pairs always fresh):")
     for name, value in result["accumulated_drift"].items():
         say(f"  {name:22} {value:.3f}")

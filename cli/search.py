@@ -217,7 +217,7 @@ def _result(found: list[Found], space: Space, evaluator: Evaluator, options: Sea
     }
 
 
-def _found_row(found: Found, number: int, space: Space, options: Search) -> report.Row:
+def _found_row(found: Found, number: int, space: Space, options: Search) -> report.ReportRow:
     error, cost = found.point
     title = f"{options.stage} {number:02}"
     told = f"{title}: {options.steps} steps of {Path(options.model).name}, {cost:.1%} of dense, error {error:.4f}"
@@ -226,29 +226,31 @@ def _found_row(found: Found, number: int, space: Space, options: Search) -> repo
     return {**row, "recipe": recipe.to_dict(), "file": f"{options.stage}_{number:02}.json"}
 
 
-def _controls(evaluator: Evaluator, cost: Callable[[Outcome], float], options: Search) -> list[report.Row]:
+def _controls(evaluator: Evaluator, cost: Callable[[Outcome], float], options: Search) -> list[report.ReportRow]:
     """Dense, the same sampler with fewer steps, DeepCache at several intervals, and the published lists."""
-    rows = [report.Row(name="dense", short="dense", kind="dense", error=0.0, cost=1.0)]
+    rows = [report.ReportRow(name="dense", short="dense", kind="dense", error=0.0, cost=1.0)]
     for steps in sorted({max(2, round(options.steps * share)) for share in FEWER}):
         outcome = evaluator.fewer_steps(steps)
-        row = report.Row(name=f"dense, {steps} steps", short=f"{steps}", kind="steps", steps=steps)
+        row = report.ReportRow(name=f"dense, {steps} steps", short=f"{steps}", kind="steps", steps=steps)
         rows.append({**row, "error": outcome.error, "cost": cost(outcome)})
     recipes = {f"DeepCache N={n}": Recipe(skip=BlockSkip(every=n)) for n in INTERVALS}
     for name, recipe in {**recipes, **{name: preset(name) for name in DATO}}.items():
         outcome = evaluator(recipe)
         kind = "preset" if name in DATO else "DeepCache"
-        row = report.Row(name=name, short=name.removeprefix("DeepCache "), kind=kind, recipe=recipe.to_dict())
+        row = report.ReportRow(name=name, short=name.removeprefix("DeepCache "), kind=kind, recipe=recipe.to_dict())
         rows.append({**row, "error": outcome.error, "cost": cost(outcome)})
     return rows
 
 
-def _write_recipes(rows: list[report.Row], folder: Path) -> None:
+def _write_recipes(rows: list[report.ReportRow], folder: Path) -> None:
     for row in rows:
         if "file" in row:
             Recipe.from_dict(row["recipe"]).save(folder / row["file"])
 
 
-def _check(rows: list[report.Row], pipe: Any, samples: Samples, options: Search, say: Callable[[str], Any]) -> None:
+def _check(
+    rows: list[report.ReportRow], pipe: Any, samples: Samples, options: Search, say: Callable[[str], Any]
+) -> None:
     """Evaluate the rows on noises that the search never saw; adds `check_error`."""
     say(f"checking on {options.check} other noises")
     other = dataclasses.replace(samples, count=options.check, seed=samples.seed + samples.count)

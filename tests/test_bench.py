@@ -17,7 +17,7 @@ from skipstone.core.tokens.maps import counts_above
 from skipstone.core.tokens.matching import best_pairs
 from skipstone.lab.bench import overhead as wrapper
 from skipstone.lab.bench import token_tables as bench_tables
-from skipstone.lab.bench import token_ways as variants
+from skipstone.lab.bench import token_ways as ways
 from skipstone.lab.bench import unet as bench_unet
 from skipstone.lab.bench.one_block import UNetModel, hollow, make_inputs, new_block, threshold_for, twin
 from skipstone.lab.bench.tokens import TokenBench, run_token_bench
@@ -87,32 +87,30 @@ def test_the_imposed_threshold_merges_exactly_that_many(inputs, matching, share:
 def test_ours_and_tomesd_give_one_output_at_equal_counts(block: torch.nn.Module, inputs, share: float) -> None:
     merged = round(inputs.count * share)
     threshold = threshold_for(inputs, merged, "dense")
-    expected = variants.tomesd(block, inputs, merged)()
-    ours = variants.ours(block, inputs, threshold, "every")()
+    expected = ways.tomesd(block, inputs, merged)()
+    ours = ways.ours(block, inputs, threshold, "every")()
     assert torch.allclose(ours, expected, rtol=0, atol=1e-5)
-    assert torch.allclose(variants.ca_tome(block, inputs, threshold, step=0)(), expected, rtol=0, atol=1e-5)
-    assert not torch.allclose(variants.dense(block, inputs)(), expected, rtol=0, atol=1e-3)
+    assert torch.allclose(ways.ca_tome(block, inputs, threshold, step=0)(), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(ways.dense(block, inputs)(), expected, rtol=0, atol=1e-3)
 
 
 def test_all_variants_pass_the_check(block: torch.nn.Module, inputs) -> None:
-    found = variants.variants(block, inputs, 128)
+    found = ways.ways(block, inputs, 128)
     assert {v.calls for v in found} == {"ideal", "recompute", "reuse"} and len(found) == 7
-    assert variants.check(found, 128, inputs) < 1e-5
+    assert ways.check(found, 128, inputs) < 1e-5
 
 
 def test_the_check_refuses_other_work_and_other_outputs(block: torch.nn.Module, inputs) -> None:
-    idle = variants.Variant("idle", "recompute", variants.dense(block, inputs))
+    idle = ways.Way("idle", "recompute", ways.dense(block, inputs))
     with pytest.raises(SkipstoneError, match="idle ran attention on"):
-        variants.check([idle], 128, inputs)
-    other = variants.Variant("other", "recompute", variants.tomesd(block, make_inputs(SIZE, seed=9), 128))
+        ways.check([idle], 128, inputs)
+    other = ways.Way("other", "recompute", ways.tomesd(block, make_inputs(SIZE, seed=9), 128))
     with pytest.raises(SkipstoneError, match="differ by"):
-        variants.check(
-            [variants.Variant("tomesd", "recompute", variants.tomesd(block, inputs, 128)), other], 128, inputs
-        )
+        ways.check([ways.Way("tomesd", "recompute", ways.tomesd(block, inputs, 128)), other], 128, inputs)
 
 
 def test_recompute_rows_search_anew_and_reuse_rows_do_not(block: torch.nn.Module, inputs) -> None:
-    found = {v.name: v for v in variants.variants(block, inputs, 192) if v.calls in ("recompute", "reuse")}
+    found = {v.name: v for v in ways.ways(block, inputs, 192) if v.calls in ("recompute", "reuse")}
     old = {name: v.run() for name, v in found.items()}
     inputs.x.copy_(make_inputs(SIZE, seed=1).x)
     new = {name: v.run() for name, v in found.items()}
@@ -139,7 +137,7 @@ def test_a_hollow_block_keeps_the_merging_and_drops_the_work(block: torch.nn.Mod
     first = tokens + bare.norm1(tokens)
     second = first + bare.norm2(first)
     assert torch.equal(bare(tokens, context=context), second + bare.norm3(second))
-    assert not torch.equal(variants.tomesd(bare, inputs, 128)(), bare(tokens, context=context))
+    assert not torch.equal(ways.tomesd(bare, inputs, 128)(), bare(tokens, context=context))
 
 
 def test_the_bench_writes_json_and_fills_the_marked_section(tmp_path: Path, capsys) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Trajectory:
     """A batch on its way from noise to picture.
 
-    x: the latent [B, ...] before the next call. cond: what the samples are of, as the denoiser likes it.
+    x: the latent [B, ...] before the next call. cond: conditioning, in the form that this denoiser's `predict` expects.
     history: what the sampler remembers of earlier calls; None where it remembers nothing.
     """
 
@@ -30,7 +30,7 @@ class Denoiser(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """The U-Net or transformer whose blocks are masked. Its weights are left as they are."""
+        """The U-Net or transformer whose blocks are masked. Its weights are not changed."""
 
     @property
     def timesteps(self) -> tuple[float, ...]:

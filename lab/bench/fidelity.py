@@ -27,10 +27,10 @@ from ..demo_models.model import load_demo
 from ..demo_models.pictures import CLASSES
 from ..demo_models.pipeline import LATENT_CHANNELS, LATENT_SIZE, to_pictures
 from .fidelity_tables import FIDELITY, plot
-from .fidelity_ways import FEWER, Contender, Model, contenders
+from .fidelity_ways import FEWER, Model, Way, ways
 from .figures import Figures, Progress, load_figures, publish
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ class Painter:
         self.pipe.set_progress_bar_config(disable=True)
         self.options = options
 
-    def draw(self, contender: Contender | None = None, seed: int = 0, count: int = len(CLASSES)) -> Tensor:
+    def draw(self, way: Way | None = None, seed: int = 0, count: int = len(CLASSES)) -> Tensor:
         """Latents [count, 12, 32, 32], classes in turn. Raises :class:`SkipstoneError` where a recipe does nothing."""
-        device, recipe = self.options.device, contender and contender.recipe
-        steps = (contender and contender.steps) or self.options.steps
+        device, recipe = self.options.device, way and way.recipe
+        steps = (way and way.steps) or self.options.steps
         noise = torch.randn(
             count, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(seed)
         )
@@ -153,35 +153,35 @@ def labels(count: int) -> Tensor:
 
 
 def _compare(kind: Model, options: FidelityBench, absent: list[str], say: Progress) -> Figures:
-    """One model: a row for each contender that it can run."""
-    painter, judge = Painter(kind, options), load_classifier()
+    """One model: a row for each way that it can run."""
+    painter, classifier = Painter(kind, options), load_classifier()
     counted = {seed: _counted(painter, None, seed) for seed in options.seeds}
     dense = {seed: latents for seed, (latents, _) in counted.items()}
     dense_macs = counted[options.seeds[0]][1]
     rows = []
-    for contender in contenders(kind, options.steps, options.files):
-        say(f"{kind}: {contender.name}")
+    for way in ways(kind, options.steps, options.files):
+        say(f"{kind}: {way.name}")
         try:
-            drawn = {seed: _counted(painter, contender, seed) for seed in options.seeds}
+            drawn = {seed: _counted(painter, way, seed) for seed in options.seeds}
         except SkipstoneError as reason:
-            absent.append(f"{contender.name} on the {kind}: {reason}")
+            absent.append(f"{way.name} on the {kind}: {reason}")
             continue
-        errors = [_errors(judge, drawn[seed][0], dense[seed]) for seed in options.seeds]
+        errors = [_errors(classifier, drawn[seed][0], dense[seed]) for seed in options.seeds]
         share = sum(macs for _, macs in drawn.values()) / len(drawn) / dense_macs
-        row = {"name": contender.name, "group": contender.group, "share": share, "times_faster": None}
+        row = {"name": way.name, "group": way.group, "share": share, "times_faster": None}
         rows.append(row | {name: [e[name] for e in errors] for name in errors[0]})
-    readable = [accuracy(judge, to_pictures(latents), labels(len(latents))) for latents in dense.values()]
+    readable = [accuracy(classifier, to_pictures(latents), labels(len(latents))) for latents in dense.values()]
     return {"model": kind, "dense_macs": dense_macs, "readable": readable, "rows": _beside_fewer_steps(rows)}
 
 
-def _counted(painter: Painter, contender: Contender | None, seed: int) -> tuple[Tensor, int]:
+def _counted(painter: Painter, way: Way | None, seed: int) -> tuple[Tensor, int]:
     """Latents, and the multiply-adds that they took."""
     drawn: list[Tensor] = []
-    macs = count_macs(lambda: drawn.append(painter.draw(contender, seed, painter.options.noises)))
+    macs = count_macs(lambda: drawn.append(painter.draw(way, seed, painter.options.noises)))
     return drawn[0], macs
 
 
-def _errors(judge: IconClassifier, latents: Tensor, dense: Tensor) -> dict[str, float | None]:
+def _errors(classifier: IconClassifier, latents: Tensor, dense: Tensor) -> dict[str, float | None]:
     """Distances of latents [B, 12, 32, 32] to the dense run's (:mod:`.fidelity`); no decibels for equal pictures."""
     pictures, reference = to_pictures(latents), to_pictures(dense)
     close = fidelity(pictures, reference)
@@ -189,12 +189,12 @@ def _errors(judge: IconClassifier, latents: Tensor, dense: Tensor) -> dict[str, 
         "error": relative_error(latents, dense),
         "psnr_db": close.psnr_db if isfinite(close.psnr_db) else None,
         "ssim": close.ssim,
-        "frechet": frechet_distance(judge.features(pictures), judge.features(reference)),
-        "readable": accuracy(judge, pictures, labels(len(pictures))),
+        "frechet": frechet_distance(classifier.features(pictures), classifier.features(reference)),
+        "readable": accuracy(classifier, pictures, labels(len(pictures))),
     }
 
 
-def _beside_fewer_steps(rows: list[Row]) -> list[Row]:
+def _beside_fewer_steps(rows: list[ResultRow]) -> list[ResultRow]:
     """Each row with the error that the control has at its multiply-adds, by linear interpolation; None below the control."""
     curve = sorted((row["share"], float(np.mean(row["error"]))) for row in rows if row["group"] == FEWER)
     shares, errors = zip(*curve, (1.0, 0.0), strict=True)
@@ -207,7 +207,7 @@ def _beside_fewer_steps(rows: list[Row]) -> list[Row]:
 def _take_times(model: Figures, options: FidelityBench, say: Progress) -> None:
     """Median times of ten pictures, dense over each row's."""
     painter, kind = Painter(model["model"], options), model["model"]
-    known = {c.name: c for c in contenders(kind, options.steps, options.files)}
+    known = {c.name: c for c in ways(kind, options.steps, options.files)}
     rows = [row for row in model["rows"] if row["name"] in known]
     count = min(options.noises, len(CLASSES))
     cases = {"dense": partial(painter.draw, count=count)}

@@ -21,7 +21,7 @@ _INTERVALS = (2, 3, 4, 5, 8)
 
 
 @dataclass(frozen=True)
-class Contender:
+class Way:
     """One way to draw: with a recipe, or with fewer steps. group: what it is plotted as."""
 
     name: str
@@ -30,15 +30,15 @@ class Contender:
     steps: int | None = None
 
 
-def contenders(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Contender]:
+def ways(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Way]:
     """All that are drawn beside the dense run of `steps` steps; the user's recipe and mask files come last."""
     counts = dict.fromkeys(max(1, round(share * steps)) for share in _SHARES)
-    control = [Contender(f"{n} steps", FEWER, steps=n) for n in counts if n < steps]
+    control = [Way(f"{n} steps", FEWER, steps=n) for n in counts if n < steps]
     rules = _unet_rules() if model == "unet" else _dit_rules()
-    return [*control, *rules, *_merging(), *(Contender(path.stem, "files", _from_file(path)) for path in files)]
+    return [*control, *rules, *_merging(), *(Way(path.stem, "files", _from_file(path)) for path in files)]
 
 
-def _unet_rules() -> Iterator[Contender]:
+def _unet_rules() -> Iterator[Way]:
     """DeepCache evenly and unevenly spaced, whole calls repeated, DaTo's presets; what is reused may be forecast."""
     for every in _INTERVALS:
         yield _skips(f"DeepCache {every}", "DeepCache", BlockSkip(every=every))
@@ -52,18 +52,18 @@ def _unet_rules() -> Iterator[Contender]:
     for name in DATO:
         yield from _dato(name, preset(name))
     merge = TokenMerge(threshold=0.8, matching="local", proportional=True)
-    yield Contender("DeepCache 3 + CA-ToMe", "both", Recipe(merge=merge, skip=BlockSkip(every=3)))
+    yield Way("DeepCache 3 + CA-ToMe", "both", Recipe(merge=merge, skip=BlockSkip(every=3)))
 
 
-def _dato(name: str, recipe: Recipe) -> Iterator[Contender]:
+def _dato(name: str, recipe: Recipe) -> Iterator[Way]:
     """A preset, and its schedule alone."""
-    yield Contender(name, "DaTo", recipe)
+    yield Way(name, "DaTo", recipe)
     if recipe.skip and name != "dato_reference":  # whose schedule is another preset's
         yield _skips(f"{name}, unpruned", "DaTo, unpruned", recipe.skip)
         yield _skips(f"{name}, forecast", "DaTo, unpruned, forecast", replace(recipe.skip, forecast=True))
 
 
-def _dit_rules() -> Iterator[Contender]:
+def _dit_rules() -> Iterator[Way]:
     """FORA with the branches that it caches, with whole blocks, and with branches continued in a straight line."""
     for every in _INTERVALS:
         yield _skips(f"FORA {every}", "FORA (branch)", BlockSkip(rule="fora", every=every, caching="branch"))
@@ -72,16 +72,16 @@ def _dit_rules() -> Iterator[Contender]:
         yield _skips(f"FORA {every}, forecast", "FORA, forecast", forecast)
 
 
-def _merging() -> Iterator[Contender]:
+def _merging() -> Iterator[Way]:
     """CA-ToMe as published, and as the preset `balanced` has it: local matching, proportional attention."""
     for threshold in _THRESHOLDS:
-        yield Contender(f"CA-ToMe {threshold}", "CA-ToMe", Recipe.of([TokenMerge(threshold)]))
+        yield Way(f"CA-ToMe {threshold}", "CA-ToMe", Recipe.of([TokenMerge(threshold)]))
         merge = TokenMerge(threshold, matching="local", proportional=True)
-        yield Contender(f"balanced {threshold}", "CA-ToMe, balanced", Recipe.of([merge]))
+        yield Way(f"balanced {threshold}", "CA-ToMe, balanced", Recipe.of([merge]))
 
 
-def _skips(name: str, group: str, skip: Method) -> Contender:
-    return Contender(name, group, Recipe.of([skip]))
+def _skips(name: str, group: str, skip: Method) -> Way:
+    return Way(name, group, Recipe.of([skip]))
 
 
 def _from_file(path: Path) -> Recipe:

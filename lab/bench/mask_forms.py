@@ -15,6 +15,7 @@ from ...core.calibrate.masks.settings import PAPER, TrainSettings
 from ...core.calibrate.masks.strategy import GradientStrategy
 from ...core.calibrate.masks.trainer import train
 from ...core.errors import MaskError, RecipeError
+from ...core.files import make_folder
 from ...core.recipe.mask import Mask
 
 _PAPER: dict[str, Any] = {"form": "interleaved", **PAPER}
@@ -62,7 +63,7 @@ class MaskTrainer:
         if found is not None:
             return found
         mask = train(self.denoiser, settings, model=self.label).mask
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         mask.save(path)
         return mask
 

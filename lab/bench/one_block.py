@@ -119,7 +119,7 @@ def _fused_attention(self: Any, x: Tensor, context: Tensor | None = None, mask: 
 
 
 def hollow(block: nn.Module) -> Any:
-    """The block with attention and feed-forward that return their input: what is left of a variant's time is merging."""
+    """The block with attention and feed-forward that return their input: what is left of a way's time is merging."""
     copied = twin(block)
     for module in (copied.attn1, copied.attn2, copied.ff):
         module.forward = _first_argument

@@ -24,7 +24,7 @@ _CHANNELS, _SIDE, _CONTEXT = 16, 4, 8
 NOTHING_ABOVE = TokenMerge(threshold=0.999999, checkpoints=(0,), absolute=True)
 
 
-def wrapper_costs(loops: int = 100, runs: int = 20) -> dict[str, Any]:
+def overhead_costs(loops: int = 100, runs: int = 20) -> dict[str, Any]:
     """Microseconds per network call on 16 sites, and how many overrides a neutral recipe installs."""
     root = UNetModel([new_block(_CHANNELS, 2, _CONTEXT, seed) for seed in range(SITES)])
     return {

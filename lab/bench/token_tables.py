@@ -22,7 +22,7 @@ def block_table(block: dict[str, Any]) -> Table:
         f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, rounds: {block['runs']}; "
         f"outputs agree within {block['largest_difference']:.1g}"
     )
-    header = ("variant", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer")
+    header = ("way", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer")
     return Table(title, header, tuple(_block_row(row, block["rows"]) for row in block["rows"]))
 
 
@@ -56,7 +56,7 @@ def unet_table(unet: dict[str, Any]) -> Table:
         for r in unet["rows"]
     ]
     title = f"whole SD1.5 U-Net, {unet['size']} px, batch 2, rounds: {unet['runs']}"
-    return Table(title, ("variant", "min s", "median s", "speed-up"), tuple(rows))
+    return Table(title, ("way", "min s", "median s", "speed-up"), tuple(rows))
 
 
 def wrapper_table(wrapper: dict[str, Any]) -> Table:

@@ -24,10 +24,10 @@ Calls = Literal["recompute", "reuse", "ideal", "dense"]
 
 
 @dataclass(frozen=True)
-class Variant:
+class Way:
     """One way to run the block. calls: do pairs get searched (recompute) or reused in the call that is timed?
 
-    agrees: its output must equal the other variants' that agree.
+    agrees: its output must equal the other ways' that agree.
     """
 
     name: str
@@ -36,20 +36,20 @@ class Variant:
     agrees: bool = True
 
 
-def variants(block: nn.Module, inputs: Inputs, merged: int) -> list[Variant]:
+def ways(block: nn.Module, inputs: Inputs, merged: int) -> list[Way]:
     """Everything that merges `merged` tokens of each sample; peers only where they are installed."""
     dense, local = (threshold_for(inputs, merged, matching) for matching in ("dense", "local"))
     found = [
-        Variant("ideal", "ideal", ideal(block, inputs, merged), agrees=False),
-        Variant("Skipstone dense", "recompute", ours(block, inputs, dense, "every")),
-        Variant("Skipstone local", "recompute", ours(block, inputs, local, "every", "local"), agrees=False),
-        Variant("Skipstone reused", "reuse", ours(block, inputs, dense, (0,))),
+        Way("ideal", "ideal", ideal(block, inputs, merged), agrees=False),
+        Way("Skipstone dense", "recompute", ours(block, inputs, dense, "every")),
+        Way("Skipstone local", "recompute", ours(block, inputs, local, "every", "local"), agrees=False),
+        Way("Skipstone reused", "reuse", ours(block, inputs, dense, (0,))),
     ]
     if find_spec("tomesd"):
-        found.append(Variant("tomesd", "recompute", tomesd(block, inputs, merged)))
+        found.append(Way("tomesd", "recompute", tomesd(block, inputs, merged)))
     if find_spec("ca_tome"):
-        found.append(Variant("ca-tome", "recompute", ca_tome(block, inputs, dense, step=0)))
-        found.append(Variant("ca-tome reused", "reuse", ca_tome(block, inputs, dense, step=1)))
+        found.append(Way("ca-tome", "recompute", ca_tome(block, inputs, dense, step=0)))
+        found.append(Way("ca-tome reused", "reuse", ca_tome(block, inputs, dense, step=1)))
     return found
 
 
@@ -115,18 +115,18 @@ def ca_tome(block: nn.Module, inputs: Inputs, threshold: float, step: int) -> Ca
     return _runner(root, inputs)
 
 
-def check(found: list[Variant], merged: int, inputs: Inputs) -> float:
+def check(found: list[Way], merged: int, inputs: Inputs) -> float:
     """Run all once: each must run its attention on `N - merged` tokens and those that agree must give one output.
 
-    Returns their largest difference. Raises :class:`SkipstoneError` for a variant that does other work than it says.
+    Returns their largest difference. Raises :class:`SkipstoneError` for a way that does other work than it says.
     """
     reference, worst = None, 0.0
-    for variant in found:
+    for way in found:
         with _attention_tokens() as seen:
-            output = variant.run()
+            output = way.run()
         if inputs.count - merged not in seen:
-            raise SkipstoneError(f"{variant.name} ran attention on {sorted(seen)} tokens, not {inputs.count - merged}")
-        if variant.agrees:
+            raise SkipstoneError(f"{way.name} ran attention on {sorted(seen)} tokens, not {inputs.count - merged}")
+        if way.agrees:
             reference = output if reference is None else reference
             worst = max(worst, float((output - reference).abs().max()))
     if worst > 1e-3:

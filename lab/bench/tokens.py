@@ -18,9 +18,9 @@ from ...core.errors import RecipeError
 from ...core.measure.timing import Timing, interleave, machine, threads
 from .figures import Figures, Progress, publish
 from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
-from .overhead import wrapper_costs
+from .overhead import overhead_costs
 from .token_tables import TOKENS
-from .token_ways import Variant, absent_peers, check, dense, variants
+from .token_ways import Way, absent_peers, check, dense, ways
 from .unet import end_to_end
 
 MOST_MERGED = 0.75
@@ -77,7 +77,7 @@ def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
     result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
     for size, runs in zip(options.sizes, each, strict=True):
         result["blocks"] += measure_size(block, size, options.fractions, runs, say)
-    result["wrapper"] = wrapper_costs()
+    result["wrapper"] = overhead_costs()
     result["end_to_end"] = [end_to_end(size, options.end_to_end_runs, say) for size in options.end_to_end]
     return result
 
@@ -88,9 +88,9 @@ def measure_size(
     """One size at all fractions, in the same rounds; one result per fraction."""
     inputs = make_inputs(size)
     merged = {fraction: round(inputs.count * fraction) for fraction in fractions}
-    full = {f: variants(block, inputs, m) for f, m in merged.items()}
+    full = {f: ways(block, inputs, m) for f, m in merged.items()}
     differ = {f: check(found, merged[f], inputs) for f, found in full.items()}
-    bare = {f: variants(hollow(block), inputs, m) for f, m in merged.items()}
+    bare = {f: ways(hollow(block), inputs, m) for f, m in merged.items()}
     heading = f"{size} px, {inputs.count} tokens"
     took = interleave(
         {"dense": dense(block, inputs), **_cases(full)}, runs, lambda done: say(f"{heading}: round {done} of {runs}")
@@ -110,23 +110,21 @@ def measure_size(
     ]
 
 
-def _cases(found: dict[float, list[Variant]]) -> dict[str, Callable[[], Tensor]]:
+def _cases(found: dict[float, list[Way]]) -> dict[str, Callable[[], Tensor]]:
     return {f"{v.name} {f}": v.run for f, some in found.items() for v in some}
 
 
-def _rows(
-    found: list[Variant], fraction: float, took: dict[str, Timing], alone: dict[str, Timing]
-) -> list[dict[str, Any]]:
-    """The dense block, the ideal one, and each variant with its overhead in milliseconds.
+def _rows(found: list[Way], fraction: float, took: dict[str, Timing], alone: dict[str, Timing]) -> list[dict[str, Any]]:
+    """The dense block, the ideal one, and each way with its overhead in milliseconds.
 
     overhead_*: whole block against ideal block. merging_ms: the same on hollow blocks, where no attention drowns it.
     """
     ideal, bare = took[f"ideal {fraction}"], alone[f"ideal {fraction}"]
     rows = [{"name": "dense", "calls": "dense", **took["dense"].to_dict()}]
-    for variant in found:
-        time, merging = took[f"{variant.name} {fraction}"], alone[f"{variant.name} {fraction}"]
-        row = {"name": variant.name, "calls": variant.calls, **time.to_dict()}
-        if variant.calls != "ideal":
+    for way in found:
+        time, merging = took[f"{way.name} {fraction}"], alone[f"{way.name} {fraction}"]
+        row = {"name": way.name, "calls": way.calls, **time.to_dict()}
+        if way.calls != "ideal":
             row["overhead_min_ms"] = (time.minimum - ideal.minimum) * 1e3
             row["overhead_median_ms"] = time.over(ideal) * 1e3
             row["merging_ms"] = (merging.minimum - bare.minimum) * 1e3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,11 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...core.files import make_folder, whole_file, write_text
+from ...core.files import make_folder, whole_file, write_json
 from ...core.measure.fidelity import fidelity, relative_error
 from ..demo_models.classifier import IconClassifier, accuracy, load_classifier
 from ..demo_models.pictures import CLASSES
-from .ways import Row
+from .ways import Measured
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Figures:
         return "equal" if self.psnr_db is None else f"{self.psnr_db:.1f}"
 
 
-def figures_of(rows: Sequence[Row]) -> dict[str, Figures]:
+def figures_of(rows: Sequence[Measured]) -> dict[str, Figures]:
     """By name of the way. The first row is the dense one."""
-    judge = load_classifier()
-    return {row.way.name: _figures(row, rows[0], judge) for row in rows}
+    classifier = load_classifier()
+    return {row.way.name: _figures(row, rows[0], classifier) for row in rows}
 
 
-def _figures(row: Row, dense: Row, judge: IconClassifier) -> Figures:
+def _figures(row: Measured, dense: Measured, classifier: IconClassifier) -> Figures:
     close = fidelity(row.pictures, dense.pictures)
     return Figures(
         steps=row.way.steps,
@@ -59,7 +58,7 @@ def _figures(row: Row, dense: Row, judge: IconClassifier) -> Figures:
         psnr_db=close.psnr_db if isfinite(close.psnr_db) else None,
         ssim=close.ssim,
         error=relative_error(row.latents, dense.latents),
-        readable=accuracy(judge, row.pictures, torch.arange(len(CLASSES))),
+        readable=accuracy(classifier, row.pictures, torch.arange(len(CLASSES))),
     )
 
 
@@ -99,5 +98,5 @@ def keep(out: Path, name: str, sheet: Image.Image, result: dict[str, Any]) -> st
     picture, values = out / f"{name}.png", out / f"{name}.json"
     with whole_file(picture) as part:
         sheet.save(part)
-    write_text(values, json.dumps(result, indent=2) + "\n")
+    write_json(values, result)
     return f"wrote {picture} and {values}"

@@ -31,7 +31,7 @@ from ..demo_models.pipeline import IconPipeline
 from .figures import Figures, figures_of, keep, show
 from .options import DemoOptions
 from .sheet import contact_sheet, difference
-from .ways import Drawing, Row, Way, measure
+from .ways import Drawing, Measured, Way, measure
 
 NAME = "demo_mask"
 OURS, FORA = "trained mask", "FORA"
@@ -102,7 +102,7 @@ def _result(figures: dict[str, Figures], trained: Trained, seconds: float, optio
     }
 
 
-def _strips(rows: list[Row], figures: dict[str, Figures]) -> list[tuple[str, Tensor]]:
+def _strips(rows: list[Measured], figures: dict[str, Figures]) -> list[tuple[str, Tensor]]:
     """The dense pictures, then each way's and its difference."""
     dense, *others = rows
     strips = [(f"dense, {dense.way.steps} steps  {dense.seconds:.1f} s  {_gmac(dense)}", dense.pictures)]
@@ -113,5 +113,5 @@ def _strips(rows: list[Row], figures: dict[str, Figures]) -> list[tuple[str, Ten
     return strips
 
 
-def _gmac(row: Row) -> str:
+def _gmac(row: Measured) -> str:
     return f"{row.macs / 1e9:.0f} GMAC"

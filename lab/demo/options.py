@@ -21,7 +21,7 @@ class DemoOptions:
     target: float | None = None
     """With --mask: share of the multiply-adds that the mask may need; 0.5 by default."""
     passes: int | None = None
-    """With --mask: rounds of training; 8 by default."""
+    """With --mask: rounds of training; 5 by default."""
     device: str = "cpu"
     """Where to run: cpu, cuda, mps."""
     steps: int | None = None

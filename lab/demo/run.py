@@ -19,7 +19,7 @@ from ..demo_models.pictures import CLASSES
 from .figures import Figures, figures_of, keep, show
 from .options import DemoOptions
 from .sheet import contact_sheet, difference
-from .ways import Drawing, Row, Way, measure
+from .ways import Drawing, Measured, Way, measure
 
 DEMO_RECIPE = Recipe(
     merge=TokenMerge(threshold=0.8, checkpoints="config_3", matching="local", proportional=True), name="demo"
@@ -57,7 +57,7 @@ def _result(figures: dict[str, Figures], report: Report, recipe: Recipe, options
     }
 
 
-def _strips(rows: list[Row], figures: dict[str, Figures]) -> list[tuple[str, torch.Tensor]]:
+def _strips(rows: list[Measured], figures: dict[str, Figures]) -> list[tuple[str, torch.Tensor]]:
     dense, ours = figures["dense"], figures["Skipstone"]
     return [
         (f"dense  {dense.seconds:.1f} s", rows[0].pictures),

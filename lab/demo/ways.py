@@ -38,7 +38,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measured:
     """A way and what it gave: final latents [10, 12, 32, 32], report, median seconds, multiply-adds of the whole run."""
 
     way: Way
@@ -82,7 +82,7 @@ class Drawing:
         return count_macs(lambda: self._pipe.predict(noise, torch.tensor(500, device=noise.device), labels))
 
 
-def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Row]:
+def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured]:
     """The ways' rows, and a last one: dense in as many steps as fit into the second way's time. The first way is dense.
 
     Seconds are medians of `rounds` rounds in which all take turns, after a round to warm up.
@@ -94,7 +94,7 @@ def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Row]:
     times = interleave({way.name: partial(drawing.by, way) for way in ways}, rounds)
     per_call = drawing.macs_per_call()
     return [
-        Row(way, one.latents, one.report, times[way.name].median, per_call * way.steps - saved(one.report))
+        Measured(way, one.latents, one.report, times[way.name].median, per_call * way.steps - saved(one.report))
         for way, one in zip(ways, drawn, strict=True)
     ]
 

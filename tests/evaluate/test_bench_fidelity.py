@@ -21,7 +21,7 @@ from skipstone.lab.bench import fidelity as bench_fidelity
 from skipstone.lab.bench import fidelity_tables
 from skipstone.lab.bench.fidelity import FidelityBench, Painter, run_fidelity_bench
 from skipstone.lab.bench.fidelity_tables import FIDELITY
-from skipstone.lab.bench.fidelity_ways import FEWER, Contender, contenders
+from skipstone.lab.bench.fidelity_ways import FEWER, Way, ways
 from skipstone.lab.demo_models.model import new_pipeline, pipeline_modules, save_demo
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +29,9 @@ DRAWN = ("4 steps", "2 steps", "DeepCache 2", "CA-ToMe 0.7")
 
 
 def few(*names: str) -> Any:
-    """The contenders of these names, and the user's files."""
+    """The ways of these names, and the user's files."""
     return lambda model, steps, files=(): [
-        c for c in contenders(model, steps, files) if c.name in names or c.group == "files"
+        c for c in ways(model, steps, files) if c.name in names or c.group == "files"
     ]
 
 
@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Fide
         markdown=page,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_fidelity, "contenders", few(*DRAWN))
+        patch.setattr(bench_fidelity, "ways", few(*DRAWN))
         return run_fidelity_bench(options, lambda line: None), options
 
 
@@ -142,7 +142,7 @@ def test_times_can_be_taken_later(
     made: tuple[dict[str, Any], FidelityBench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, options = made
-    monkeypatch.setattr(bench_fidelity, "contenders", few(*DRAWN))
+    monkeypatch.setattr(bench_fidelity, "ways", few(*DRAWN))
     later = replace(options, rounds=1, keep=options.out, out=tmp_path / "x.json", plot=tmp_path / "x.png")
     monkeypatch.setattr(bench_fidelity, "_compare", lambda *args: pytest.fail("drawn again"))
     timed = run_fidelity_bench(later, lambda line: None, "later")
@@ -172,25 +172,25 @@ def test_half_of_the_ways_run_on_each_model(tmp_path: Path) -> None:
     for model, weights in (("unet", None), ("dit", tmp_path / "dit.safetensors")):
         painter = Painter(model, FidelityBench(steps=10, weights=weights))  # type: ignore[arg-type]
         dense = painter.draw(count=1)
-        for contender in contenders(model, 10)[model == "unet" :: 2]:  # type: ignore[arg-type]
-            drawn = painter.draw(contender, count=1)
-            assert drawn.shape == dense.shape and torch.isfinite(drawn).all(), contender.name
+        for way in ways(model, 10)[model == "unet" :: 2]:  # type: ignore[arg-type]
+            drawn = painter.draw(way, count=1)
+            assert drawn.shape == dense.shape and torch.isfinite(drawn).all(), way.name
         assert torch.equal(painter.draw(count=1), dense) and not torch.equal(painter.draw(seed=1, count=1), dense)
         assert not tiny.hooked(painter.pipe.network)
 
 
 def test_names_are_unique_and_the_control_has_fewer_steps() -> None:
     for model, most in (("unet", 50), ("dit", 6)):
-        names = [c.name for c in contenders(model, most)]  # type: ignore[arg-type]
+        names = [c.name for c in ways(model, most)]  # type: ignore[arg-type]
         assert len(set(names)) == len(names)
-        steps = [c.steps for c in contenders(model, most) if c.group == FEWER]  # type: ignore[arg-type]
+        steps = [c.steps for c in ways(model, most) if c.group == FEWER]  # type: ignore[arg-type]
         assert steps == sorted(set(steps), reverse=True) and max(steps) < most  # type: ignore[type-var]
 
 
 def test_mask_files_and_recipe_files_become_contenders(tmp_path: Path) -> None:
     Recipe(skip=BlockSkip(every=7)).save(tmp_path / "seven.json")
-    *_, recipe, mask = contenders("unet", 10, (tmp_path / "seven.json", tmp_path / "trained.safetensors"))
-    assert recipe == Contender("seven", "files", Recipe(skip=BlockSkip(every=7)))
+    *_, recipe, mask = ways("unet", 10, (tmp_path / "seven.json", tmp_path / "trained.safetensors"))
+    assert recipe == Way("seven", "files", Recipe(skip=BlockSkip(every=7)))
     assert mask.recipe and mask.recipe.skip == BlockSkip(mask=str(tmp_path / "trained.safetensors"))
 
 

@@ -128,7 +128,7 @@ def rule_masks(
 ) -> dict[str, np.ndarray]:
     """What each rule that suits the network makes of the budget, by name.
 
-    seeds: samples on which the feature variation is measured. refused: told of rules that cannot meet the budget.
+    seeds: samples on which the feature variation is measured. refused: called for each rule that cannot meet the budget.
     """
     makers: dict[str, Callable[[], np.ndarray]] = {
         "interval": lambda: interval_mask(model, target),

@@ -22,8 +22,8 @@ _MPI = ("OMPI_COMM_WORLD", "MV2_COMM_WORLD", "PMI")
 def joined(device: str) -> Iterator[tuple[Shards, str]]:
     """The processes that a launcher started, and this one's device. One process alone where nobody launched more.
 
-    accelerate and torchrun tell rank, number and meeting place in the environment. An error in one process ends all, and
-    is told by one; Ctrl-C ends all after the same step. Raises :class:`RecipeError` where the others cannot be found.
+    accelerate and torchrun put rank, number of processes and address into the environment. An error in one process ends all, and
+    one prints it; Ctrl-C ends all after the same step. Raises :class:`RecipeError` where the others cannot be found.
     """
     _read_mpi()
     _check_number()
@@ -81,7 +81,7 @@ def _meet(device: str) -> None:
 
 @contextmanager
 def _together(shards: Shards) -> Iterator[None]:
-    """Every process comes to one last agreement, so that nobody takes the meeting place down under the others."""
+    """Every process comes to one last agreement, so that none closes the process group while others use it."""
     try:
         yield
     except OtherFailed:
@@ -115,7 +115,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _quiet(shards: Shards) -> Iterator[None]:
-    """The first process speaks; what the others' libraries print is dropped. Errors are raised, and told outside."""
+    """Only the first process prints; output of the others is dropped. Errors are raised to the caller."""
     if shards.first:
         yield
         return

@@ -14,7 +14,7 @@ GO_ON, STOP, FAILED = 0, 1, 2
 
 
 class OtherFailed(SystemExit):
-    """Another process failed and tells why; this one ends quietly."""
+    """Another process failed and prints why; this one exits silently."""
 
 
 class Shards:
@@ -72,6 +72,6 @@ class Shards:
             dist.all_reduce(value, getattr(dist.ReduceOp, how))
         except RuntimeError as error:
             raise SkipstoneError(
-                f"another process has gone ({str(error).splitlines()[0]}): start anew or --resume"
+                f"another process has gone ({str(error).splitlines()[0]}): start again, or continue with --resume"
             ) from None
         return value

@@ -28,8 +28,8 @@ REACH = 3
 """How many calls apart two are that are mostly swapped."""
 
 
-class Breeder:
-    """optuna's child generation strategy. allowed: tells before any drawing whether values may be tried."""
+class ScheduleCrossover:
+    """optuna's child generation strategy. allowed: whether values may be tried, decided before anything is drawn."""
 
     def __init__(self, space: Space, seed: int, allowed: Callable[[Values], bool] = lambda values: True) -> None:
         """Keeps no state between children."""

@@ -31,7 +31,7 @@ class Pictures(Protocol):
         """Training timesteps of the last run's calls; empty where they are not known."""
 
     def draw(self, output: str, steps: int | None = None, done: Callable[[], Any] = lambda: None) -> Tensor:
-        """All pictures. done: told after each batch."""
+        """All pictures. done: called after each batch."""
 
     def accelerated(self, recipe: Recipe) -> AbstractContextManager[Any]:
         """A context in which they are drawn by a recipe; it gives an object whose `report()` is of the last batch."""

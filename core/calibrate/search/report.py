@@ -11,7 +11,7 @@ from ...errors import RecipeError
 from ...files import make_folder, write_figure, write_json
 
 FIGURES, PLOT = "search.json", "search.png"
-Row = dict[str, Any]
+ReportRow = dict[str, Any]
 """name, kind ("found", "steps", "DeepCache", "preset"), error, cost; check_error on other noises where it was measured."""
 _MARKS = {"steps": ("s", "tab:gray"), "DeepCache": ("^", "tab:orange"), "preset": ("D", "tab:green")}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RecipeError
-from .crossover import Breeder
+from .crossover import ScheduleCrossover
 from .front import Point, front
 from .space import Space, Values
 
@@ -28,7 +28,7 @@ NEEDS_OPTUNA = "the search needs optuna: pip install 'skipstone[search]'"
 class Goal:
     """objective: values -> (error, cost), both better the smaller. settings: what all workers of a study must share.
 
-    allowed: tells before any drawing whether values may be tried.
+    allowed: whether values may be tried, decided before anything is drawn.
     """
 
     objective: Callable[[Values], Point]
@@ -64,7 +64,7 @@ def run_study(
 ) -> list[Found]:
     """Search until the study holds `budget.trials` evaluations. Returns all of them, other workers' included.
 
-    storage: None for memory, a file for a journal, or any optuna URL. on_trial: told after each evaluation.
+    storage: None for memory, a file for a journal, or any optuna URL. on_trial: called after each evaluation.
     Raises :class:`RecipeError` when optuna is absent or the study was made with other settings.
     """
     with _quiet_optuna():
@@ -101,7 +101,7 @@ def _open(space: Space, goal: Goal, budget: Budget, name: str, storage: str | No
     study = optuna.create_study(
         study_name=name,
         storage=_storage(storage),
-        sampler=_sampler(space, Breeder(space, budget.seed, goal.allowed), budget),
+        sampler=_sampler(space, ScheduleCrossover(space, budget.seed, goal.allowed), budget),
         directions=["minimize", "minimize"],
         load_if_exists=True,
     )
@@ -112,8 +112,8 @@ def _open(space: Space, goal: Goal, budget: Budget, name: str, storage: str | No
     return study
 
 
-def _sampler(space: Space, breeder: Breeder, budget: Budget) -> BaseSampler:
-    """NSGA-II whose first generation is the breeder's: optuna itself draws it evenly, and queued trials never join it."""
+def _sampler(space: Space, crossover: ScheduleCrossover, budget: Budget) -> BaseSampler:
+    """NSGA-II whose first generation is the crossover's: optuna itself draws it evenly, and queued trials never join it."""
     from optuna.distributions import CategoricalDistribution
     from optuna.samplers import NSGAIISampler
 
@@ -125,9 +125,9 @@ def _sampler(space: Space, breeder: Breeder, budget: Budget) -> BaseSampler:
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
             child = super().sample_relative(study, trial, search_space)
-            return child or breeder(study, search_space, [])
+            return child or crossover(study, search_space, [])
 
-    children = None if budget.plain else breeder
+    children = None if budget.plain else crossover
     return Sampler(population_size=budget.population, seed=budget.seed, child_generation_strategy=children)
 
 

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.core.calibrate.search import crossover as breed
-from skipstone.core.calibrate.search import study
-from skipstone.core.calibrate.search.crossover import Breeder
+from skipstone.core.calibrate.search import crossover, study
+from skipstone.core.calibrate.search.crossover import ScheduleCrossover
 from skipstone.core.calibrate.search.front import dominates, front, spread
 from skipstone.core.calibrate.search.space import Space, Values
 from skipstone.core.calibrate.search.study import Budget, Found, Goal, pareto, run_study
@@ -114,13 +113,13 @@ def test_starts_come_first_and_what_is_not_allowed_is_never_tried() -> None:
 
 def test_the_parents_hold_the_best_of_either_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[tuple[float, ...]]] = []
-    child = Breeder.__call__
+    child = ScheduleCrossover.__call__
 
-    def recorded(self: Breeder, study: Any, space: Any, parents: list[Any]) -> dict[str, Any]:
+    def recorded(self: ScheduleCrossover, study: Any, space: Any, parents: list[Any]) -> dict[str, Any]:
         seen.append([tuple(t.values) for t in parents])
         return child(self, study, space, parents)
 
-    monkeypatch.setattr(Breeder, "__call__", recorded)
+    monkeypatch.setattr(ScheduleCrossover, "__call__", recorded)
     found = points(run_study(SPACE, GOAL, Budget(160, 16)))
     assert len(seen) == 160
     for generation in range(1, 10):
@@ -138,7 +137,7 @@ def test_of_two_parents_the_one_that_dominates_wins() -> None:
         optuna.trial.create_trial(values=values, params={}, distributions={}) for values in ([0.1, 0.2], [0.3, 0.2])
     )
     rng = random.Random(0)
-    wins = sum(breed._winner(rng, [good, bad]) is good for _ in range(400))
+    wins = sum(crossover._winner(rng, [good, bad]) is good for _ in range(400))
     assert 270 < wins < 330
 
 
