@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml requirements.txt constraints.txt
 demo: setup
 	$(BIN)/skipstone demo
 
-# One worker per core, four at most; a file's tests stay together. ARGS come last: `make test ARGS="-n 0 tests/test_cli.py"`.
+# One worker per core, four at most; a file's tests stay together. ARGS come last: `make test ARGS="-n 0 tests/cli"`.
 test: setup
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 

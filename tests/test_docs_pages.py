@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-from support.pages import ROOT, blocks, changed, do
+from pages import ROOT, blocks, changed, do
 from test_packaging import CORE, HOUSES
 
 from skipstone.core.models.diffusers_unet import DIFFUSERS_UNET

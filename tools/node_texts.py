@@ -93,7 +93,7 @@ def schemas_of(extension: Any) -> list[Any]:
 
 def main() -> None:
     """Write the files."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     import pytest
     from doubles import comfy
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.pipelines import PIPELINES, Running
 
+from pipelines import PIPELINES, Running
 from skipstone.core.errors import ModelError
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip

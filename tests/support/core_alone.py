@@ -100,5 +100,5 @@ def sample() -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Missing(third_party()))
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
     print(json.dumps({"modules": import_all(), "report": sample(), "missing": sorted(third_party())}))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from support.interrupts import interrupted
+from interrupts import interrupted
 from torch import nn
 
 from skipstone.core.measure import hooks, macs

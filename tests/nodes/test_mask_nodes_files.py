@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfy_models import SKIP, Lumina2, Unknown, full_disk, made, network, nodes, patch, patcher, said, sample, server
 from doubles import comfy
-from test_mask_nodes import SKIP, Lumina2, Unknown, made, network, nodes, patch, patcher, said, sample, server
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -19,7 +19,7 @@ from skipstone.core.recipe.mask import Mask
 
 __all__ = ["network", "patcher", "server"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def saved(patcher: comfy.ModelPatcher, tmp_path: Path, name: str = "own.safetensors", **changes: Any) -> Mask:
@@ -28,17 +28,6 @@ def saved(patcher: comfy.ModelPatcher, tmp_path: Path, name: str = "own.safetens
     (tmp_path / "models/skipstone_masks").mkdir(parents=True, exist_ok=True)
     mask.save(tmp_path / "models/skipstone_masks" / name)
     return mask
-
-
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every safetensors file fails in the middle, as on a full disk."""
-    from safetensors import SafetensorError
-
-    def fails(tensors: Any, path: str, metadata: Any = None) -> None:
-        Path(path).write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", fails)
 
 
 # the rule node

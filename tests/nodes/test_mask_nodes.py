@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from comfy_models import (
+    HEUN,
+    MERGE,
+    SKIP,
+    Cancelled,
+    Lumina2,
+    Unknown,
+    guider,
+    made,
+    network,
+    nodes,
+    patch,
+    patcher,
+    said,
+    sample,
+)
 from doubles import comfy
-from test_nodes import HEUN, MERGE, STEPS, Cancelled, guider, network, patcher, sample
 from torch import Tensor, nn
 
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -21,42 +34,6 @@ from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
 __all__ = ["network", "patcher"]
-
-SKIP = BlockSkip(rule="deepcache", every=3)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[comfy.PromptServer]:
-    """ComfyUI is importable and has folders; its server remembers what was shown on nodes."""
-    with comfy.installed(monkeypatch, tmp_path) as server:
-        from skipstone.nodes.files import register_folders
-
-        register_folders()
-        yield server
-
-
-def nodes() -> Any:
-    from skipstone import nodes
-
-    return nodes
-
-
-def patch(model: comfy.ModelPatcher, method: Any, node_id: Any = 7) -> comfy.ModelPatcher:
-    from skipstone.nodes.patch import patch_model
-
-    return patch_model(model, method if isinstance(method, Recipe) else Recipe(skip=method), node_id)
-
-
-def said(server: comfy.PromptServer, node: str) -> str:
-    """What was shown last on a node, in one line."""
-    texts = [text for n, text in server.texts if n == node]
-    return texts[-1].replace("\n", " ") if texts else ""
-
-
-def made(patcher: comfy.ModelPatcher, calls: int = STEPS, settings: BlockSkip = SKIP) -> Mask:
-    from skipstone.nodes.masks import mask_of
-
-    return mask_of(patcher, settings, calls)[0]
 
 
 # on a model
@@ -137,18 +114,6 @@ def test_a_mask_for_another_model_runs_unaccelerated_and_says_so_once(
         r"the mask is for a Flux, this model is a ldm U-Net.*; sampling runs unaccelerated", said(server, "7")
     )
     assert len(text.splitlines()) > 1
-
-
-class Lumina2(comfy.BaseModel):
-    """A model of no family that is served."""
-
-
-class Unknown(nn.Module):
-    """A network of no family."""
-
-    def forward(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
-        """[B, C, ...], unchanged."""
-        return x
 
 
 def test_an_unsupported_model_runs_unaccelerated_and_names_those_that_are(server: comfy.PromptServer) -> None:

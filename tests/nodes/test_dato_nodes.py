@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comfy_models import HEUN, MERGE, SKIP, Cancelled, made, network, patch, patcher, said, sample, server
 from doubles import comfy
-from test_mask_nodes import SKIP, made, network, patch, patcher, said, sample, server
-from test_nodes import HEUN, MERGE, Cancelled
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -184,7 +183,7 @@ def test_a_block_mask_takes_the_schedules_place(patcher: comfy.ModelPatcher) -> 
 
 
 def test_an_unsupported_model_runs_unaccelerated_and_says_so(server: comfy.PromptServer) -> None:
-    from test_mask_nodes import Lumina2, Unknown
+    from comfy_models import Lumina2, Unknown
 
     model = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(model, BOTH)), sample(model))

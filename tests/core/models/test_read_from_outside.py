@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from support.pipelines import self_attention_guidance
 from torch import Tensor, nn
 
+from pipelines import self_attention_guidance
 from skipstone.core.engine.report import Report
 from skipstone.core.models import recognise
 from skipstone.core.models.readers import Watch, kept_map

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comfy_models import HEUN, LAYERS, MERGE, STEPS, Cancelled, guider, sample
 from doubles import comfy
 from torch import Tensor, nn
 
@@ -18,14 +19,8 @@ from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NODE = "SkipstoneTokenMerge"
-STEPS = 10
-LAYERS = 3
-"""Transformer blocks of the tiny network at the latent's own resolution."""
-
-MERGE = Recipe(merge=TokenMerge(threshold=0.0, checkpoints=(0, 25)))
-"""Merges much in a random network; in a run of 10 calls pairs are searched at calls 0 and 4."""
 
 
 @pytest.fixture
@@ -35,33 +30,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[comfy.PromptServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """The real `ldm` U-Net, tiny."""
-    return tiny.ldm_unet().model
-
-
-@pytest.fixture
-def patcher(server: comfy.PromptServer, network: nn.Module) -> comfy.ModelPatcher:
-    """A loaded SD1 checkpoint."""
-    return comfy.ModelPatcher(comfy.BaseModel(network))
-
-
 def patch(patcher: comfy.ModelPatcher, recipe: Recipe = MERGE, node_id: Any = 7) -> comfy.ModelPatcher:
     from skipstone.nodes.patch import patch_model
 
     return patch_model(patcher, recipe, node_id)
-
-
-def guider(patcher: comfy.ModelPatcher, **options: Any) -> comfy.Guider:
-    conds = [comfy.Cond(tiny.noise(1, *tiny.CONTEXT, seed=seed)) for seed in (1, 2)]
-    return comfy.Guider(patcher, [conds[0]], [conds[1]], **options)
-
-
-def sample(patcher: comfy.ModelPatcher, batch: int = 1, steps: int = STEPS, **options: Any) -> Tensor:
-    """One KSampler: latent [batch, 4, 16, 16]."""
-    sampler = options.pop("sampler", comfy.Sampler())
-    return guider(patcher, **options).sample(tiny.smooth(batch, 4, 16, 16), sampler, comfy.linear_sigmas(steps))
 
 
 def searches_and_reuses(text: str) -> tuple[int, ...]:
@@ -129,9 +101,6 @@ def test_split_conds_search_for_themselves(patcher: comfy.ModelPatcher, server: 
     torch.testing.assert_close(split, sample(patch(patcher)), rtol=1e-4, atol=1e-4)
 
 
-HEUN = comfy.Sampler("sample_heun", lambda steps: [i for k in range(steps - 1) for i in (k, k + 1)] + [steps - 1])
-
-
 def test_a_sampler_with_two_calls_a_step_goes_by_noise(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     merged = sample(patch(patcher), sampler=HEUN)
     calls, searches, reuses = searches_and_reuses(server.texts[0][1])
@@ -161,10 +130,6 @@ def test_two_nodes_in_a_row_the_later_counts(patcher: comfy.ModelPatcher, server
     reports = [(node, text.startswith("merged ")) for node, text in server.texts]
     assert reports == [("1", False), ("2", True), ("3", True)]
     assert torch.equal(sample(patch(first, Recipe())), sample(patcher))
-
-
-class Cancelled(Exception):
-    """`InterruptProcessingException`: an Exception, so that a broad except would swallow it."""
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import model_folders as folders
 import numpy as np
 import pytest
 import torch
-from calibrate.masks import folders
 
 from skipstone.cli import main as cli
 from skipstone.core.calibrate.masks.processes import joined

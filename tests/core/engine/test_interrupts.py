@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import tiny
-from support.interrupts import interrupted
+from interrupts import interrupted
 
 from skipstone.core.engine import block_part as skip
 from skipstone.core.engine import override as attach

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comfy_models import MERGE, SKIP, guider, network, patch, patcher, said, sample
 from doubles import comfy
-from test_mask_nodes import SKIP, patch, said
-from test_nodes import MERGE, guider, network, patcher, sample
 from torch import Tensor, nn
 
 from skipstone.core.engine.report import Meter, Report, giga, percent

@@ -24,7 +24,7 @@ from skipstone.lab.bench.tokens import TokenBench, run_token_bench
 from skipstone.pipelines.accelerate import _handles_on, accelerate
 
 SIZE = 128
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import torch
 from doubles.components import GRADIO_ARGUMENTS, Component
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHIM = ROOT / "scripts" / "skipstone.py"
 CALLBACKS = ("on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_tabs")
 

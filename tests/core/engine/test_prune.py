@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import tiny
 import torch
+from device_waits import waits
 from prune_host import LAYOUTS, PRUNE, STEPS, Host, bases, kept_in_cells, most_dynamic, run
-from test_engine_sync import waits
 from torch import Tensor
 
 from skipstone.core.engine.call import Call

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from doubles import comfy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 
 

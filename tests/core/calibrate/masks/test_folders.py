@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import model_folders as folders
 import pytest
 import torch
-from calibrate.masks import folders
 from torch import Tensor
 
 from skipstone.cli import main as cli

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from comfy_models import Lumina2, Unknown, full_disk, network, patch, patcher, said, sample, server
 from doubles import comfy, comfy_training
-from test_mask_nodes import Lumina2, Unknown, network, patch, patcher, said, sample, server
-from test_mask_nodes_files import full_disk
 from torch import Tensor, nn
 from torch.nn import functional
 

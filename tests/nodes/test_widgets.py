@@ -23,7 +23,7 @@ from skipstone.core.recipe.fields import check_fields, field_of, fields_of, sett
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.recipe.token_prune import TokenPrune
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RELEASED = json.loads((ROOT / "tests/support/released_nodes.json").read_text())
 """Node id -> its inputs as they were first published: saved workflows hold their values in this order."""
 SETTINGS = (TokenMerge, TokenPrune, BlockSkip, TrainSettings)

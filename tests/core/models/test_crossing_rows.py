@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from support.pipelines import perturbed_attention
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from pipelines import perturbed_attention
 from skipstone.core.engine.merge import PairsFound
 from skipstone.core.engine.override import Override, beneath
 from skipstone.core.engine.report import Report

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import model_folders as folders
 import pytest
 import tiny
 import torch
-from calibrate.masks import folders
 from safetensors.torch import save_file
 
 from skipstone.cli import main as cli
