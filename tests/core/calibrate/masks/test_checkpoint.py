@@ -192,6 +192,17 @@ def test_what_was_saved_is_loaded_whole(file: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.parametrize("form", ["search", "exchange", "windowed", "sequential"])
+def test_a_loaded_state_is_the_saved_one(form: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"passes": 2, "batch": 2, "updates": 1, "refine_batch": 2, "profile_batch": 2}
+    written, settings = tmp_path / "training.safetensors", TrainSettings(form=form, **given)
+    train_masked(toy(), settings, checkpoint=written)
+    training = begin(toy(), settings)
+    training.load(written)
+    training.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
+
+
 def test_a_new_training_leaves_the_old_checkpoint_until_its_own_stands(file: Path) -> None:
     old, seen = file.read_bytes(), []
 
