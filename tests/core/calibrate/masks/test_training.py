@@ -89,7 +89,7 @@ def test_a_constant_block_is_switched_off_and_a_swinging_one_stays_on(form: str,
 @pytest.mark.parametrize("kind", [Chain, Skips, Residual])
 @pytest.mark.parametrize("target", [0.4, 0.7])
 def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain], target: float) -> None:
-    trained = train_masked(toy(kind(8), calls=16), settings(form, target=target, passes=2, batch=2, updates=2))
+    trained = train_masked(toy(kind(8), calls=10), settings(form, target=target, passes=2, batch=2, updates=2))
     assert abs(trained.mask.provenance["share"] - target) <= MARGIN
     assert trained.mask.run[0].all()
     assert trained.mask.probabilities.min() >= 0 and trained.mask.probabilities.max() <= 1
