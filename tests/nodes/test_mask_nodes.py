@@ -24,6 +24,7 @@ from comfy_models import (
     patcher,
     said,
     sample,
+    server,
 )
 from doubles import comfy
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-__all__ = ["network", "patcher"]
+__all__ = ["network", "patcher", "server"]
 
 
 # on a model

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from comfy_models import HEUN, LAYERS, MERGE, STEPS, Cancelled, guider, sample
+from comfy_models import HEUN, LAYERS, MERGE, STEPS, Cancelled, guider, network, patcher, sample
 from doubles import comfy
 from torch import Tensor, nn
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
+
+__all__ = ["network", "patcher"]
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "SkipstoneTokenMerge"

@@ -95,7 +95,7 @@ def test_several_prompts_are_shared_out_by_the_seed(guider: comfy_training.CFGGu
     again = made.begin([7]).cond[1][0]["cross_attn"]
     assert torch.equal(again[0], rows[7])
     guider.set_conds([prompt(1), prompt(3, tokens=2 * tiny.CONTEXT[0])], [prompt(2)])
-    with pytest.raises(RecipeError, match="are not alike"):
+    with pytest.raises(RecipeError, match="differ in kind"):
         denoiser(guider).begin(list(range(12)))
 
 
