@@ -170,9 +170,9 @@ def test_half_of_the_ways_run_on_each_model(tmp_path: Path) -> None:
     tiny.randomise(pipe.network)
     save_demo("dit", pipeline_modules(pipe).state_dict(), tmp_path / "dit.safetensors", {})
     for model, weights in (("unet", None), ("dit", tmp_path / "dit.safetensors")):
-        painter = Painter(model, FidelityBench(steps=10, weights=weights))  # type: ignore[arg-type]
+        painter = Painter(model, FidelityBench(steps=8, weights=weights))  # type: ignore[arg-type]
         dense = painter.draw(count=1)
-        for way in ways(model, 10)[model == "unet" :: 2]:  # type: ignore[arg-type]
+        for way in ways(model, 8)[model == "unet" :: 2]:  # type: ignore[arg-type]
             drawn = painter.draw(way, count=1)
             assert drawn.shape == dense.shape and torch.isfinite(drawn).all(), way.name
         assert torch.equal(painter.draw(count=1), dense) and not torch.equal(painter.draw(seed=1, count=1), dense)

@@ -131,7 +131,6 @@ def gain(unet: nn.Module, recipe: Recipe) -> float:
     [
         ("dato_coco", 0.0, "dense", 7.66),
         ("dato_coco", 0.4, "dense", 8.63),
-        ("dato_coco", 0.4, "local", 8.79),
     ],
 )
 def test_published_schedules_reach_their_multiply_add_bound_on_stable_diffusion(
