@@ -58,6 +58,6 @@ def share(result: Result) -> int:
 
 
 def calls(result: Result) -> int:
-    found = re.search(r"(\d+) calls: ", result.report())
+    found = re.search(r"(\d+) calls?: ", result.report())
     assert found, result.texts
     return int(found[1])

@@ -37,7 +37,7 @@ def share(result: Result, name: str = "dato") -> int:
 
 def blocks(result: Result, name: str = "dato") -> tuple[int, int, int]:
     """Blocks that ran, all blocks, and calls."""
-    found = re.search(r"ran (\d+) of (\d+) blocks in (\d+) calls,", result.report(name))
+    found = re.search(r"ran (\d+) of (\d+) blocks in (\d+) calls?,", result.report(name))
     assert found, result.texts
     return int(found[1]), int(found[2]), int(found[3])
 

@@ -51,7 +51,7 @@ def skipped(prompt: Prompt, rule: str = "deepcache", every: int = 2, **rare: Any
 
 def counts(result: Result, name: str = "mask") -> tuple[int, int, int]:
     """Blocks that ran, all blocks, and calls, from the report on the node; of its last run where there were several."""
-    found = re.findall(r"ran (\d+) of (\d+) blocks in (\d+) calls,", result.report(name))
+    found = re.findall(r"ran (\d+) of (\d+) blocks in (\d+) calls?,", result.report(name))
     assert found, result.texts
     ran, blocks, calls = found[-1]
     return int(ran), int(blocks), int(calls)
