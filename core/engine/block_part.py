@@ -21,10 +21,11 @@ from .block_value import Values, added, as_output, as_values, carried, subtracte
 from .cache import BlockCache
 from .call import Call
 from .clock import Tick
+from .meter import Meter
 from .network import Network
 from .override import Around, Override
 from .proof import Proof
-from .report import Meter, shortened
+from .report import shortened
 from .session import Maker
 
 _NO_CALL = Call(0.0, (0, 0), ())

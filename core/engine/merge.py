@@ -20,7 +20,7 @@ class MergePart(TokenPart[TokenMerge]):
     """Merges tokens that are more similar to their destination than a threshold.
 
     Example:
-        >>> from skipstone.core.engine.report import Meter
+        >>> from skipstone.core.engine.meter import Meter
         >>> from skipstone.core.plan.run import Horizon
         >>> part = MergePart(TokenMerge(threshold=0.5, bucket=1), [], Horizon(), Meter())
         >>> part.find(0, torch.ones(1, 16, 8), Grid(4, 4, 1), crossing="").pairs.merged  # 4 destinations stay

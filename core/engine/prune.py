@@ -32,7 +32,7 @@ class PrunePart(TokenPart[TokenPrune]):
         kwargs: further arguments of :class:`TokenPart`.
 
     Example:
-        >>> from skipstone.core.engine.report import Meter
+        >>> from skipstone.core.engine.meter import Meter
         >>> from skipstone.core.plan.run import Horizon
         >>> part = PrunePart(TokenPrune(ratio=0.5), [], Horizon(), Meter())
         >>> part.find(0, torch.rand(1, 16, 8), Grid(4, 4, 1), crossing="").pairs.merged  # 8 of 16 tokens are pruned

@@ -13,8 +13,9 @@ from ..errors import Decline, SkipstoneError
 from ..plan.run import Horizon
 from .call import Call, raw_output
 from .clock import Clock, Tick
+from .meter import Meter
 from .override import Override, Overrides
-from .report import Meter, Report
+from .report import Report
 from .trails import Trails
 
 log = logging.getLogger("skipstone")

@@ -22,8 +22,9 @@ from ..tokens.grid import Grid, grid_of
 from ..tokens.maps import Pairs, TokenMap
 from .arguments import Arguments, split
 from .call import Call
+from .meter import Meter
 from .override import Around, Override, beneath
-from .report import Entry, Meter
+from .report import Entry
 
 _STREAM = 3
 """Leading entries of a layout's key that identify its stream (:meth:`.call.Call.keys`); tokens, dtype and device follow."""

@@ -18,9 +18,9 @@ from ..tokens.grid import Grid
 from ..tokens.maps import Pairs
 from .call import Call
 from .clock import Stream, Tick
+from .meter import Meter
 from .network import Network
 from .override import Override
-from .report import Meter
 from .session import Maker
 from .token_layer import PairSearch, TokenLayer
 

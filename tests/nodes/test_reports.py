@@ -14,7 +14,8 @@ from comfy_models import MERGE, SKIP, guider, network, patch, patcher, said, sam
 from doubles import comfy
 from torch import Tensor, nn
 
-from skipstone.core.engine.report import Meter, Report, giga, percent
+from skipstone.core.engine.meter import Meter
+from skipstone.core.engine.report import Report, giga, percent
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import DATO
 from skipstone.core.recipe.recipe import Recipe

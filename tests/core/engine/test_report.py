@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipstone.core.engine.report import Meter, Report
+from skipstone.core.engine.meter import Meter
+from skipstone.core.engine.report import Report
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.pipelines.accelerate import accelerate
 

@@ -1,0 +1,69 @@
+"""Collects what one run did, for its report."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+from .report import Entry, LayerReport, Report
+
+
+class Meter:
+    """Collects the report of one run.
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.decline("down.0", "bypassed by the host")
+        >>> meter.finish().declined
+        {'bypassed by the host': ['down.0']}
+    """
+
+    def __init__(self) -> None:
+        """Start timing."""
+        self.report = Report()
+        self._started = time.perf_counter()
+        self._declined: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, entry: Entry) -> None:
+        """Count one module of one forward."""
+        self.report.layers.setdefault(entry.layer, LayerReport()).add(entry)
+
+    def decline(self, what: str, reason: str) -> None:
+        """Report what ran unaccelerated.
+
+        Args:
+            what: name of a layer, or "calls".
+            reason: why, in one line.
+        """
+        self._declined[reason].add(what)
+
+    def note(self, text: str) -> None:
+        """Add one line to the report, once."""
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+    def count_blocks(self, run: int, reused: int, dead: int, macs_run: int, macs_all: int) -> None:
+        """Add counts of block calls.
+
+        Args:
+            run: blocks that ran.
+            reused: blocks whose cached value was used.
+            dead: blocks whose value was not consumed.
+            macs_run: multiply-adds of the blocks that ran.
+            macs_all: multiply-adds of all of them, had they run.
+        """
+        self.report.block_macs_run += macs_run
+        self.report.block_macs_all += macs_all
+        self.report.blocks_run += run
+        self.report.blocks_reused += reused
+        self.report.blocks_dead += dead
+
+    def keep_cache(self, nbytes: int) -> None:
+        """Register the present cache size in bytes; the report keeps the largest."""
+        self.report.cache_bytes = max(self.report.cache_bytes, nbytes)
+
+    def finish(self) -> Report:
+        """Return the report, brought up to date."""
+        self.report.seconds = time.perf_counter() - self._started
+        self.report.declined = {reason: sorted(what) for reason, what in self._declined.items()}
+        return self.report
