@@ -34,7 +34,16 @@ class FileError(SkipstoneError):
 
 
 class Decline(Exception):
-    """Raised inside a forward for a layer that must run unaccelerated. The report has the reason."""
+    """Raised inside a forward for a layer that must run unaccelerated. The report has the reason.
+
+    Args:
+        reason: one line.
+        timestep: of a forward that is declined as a whole, if known: several forwards at one timestep are one call.
+    """
+
+    def __init__(self, reason: str, timestep: float | None = None) -> None:
+        super().__init__(reason)
+        self.timestep = timestep
 
 
 _MOST_SHOWN = 40

@@ -137,5 +137,6 @@ class Windows:
         self._moved = self._moved or window not in self._known
         if self._moved:
             raise Decline(
-                "context windows that move from step to step cannot be cached: use the standard_static schedule"
+                "context windows that move from step to step cannot be cached: use the standard_static schedule",
+                timestep,
             )

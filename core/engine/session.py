@@ -98,6 +98,7 @@ class Session:
         self._clock = Clock(horizon.timesteps, horizon.train_steps)
         self._trails = Trails()
         self._declined = 0
+        self._level: float | None = None
         self._failed = False
         parts = [make(horizon, self.meter) for make in makers]
         self._parts = [(part, self._overrides(part)) for part in parts]
@@ -123,14 +124,21 @@ class Session:
         After an unexpected error, the rest of the run is unaccelerated too, and the traceback is logged.
         """
         if isinstance(error, (Decline, SkipstoneError)):
-            return self.decline_call(str(error))
+            return self.decline_call(str(error), getattr(error, "timestep", None))
         self._fail(error)
         self._count_declined()
 
-    def decline_call(self, reason: str) -> None:
-        """Count a forward that cannot be served, and run it unaccelerated."""
+    def decline_call(self, reason: str, timestep: float | None = None) -> None:
+        """Count a forward that cannot be served, and run it unaccelerated.
+
+        Args:
+            reason: one line for the report.
+            timestep: of the forward, if known. One at the timestep of the forward before is no further call.
+        """
         self._remove()
-        self._count_declined()
+        if timestep is None or timestep != self._level:
+            self._count_declined()
+        self._level = timestep
         self.meter.decline("calls", reason)
 
     @property
@@ -173,6 +181,7 @@ class Session:
 
     def _begin(self, call: Call) -> None:
         tick = self._clock.tick(call.timestep, call.streams)
+        self._level = call.timestep
         call = self._trails.resolve(call, tick.index)
         self.meter.report.calls = tick.index + 1 + self._declined
         self.meter.report.planned = self._clock.planned

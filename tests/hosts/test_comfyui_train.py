@@ -208,17 +208,17 @@ def test_two_prompts_a_lora_and_no_guidance(host: ComfyUI) -> None:
 def test_cancel_keeps_what_was_learned(host: ComfyUI, form: str, call: int) -> None:
     """The button is pressed in some pass, or at its end; the prompt ends, and the file is there."""
     dense = image(host.run(small()))
-    prompt = training(small(), model="press", passes=50, form=form, filename_prefix=f"cancelled {call}")
+    prompt = training(small(), model="press", passes=50, form=form, filename_prefix=f"cancelled {form} {call}")
     prompt |= {"press": node("ProbeInterrupt", model=["model", 0], call=call)}
     prompt |= {"show": node("PreviewImage", images=["train", 1])}
     del prompt["sampler"], prompt["digest"], prompt["leftovers"]
     cancelled = host.run(prompt)
     assert cancelled.status == "error" and cancelled.detail[0] == "execution_interrupted"
-    found = re.match(r"stopped after (\d+) passes; cancelled \d+_00001_.safetensors: ", cancelled.report("train"))
+    found = re.match(r"stopped after (\d+) passes; cancelled \w+ \d+_00001_.safetensors: ", cancelled.report("train"))
     assert found and 0 < int(found[1]) < 50, cancelled.texts
     assert image(host.run(small())) == dense
     by_file = host.run({**patched(small(), "SkipstoneBlockMask", "mask", mask=["file", 0]),
-                        "file": node("SkipstoneMaskLoader", file=f"cancelled {call}_00001_.safetensors")})  # fmt: skip
+                        "file": node("SkipstoneMaskLoader", file=f"cancelled {form} {call}_00001_.safetensors")})  # fmt: skip
     assert counts(by_file)[2] == 3
     assert share(host.run(applied(form=form))) <= 0.52
 
