@@ -1,4 +1,4 @@
-"""What ComfyUI says of a sampling run and of one forward, in the engine's terms: timesteps, streams, latent size."""
+"""Translate ComfyUI's sampling run and forwards for the engine: timesteps, streams, latent size."""
 
 from __future__ import annotations
 

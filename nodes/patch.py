@@ -68,23 +68,29 @@ def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
     return clone
 
 
-def patched(model: Any, make: Callable[[], Recipe], tell: Callable[[Recipe], str], node_id: Any) -> io.NodeOutput:
-    """What a node puts out that patches by a recipe. tell: what to show on the node before sampling, nothing for "".
+def patched(model: Any, make: Callable[[], Recipe], notice: Callable[[Recipe], str], node_id: Any) -> io.NodeOutput:
+    """Patch a model, as the output of a node.
 
-    What cannot be made is told on the node, and the model passes through as it is.
+    If the recipe cannot be made, the node shows why and the model is returned unchanged.
+
+    Args:
+        model: the ModelPatcher.
+        make: makes the recipe, or raises :class:`SkipstoneError`.
+        notice: returns what to show on the node before sampling; nothing for "".
+        node_id: the node.
     """
     try:
         recipe = make()
     except SkipstoneError as error:
         warn(f"{error}; {UNACCELERATED}", node_id)
         return io.NodeOutput(model)
-    if told := tell(recipe):
-        show_on_node(told, node_id)
+    if text := notice(recipe):
+        show_on_node(text, node_id)
     return io.NodeOutput(patch_model(model, recipe, node_id))
 
 
 def off(text: str) -> Callable[[Recipe], str]:
-    """Tells of a recipe that it does nothing, and of another nothing."""
+    """Return what to show for a recipe: `off: text` if it changes nothing, else nothing."""
     return lambda recipe: f"off: {text}" if recipe.neutral else ""
 
 
@@ -193,21 +199,21 @@ class Run:
         return call
 
     def end(self) -> None:
-        """End the engines' runs, free their state, and tell what was done. Never fails: it stands between a user and a picture."""
+        """End the engines' runs, free their state, and show the reports. Never raises, so that the picture is returned."""
         engines, self._engines = self._engines, {}
         try:
-            self._tell([engine.end() for engine in engines.values() if engine])
+            self._show([engine.end() for engine in engines.values() if engine])
         except Exception as fault:
             self._give_up(fault)
 
-    def _tell(self, reports: list[Report]) -> None:
+    def _show(self, reports: list[Report]) -> None:
         texts = [node_text(report) for report in reports if report.calls]
         if texts:
             log.info("Skipstone: %s", " ".join(texts).replace("\n", " "))
         for node in self._nodes:
-            told = [*texts, *self._told(), *filter(None, [self._replaced.get(node)])]
-            if told:
-                show_run("\n".join(told), node, showing="\n".join(self._told()))
+            shown = [*texts, *self._refusal_lines(), *filter(None, [self._replaced.get(node)])]
+            if shown:
+                show_run("\n".join(shown), node, showing="\n".join(self._refusal_lines()))
         for node in self._replaced.keys() - set(self._nodes):
             show_run(self._replaced[node], node, showing=self._replaced[node])
 
@@ -249,15 +255,15 @@ class Run:
         return not reason or self._refuse(f"{reason}; {UNACCELERATED if alone else WITHOUT[method.kind]}")
 
     def _refuse(self, reason: str) -> bool:
-        """Tell a reason, once. False, for a caller that hands that on."""
+        """Show a reason once. Returns False, for callers that return it."""
         if reason not in self._refusals:
             self._refusals[reason] = None
             log.warning("Skipstone: %s", reason)
             for node in self._nodes:
-                show_on_node("\n".join(self._told()), node)
+                show_on_node("\n".join(self._refusal_lines()), node)
         return False
 
-    def _told(self) -> list[str]:
+    def _refusal_lines(self) -> list[str]:
         return [wrapped(reason) for reason in self._refusals]
 
 
