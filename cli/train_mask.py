@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from ..core.calibrate.masks.processes import joined
 from ..core.calibrate.masks.settings import TrainSettings
 from ..core.calibrate.masks.shards import Shards
 from ..core.calibrate.masks.trainer import Progress, Trained, train
@@ -23,6 +22,7 @@ from ..lab.demo_models.loading import load_model
 from ..pipelines.conditions import conditions_of
 from ..pipelines.denoiser import PipelineDenoiser, denoiser_of
 from .options import described, plain
+from .processes import joined
 
 Model = Annotated[str, tyro.conf.Positional]
 TrainOptions = described(TrainSettings)

@@ -13,7 +13,7 @@ import model_folders as folders
 import pytest
 import torch
 
-from skipstone.core.calibrate.masks.processes import joined
+from skipstone.cli.processes import joined
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.mask import Mask
 

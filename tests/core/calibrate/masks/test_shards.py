@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 from toys import Residual, toy
 
-from skipstone.core.calibrate.masks.processes import joined
+from skipstone.cli.processes import joined
 from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.calibrate.masks.shards import Shards
 from skipstone.core.calibrate.masks.trainer import train_masked

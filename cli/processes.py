@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ...errors import RecipeError
-from .shards import FAILED, GO_ON, STOP, OtherFailed, Shards
+from ..core.calibrate.masks.shards import FAILED, GO_ON, STOP, OtherFailed, Shards
+from ..core.errors import RecipeError
 
 _MPI = ("OMPI_COMM_WORLD", "MV2_COMM_WORLD", "PMI")
 """Under `accelerate launch --cpu --mpirun_hostfile` rank and number stand under MPI's own names."""
