@@ -51,8 +51,37 @@ def test_an_estimate_that_keeps_no_activations_is_the_same() -> None:
     model, seeds = toy(Affine(3), calls=5), [1, 2]
     run = np.random.default_rng(0).random(model.shape) < 0.5
     run[0] = True
-    kept, recomputed = (flip_values(model, run, seeds, Shards(), 3, recompute) for recompute in (False, True))
-    torch.testing.assert_close(recomputed, kept, rtol=1e-12, atol=0)
+    made, estimates = [], []
+    for recompute in (False, True):
+        model.denoiser.calls_made = 0
+        estimates.append(flip_values(model, run, seeds, Shards(), 3, recompute))
+        made.append(model.denoiser.calls_made)
+    torch.testing.assert_close(estimates[1], estimates[0], rtol=1e-12, atol=0)
+    assert made[0] == 2 * model.calls < made[1], "the dense and the gated run; then each call again for its gradient"
+
+
+class Half(Shards):
+    """One of two processes; the other's values, in the order in which they are averaged, are given."""
+
+    def __init__(self, others: list[torch.Tensor]) -> None:
+        """Without them the other process has the same values."""
+        super().__init__()
+        self.count, self.seen, self._others = 2, [], iter(others)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Over both."""
+        self.seen.append(value)
+        return (value + next(self._others, value)) / 2
+
+
+def test_two_processes_estimate_what_one_does() -> None:
+    model = toy(Affine(3), calls=5)
+    run = np.random.default_rng(0).random(model.shape) < 0.5
+    run[0], other = True, Half([])
+    whole = flip_values(model, run, [1, 2, 3, 4], Shards(), draws=2, recompute=False)
+    flip_values(model, run, [2, 4], other, draws=2, recompute=False)
+    shared = flip_values(model, run, [1, 3], Half(other.seen), draws=2, recompute=False)
+    torch.testing.assert_close(shared, whole)
 
 
 def test_without_curvature_the_gradient_alone_is_another_thing() -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,9 +207,9 @@ def test_settings_that_a_form_does_not_use_are_named(caplog: pytest.LogCaptureFi
     for form, names in unread.items():
         assert ", ".join(unused(TrainSettings(form=form, **given[form]))) == names
     assert unused(TrainSettings()) == unused(TrainSettings(form="paper")) == []
-    assert unused(TrainSettings(start="uniform", initial=0.5)) == [] and unused(TrainSettings(initial=0.5)) == [
-        "initial"
-    ]
+    uniform = {form: TrainSettings(form=form, start="uniform", initial=0.5) for form in ("windowed", "search")}
+    assert unused(uniform["windowed"]) == []
+    assert unused(uniform["search"]) == unused(TrainSettings(form="windowed", initial=0.5)) == ["initial"]
     quick = TrainSettings(passes=0, refine_batch=1, profile_batch=1, lr=0.1)
     train(denoiser_of(tiny.dit_pipeline(), 4), quick)
     assert [r.getMessage() for r in caplog.records] == [
@@ -266,6 +267,22 @@ def test_the_search_lowers_the_error_and_keeps_the_budget() -> None:
     assert len(errors) == 120 and errors[-1] < 0.9 * errors[0]
     assert errors == sorted(errors, reverse=True)
     assert trained.mask.provenance["share"] <= 0.51
+
+
+@pytest.mark.parametrize("form", ["search", "exchange"])
+@pytest.mark.parametrize("even", [{"sureness": 0.5}, {"start": "uniform", "initial": 0.2}], ids=str)
+def test_a_mask_that_is_searched_keeps_its_runs_where_probabilities_tell_nothing(
+    form: str, even: dict[str, Any], tmp_path: Path
+) -> None:
+    """A run and a reuse of equal probability, or a start below one half, must not become an empty mask."""
+    file, wanted = tmp_path / "training.safetensors", settings(form, target=0.5, passes=2, **even)
+    found = train_masked(toy(), wanted, checkpoint=file).mask
+    assert 0.5 - MARGIN <= found.provenance["share"] <= wanted.ceiling
+    at_first = begin(toy(), wanted)
+    at_first.load(file)
+    assert np.array_equal(at_first.strategy.mask(), found.run)
+    scores = at_first.strategy.scores()
+    assert scores.shape == found.run.shape and (scores[0] >= scores[1:]).all()
 
 
 @pytest.mark.parametrize("form", NAMES)
