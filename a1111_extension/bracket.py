@@ -45,7 +45,7 @@ class UNetBracket:
         self._engine = Engine(unet, recipe)
         self._session = self._engine.begin()
         self._waiting: _Arguments | None = None
-        self._first = first_block(unet)
+        self._first = _first_block(unet)
         self._unet = unet
         self._removers = [RootHooks(unet, self._before, self._after).remove]
         if self._first is not None:
@@ -96,7 +96,7 @@ class UNetBracket:
         return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent, self.step)
 
 
-def first_block(unet: nn.Module) -> nn.Module | None:
+def _first_block(unet: nn.Module) -> nn.Module | None:
     """Where each pass through a U-Net's blocks begins; None for other networks."""
     blocks = getattr(unet, "input_blocks", None)
     return blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) else None

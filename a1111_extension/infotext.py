@@ -32,13 +32,13 @@ def infotext_of(panel: PanelSettings) -> dict[str, str]:
     if panel.recipe.strip():
         values = {"recipe": json.dumps(recipe.to_dict()), "passes": panel.passes}
     else:
-        values = {name: text_of(getattr(panel, name)) for name in _used(panel)}
+        values = {name: _text_of(getattr(panel, name)) for name in _used(panel)}
         merge = next(method for method in recipe.methods if isinstance(method, TokenMerge))
         values["checkpoints"] = spaced(merge.checkpoints)
     return {
-        key_of(name): value
+        _key_of(name): value
         for name, value in values.items()
-        if FIELDS[name].infotext == ALWAYS or value != text_of(FIELDS[name].default)
+        if FIELDS[name].infotext == ALWAYS or value != _text_of(FIELDS[name].default)
     }
 
 
@@ -52,7 +52,7 @@ def _used(panel: PanelSettings) -> list[str]:
     ]
 
 
-def key_of(name: str) -> str:
+def _key_of(name: str) -> str:
     """The infotext key of a field."""
     return INFOTEXT + name.replace("_", " ")
 
@@ -78,10 +78,10 @@ def read_infotext(name: str) -> Callable[[Mapping[str, str]], Any]:
 
 def _pasted(params: Mapping[str, str]) -> PanelSettings | None:
     """The panel of a picture's infotext, None without one. Raises :class:`SkipstoneError` for one that cannot run."""
-    if key_of("threshold") not in params and key_of("recipe") not in params:
+    if _key_of("threshold") not in params and _key_of("recipe") not in params:
         return None
     written = [entry.name for entry in TABLE if entry.infotext != NEVER]
-    given: dict[str, Any] = {name: params[key_of(name)] for name in written if key_of(name) in params}
+    given: dict[str, Any] = {name: params[_key_of(name)] for name in written if _key_of(name) in params}
     if (listed := given.get("checkpoints")) is not None and listed not in CHECKPOINT_PRESETS:
         given |= {"checkpoints": CUSTOM, "custom": listed}
     panel = PanelSettings.of_args([{**given, "enabled": True}])
@@ -89,7 +89,7 @@ def _pasted(params: Mapping[str, str]) -> PanelSettings | None:
     return panel
 
 
-def text_of(value: Any) -> str:
+def _text_of(value: Any) -> str:
     """A value as infotext has it: numbers without a needless ".0"."""
     if isinstance(value, int):
         return str(value)

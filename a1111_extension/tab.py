@@ -86,7 +86,7 @@ def _unchanged() -> list[Any]:
     return [gr.update() for _ in SETTINGS]
 
 
-def shown_of(panel: PanelSettings) -> list[Any]:
+def _shown_of(panel: PanelSettings) -> list[Any]:
     """What the tab's controls show of a panel's settings."""
     return [getattr(panel, name) for name in SETTINGS]
 
@@ -94,13 +94,13 @@ def shown_of(panel: PanelSettings) -> list[Any]:
 def _of_preset(name: str) -> list[Any]:
     """Recipe, message and controls of a preset."""
     recipe = preset(PRESETS[name])
-    return [recipe.to_json(), "", *shown_of(PanelSettings.of_recipe(recipe))]
+    return [recipe.to_json(), "", *_shown_of(PanelSettings.of_recipe(recipe))]
 
 
 def _pasted(text: str) -> list[Any]:
     """A recipe was typed or pasted: the message, and the controls that show it."""
     try:
-        return ["", *shown_of(PanelSettings.of_recipe(Recipe.from_json(text)))]
+        return ["", *_shown_of(PanelSettings.of_recipe(Recipe.from_json(text)))]
     except SkipstoneError as error:
         return [escape(str(error)), *_unchanged()]
 
@@ -112,7 +112,7 @@ def _edited(name: str, text: str, *values: Any) -> list[Any]:
         recipe = edited(Recipe.from_json(text), panel)
     except SkipstoneError as error:
         return [gr.update(), escape(str(error)), *_unchanged()]
-    return [recipe.to_json(), "", *shown_of(panel)]
+    return [recipe.to_json(), "", *_shown_of(panel)]
 
 
 def _panel(values: tuple[Any, ...]) -> PanelSettings:
@@ -122,7 +122,7 @@ def _panel(values: tuple[Any, ...]) -> PanelSettings:
 def _agree(recipe: Recipe, values: tuple[Any, ...]) -> bool:
     """Do the controls show this recipe?"""
     panel = _panel(values)
-    same = shown_of(PanelSettings.of_recipe(recipe)) == shown_of(panel)
+    same = _shown_of(PanelSettings.of_recipe(recipe)) == _shown_of(panel)
     return same or effects(edited(recipe, panel)) == effects(recipe)
 
 

@@ -23,7 +23,17 @@ from ..tokens.maps import Pairs
 
 
 def jaccard_distance(one: Pairs, other: Pairs) -> Tensor:
-    """Distance [B] between the pairs of the same B samples at two calls, in [0, 1]; 0 where neither has any."""
+    """Distance [B] between the pairs of the same B samples at two calls, in [0, 1]; 0 if neither has any.
+
+    Args:
+        one: pairs of B samples.
+        other: pairs of the same samples, at another call.
+
+    Example:
+        >>> one, other = (Pairs(torch.tensor([partner]), (2,), "mean") for partner in ([0, 1, 0, 1], [0, 1, 0, 0]))
+        >>> jaccard_distance(one, other).tolist()  # of three different pairs, one is in both
+        [0.6666666269302368]
+    """
     position = torch.arange(one.partner.shape[1], device=one.partner.device)
     merged, merged_too = one.partner != position, other.partner != position
     shared = (merged & (one.partner == other.partner)).sum(1)
@@ -33,9 +43,15 @@ def jaccard_distance(one: Pairs, other: Pairs) -> Tensor:
 
 @dataclass(frozen=True)
 class Drift:
-    """J(k) between calls k and k + 1, for a run of `calls` calls; each list has `calls - 1` values.
+    """J(k) between calls k and k + 1 of a run.
 
-    layers: per layer, mean over samples and runs; None where that layer was not seen in two neighbouring calls.
+    Args:
+        calls: number of calls, T.
+        layers: J(k) [T - 1] of each layer, mean over samples and runs; None where that layer did not run at both calls.
+
+    Example:
+        >>> Drift(3, {"a": (0.2, 0.4), "b": (0.4, None)}).mean
+        (0.30000000000000004, 0.4)
     """
 
     calls: int
@@ -43,22 +59,30 @@ class Drift:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean over the layers."""
+        """Mean over the layers, [T - 1]."""
         columns = zip(*self.layers.values(), strict=True)
         return tuple(_mean([v for v in column if v is not None]) or 0.0 for column in columns)
 
 
 class DriftMeter:
-    """Observes runs in which pairs are searched at every call; the first call of each is 0 and follows no other."""
+    """An observer of runs in which pairs are searched at every call; each run begins with call 0.
+
+    Example:
+        >>> meter, pairs = DriftMeter(), Pairs(torch.tensor([[0, 1, 0]]), (1,), "mean")
+        >>> for call in (0, 1):
+        ...     meter(PairsFound("block", call, (Stream("cond", 1),), pairs))
+        >>> meter.drift().mean, meter.pairs_seen
+        ((0.0,), 2)
+    """
 
     def __init__(self) -> None:
-        """Before the first run."""
+        """Start with no runs."""
         self.pairs_seen = 0
         self._last: dict[tuple[str, tuple[Stream, ...]], PairsFound] = {}
         self._distances: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
 
     def __call__(self, found: PairsFound) -> None:
-        """Compare with the same layer and rows at the call before."""
+        """Compare pairs with those of the same layer and rows at the call before."""
         key = (found.layer, found.streams)
         before = self._last.get(key)
         if before is not None and before.call == found.call - 1:
@@ -67,7 +91,7 @@ class DriftMeter:
         self.pairs_seen += sum(found.pairs.merged)
 
     def drift(self) -> Drift:
-        """All runs so far."""
+        """Return the drift over all runs so far."""
         calls = 1 + max((k + 1 for values in self._distances.values() for k in values), default=0)
         return Drift(
             calls,
@@ -86,6 +110,14 @@ def staleness(drift: Sequence[float], checkpoints: Sequence[int]) -> float:
     """Mean over the calls of the drift accumulated since the last checkpoint.
 
     The Jaccard distance is a metric, so the accumulated drift bounds how far the pairs in use are from fresh ones.
+
+    Args:
+        drift: J(k) for k = 0..T-2.
+        checkpoints: calls at which pairs are searched.
+
+    Example:
+        >>> staleness([0.1, 0.2, 0.3], checkpoints=[0, 2])  # 0, 0.1, 0 and 0.3 at the four calls
+        0.1
     """
     stale, total, fresh = 0.0, 0.0, set(checkpoints)
     for call in range(len(drift) + 1):
@@ -95,9 +127,17 @@ def staleness(drift: Sequence[float], checkpoints: Sequence[int]) -> float:
 
 
 def choose_checkpoints(drift: Sequence[float], count: int) -> tuple[int, ...]:
-    """The `count` calls, 0 among them, with the least :func:`staleness`; the earliest of equals. Exact, O(count T^2).
+    """Return the `count` calls, 0 among them, with the least :func:`staleness`; of equals, the earliest. Exact, O(count T^2).
 
-    drift: J(k) for k = 0..T-2. Raises :class:`RecipeError` for a count outside 1..T.
+    Args:
+        drift: J(k) for k = 0..T-2.
+        count: number of checkpoints.
+
+    Raises :class:`RecipeError` for a count outside 1..T.
+
+    Example:
+        >>> choose_checkpoints([0.1, 0.1, 0.9, 0.1], count=2)
+        (0, 3)
     """
     level = list(accumulate(drift, initial=0.0))
     area = list(accumulate(level, initial=0.0))
@@ -121,7 +161,17 @@ def choose_checkpoints(drift: Sequence[float], count: int) -> tuple[int, ...]:
 
 
 def as_paper_calls(calls: Sequence[int], timesteps: Sequence[float], train_steps: float = 1000.0) -> tuple[int, ...]:
-    """Calls of a run with these timesteps as calls of the 51-call run that lists are written for, by position."""
+    """Convert calls of a run to calls of the 51-call run that checkpoint lists are written for, by position.
+
+    Args:
+        calls: calls of the run.
+        timesteps: training timestep of each call of the run.
+        train_steps: training timesteps of the model's noise schedule.
+
+    Example:
+        >>> as_paper_calls([0, 5], [999.0 - 100 * k for k in range(10)])
+        (0, 28)
+    """
     positions = Positions.of_run(timesteps, train_steps)
     if len(timesteps) == PAPER_CALLS and positions.is_full(timesteps):
         return tuple(calls)

@@ -64,7 +64,7 @@ def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Pro
     Raises :class:`RecipeError` for files that stand in the way, the Markdown page before anything is measured.
     """
     if files.markdown:
-        around_section(bench, files.markdown)
+        _around_section(bench, files.markdown)
     result = load_figures(bench, files.load) if files.load else measure()
     if not files.load:
         make_folder(files.out.parent)
@@ -72,7 +72,7 @@ def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Pro
         say(f"wrote {files.out}")
     show(bench, result)
     if files.markdown:
-        replace_section(bench, files.markdown, result)
+        _replace_section(bench, files.markdown, result)
     return result
 
 
@@ -125,14 +125,14 @@ def _line(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def replace_section(bench: Bench, path: Path, result: Figures) -> None:
+def _replace_section(bench: Bench, path: Path, result: Figures) -> None:
     """Put the tables between the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
     begin, end = bench.markers
-    head, tail = around_section(bench, path)
+    head, tail = _around_section(bench, path)
     write_text(path, f"{head}{begin}\n\n{markdown(bench, result)}\n\n{end}{tail}")
 
 
-def around_section(bench: Bench, path: Path) -> tuple[str, str]:
+def _around_section(bench: Bench, path: Path) -> tuple[str, str]:
     """What stands before and after the markers of a Markdown file. Raises :class:`RecipeError` when it has none."""
     begin, end = bench.markers
     head, found, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition(begin)

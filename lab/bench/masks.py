@@ -84,7 +84,7 @@ def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "")
     """Measure, or load, then show, save and document. Returns what the JSON file holds. Raises :class:`SkipstoneError`."""
     options.check()
     with threads(options.threads or torch.get_num_threads()):
-        result = publish(bench_of(options.model), options, lambda: measure(options, say, command), say)
+        result = publish(_bench_of(options.model), options, lambda: measure(options, say, command), say)
     if options.plot:
         from .mask_plot import plot_masks
 
@@ -95,7 +95,7 @@ def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "")
 
 def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
     """All figures of one bench, as plain values."""
-    comparison = MaskComparison(options)
+    comparison = _MaskComparison(options)
     trained = [(path, Mask.load(path)) for path in options.files]
     rows: list[dict[str, Any]] = []
     with frozen(comparison.plain.denoiser.network):
@@ -112,7 +112,7 @@ def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
     return {"command": command, "machine": machine("cpu"), "absent": comparison.absent, **settings, "rows": rows}
 
 
-class MaskComparison:
+class _MaskComparison:
     """A denoiser, its dense results on the evaluation noises, and everything that is set against them."""
 
     def __init__(self, options: MaskBench) -> None:
@@ -227,6 +227,6 @@ def _spread(row: dict[str, Any], name: str, digits: int) -> str:
     return value if not row["spread"] else f"{value} ± {row['spread'][name]:.{digits}f}"
 
 
-def bench_of(model: str) -> Bench:
+def _bench_of(model: str) -> Bench:
     """Tables of each model have a section of their own."""
     return Bench(f"masks {Path(model).stem}", ("model", "steps", "guidance", "noises", "rows"), tables)

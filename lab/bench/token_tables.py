@@ -11,12 +11,12 @@ OURS = "Skipstone"
 
 def tables(result: Figures) -> list[Table]:
     """All tables of a bench's figures."""
-    found = [block_table(block) for block in result["blocks"]]
-    found += [unet_table(unet) for unet in result["end_to_end"]]
-    return [*found, wrapper_table(result["wrapper"])]
+    found = [_block_table(block) for block in result["blocks"]]
+    found += [_unet_table(unet) for unet in result["end_to_end"]]
+    return [*found, _wrapper_table(result["wrapper"])]
 
 
-def block_table(block: dict[str, Any]) -> Table:
+def _block_table(block: dict[str, Any]) -> Table:
     """One size and merged share. Times are minimum / median; `vs peer` compares with the best peer in calls of that kind."""
     title = (
         f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, rounds: {block['runs']}; "
@@ -49,7 +49,7 @@ def best_peer(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> dict
     return min(fit, key=lambda r: r[key], default=None)
 
 
-def unet_table(unet: dict[str, Any]) -> Table:
+def _unet_table(unet: dict[str, Any]) -> Table:
     """One U-Net call of one size."""
     rows = [
         (r["name"], f"{r['min_ms'] / 1e3:.2f}", f"{r['median_ms'] / 1e3:.2f}", f"{r['speedup']:.2f}x")
@@ -59,7 +59,7 @@ def unet_table(unet: dict[str, Any]) -> Table:
     return Table(title, ("way", "min s", "median s", "speed-up"), tuple(rows))
 
 
-def wrapper_table(wrapper: dict[str, Any]) -> Table:
+def _wrapper_table(wrapper: dict[str, Any]) -> Table:
     """What the wrapper costs where there is nothing to do."""
     rows = (
         ("bracket and overrides of one call", f"{wrapper['bracket_us']:.0f} µs"),

@@ -76,13 +76,13 @@ def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
     each = options.runs * len(options.sizes) if len(options.runs) == 1 else options.runs
     result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
     for size, runs in zip(options.sizes, each, strict=True):
-        result["blocks"] += measure_size(block, size, options.fractions, runs, say)
+        result["blocks"] += _measure_size(block, size, options.fractions, runs, say)
     result["wrapper"] = overhead_costs()
     result["end_to_end"] = [end_to_end(size, options.end_to_end_runs, say) for size in options.end_to_end]
     return result
 
 
-def measure_size(
+def _measure_size(
     block: nn.Module, size: int, fractions: tuple[float, ...], runs: int, say: Progress
 ) -> list[dict[str, Any]]:
     """One size at all fractions, in the same rounds; one result per fraction."""

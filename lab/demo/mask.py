@@ -45,7 +45,7 @@ Train = Callable[[DemoOptions, TrainSettings, Path], Trained]
 
 def run_mask_demo(options: DemoOptions, train: Train) -> dict[str, Any]:
     """Train, draw, tell; returns what `demo_mask.json` holds. Raises :class:`RecipeError` for bad options."""
-    settings, seed, folder = training_of(options), noise_seed(options.seed), options.out / NAME
+    settings, seed, folder = _training_of(options), noise_seed(options.seed), options.out / NAME
     started = perf_counter()
     trained = train(options, settings, folder)
     seconds = perf_counter() - started
@@ -61,7 +61,7 @@ def run_mask_demo(options: DemoOptions, train: Train) -> dict[str, Any]:
     return result
 
 
-def training_of(options: DemoOptions) -> TrainSettings:
+def _training_of(options: DemoOptions) -> TrainSettings:
     """How the mask is trained. Raises :class:`RecipeError` for settings that cannot be."""
     given: dict[str, Any] = {"target": options.target, "passes": options.passes}
     return replace(TRAINING, **{name: value for name, value in given.items() if value is not None})
@@ -74,20 +74,20 @@ def noise_seed(seed: int) -> int:
     return EVALUATION_SEEDS + seed
 
 
-def fora_mask(pipe: IconPipeline, steps: int, share: float) -> Mask:
+def _fora_mask(pipe: IconPipeline, steps: int, share: float) -> Mask:
     """FORA at a share of the multiply-adds: evenly spaced full calls, the cache repeated between them."""
     model = prepare(denoiser_of(pipe, steps))
     return model.mask(interval_mask(model, share))
 
 
 def _ways(pipe: IconPipeline, folder: Path, share: float, steps: int) -> list[Way]:
-    masks = {OURS: Mask.load(folder / "mask.safetensors"), FORA: fora_mask(pipe, steps, share)}
+    masks = {OURS: Mask.load(folder / "mask.safetensors"), FORA: _fora_mask(pipe, steps, share)}
     by_mask = [Way(name, steps, Recipe(skip=BlockSkip(mask=mask))) for name, mask in masks.items()]
     return [Way("dense", steps), *by_mask]
 
 
 def _result(figures: dict[str, Figures], trained: Trained, seconds: float, options: DemoOptions) -> dict[str, Any]:
-    settings = training_of(options)
+    settings = _training_of(options)
     return {
         "rows": {name: asdict(one) for name, one in figures.items()},
         "target": settings.share,

@@ -47,7 +47,7 @@ def accuracy(model: IconClassifier, pictures: torch.Tensor, labels: torch.Tensor
     return (torch.cat(guesses) == labels).float().mean().item()
 
 
-def augment(pictures: torch.Tensor) -> torch.Tensor:
+def _augment(pictures: torch.Tensor) -> torch.Tensor:
     """Shift by up to 4 pixels and add noise of up to 0.15, so that small artefacts do not decide."""
     down, right = torch.randint(-4, 5, (2,)).tolist()
     noise = torch.randn_like(pictures) * torch.rand(len(pictures), 1, 1, 1) * 0.15
@@ -61,7 +61,7 @@ def train_classifier(pictures: torch.Tensor, labels: torch.Tensor, steps: int) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
         chosen = torch.randint(len(pictures), (BATCH,))
-        logits = model(augment(pictures[chosen].float() / 255))
+        logits = model(_augment(pictures[chosen].float() / 255))
         F.cross_entropy(logits, labels[chosen], label_smoothing=0.05).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -38,7 +38,7 @@ BACKGROUNDS: tuple[tuple[Colour, Colour], ...] = (
 
 
 @dataclass(frozen=True)
-class Pen:
+class _Pen:
     """Draws in unit coordinates (x right, y down, the picture spans -1..1) under one rotation, scale and shift."""
 
     canvas: ImageDraw.ImageDraw
@@ -53,7 +53,7 @@ class Pen:
 
     def disc(self, x: float, y: float, rx: float, colour: Colour, ry: float | None = None) -> None:
         """Fill an ellipse with centre (x, y) and radii (rx, ry); `ry` defaults to `rx`."""
-        self.polygon(arc(x, y, rx, rx if ry is None else ry, 0, 360), colour)
+        self.polygon(_arc(x, y, rx, rx if ry is None else ry, 0, 360), colour)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle."""
@@ -65,36 +65,36 @@ class Pen:
         return (u + 1) * self.side / 2, (v + 1) * self.side / 2
 
 
-def arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> list[Point]:
+def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> list[Point]:
     """Points on an ellipse from `start` to `stop` degrees, clockwise from the right."""
     angles = np.radians(np.linspace(start, stop, 41))
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
-def spikes(count: int, outer: float, inner: float) -> list[Point]:
+def _spikes(count: int, outer: float, inner: float) -> list[Point]:
     """A star polygon with `count` points, the first one up."""
     radii = [outer, inner] * count
     return [(r * math.sin(math.pi * i / count), -r * math.cos(math.pi * i / count)) for i, r in enumerate(radii)]
 
 
-def sun(pen: Pen, colour: Colour) -> None:
+def _sun(pen: _Pen, colour: Colour) -> None:
     """A disc in a ring of eight rays."""
-    pen.polygon(spikes(8, 0.80, 0.46), colour)
+    pen.polygon(_spikes(8, 0.80, 0.46), colour)
     pen.disc(0, 0, 0.40, WHITE)
     pen.disc(0, 0, 0.32, colour)
 
 
-def moon(pen: Pen, colour: Colour) -> None:
+def _moon(pen: _Pen, colour: Colour) -> None:
     """A crescent, open to the right."""
-    pen.polygon(arc(0.05, 0, 0.68, 0.68, 50, 310) + arc(0.30, 0, 0.48, 0.52, 292, 68), colour)
+    pen.polygon(_arc(0.05, 0, 0.68, 0.68, 50, 310) + _arc(0.30, 0, 0.48, 0.52, 292, 68), colour)
 
 
-def star(pen: Pen, colour: Colour) -> None:
+def _star(pen: _Pen, colour: Colour) -> None:
     """A five-pointed star."""
-    pen.polygon(spikes(5, 0.80, 0.36), colour)
+    pen.polygon(_spikes(5, 0.80, 0.36), colour)
 
 
-def heart(pen: Pen, colour: Colour) -> None:
+def _heart(pen: _Pen, colour: Colour) -> None:
     """The curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t."""
     outline = []
     for t in np.linspace(0, 2 * math.pi, 60):
@@ -103,7 +103,7 @@ def heart(pen: Pen, colour: Colour) -> None:
     pen.polygon(outline, colour)
 
 
-def house(pen: Pen, colour: Colour) -> None:
+def _house(pen: _Pen, colour: Colour) -> None:
     """Cream walls, a coloured roof, a door and a window."""
     pen.box(-0.48, -0.08, 0.48, 0.64, CREAM)
     pen.polygon([(-0.70, -0.06), (0, -0.70), (0.70, -0.06)], colour)
@@ -111,14 +111,14 @@ def house(pen: Pen, colour: Colour) -> None:
     pen.box(0.12, 0.12, 0.36, 0.36, INK)
 
 
-def tree(pen: Pen, colour: Colour) -> None:
+def _tree(pen: _Pen, colour: Colour) -> None:
     """A fir of three tiers on a trunk."""
     pen.box(-0.11, 0.40, 0.11, 0.76, BROWN)
     for top, bottom, half in ((-0.10, 0.50, 0.58), (-0.46, 0.16, 0.46), (-0.80, -0.18, 0.34)):
         pen.polygon([(-half, bottom), (0, top), (half, bottom)], colour)
 
 
-def fish(pen: Pen, colour: Colour) -> None:
+def _fish(pen: _Pen, colour: Colour) -> None:
     """A fish that swims to the left."""
     pen.polygon([(0.28, 0), (0.78, -0.42), (0.78, 0.42)], colour)
     pen.disc(-0.16, 0, 0.58, colour, 0.40)
@@ -126,22 +126,22 @@ def fish(pen: Pen, colour: Colour) -> None:
     pen.disc(-0.42, -0.08, 0.06, INK)
 
 
-def flower(pen: Pen, colour: Colour) -> None:
+def _flower(pen: _Pen, colour: Colour) -> None:
     """Six petals, a yellow heart."""
     for i in range(6):
         pen.disc(0.44 * math.sin(math.pi * i / 3), -0.44 * math.cos(math.pi * i / 3), 0.28, colour)
     pen.disc(0, 0, 0.25, YELLOW)
 
 
-def mushroom(pen: Pen, colour: Colour) -> None:
+def _mushroom(pen: _Pen, colour: Colour) -> None:
     """A dotted cap on a white stem."""
     pen.polygon([(-0.18, 0), (0.18, 0), (0.26, 0.68), (-0.26, 0.68)], WHITE)
-    pen.polygon(arc(0, 0.10, 0.72, 0.76, 180, 360), colour)
+    pen.polygon(_arc(0, 0.10, 0.72, 0.76, 180, 360), colour)
     for x, y, r in ((-0.36, -0.16, 0.12), (0.04, -0.38, 0.13), (0.38, -0.12, 0.11)):
         pen.disc(x, y, r, WHITE)
 
 
-def boat(pen: Pen, colour: Colour) -> None:
+def _boat(pen: _Pen, colour: Colour) -> None:
     """A hull with two white sails."""
     pen.polygon([(-0.74, 0.32), (0.74, 0.32), (0.46, 0.68), (-0.46, 0.68)], colour)
     pen.polygon([(-0.03, -0.74), (-0.03, 0.22), (-0.60, 0.22)], WHITE)
@@ -149,24 +149,24 @@ def boat(pen: Pen, colour: Colour) -> None:
 
 
 @dataclass(frozen=True)
-class Icon:
+class _Icon:
     """One class: how it is drawn and the colours it comes in."""
 
-    draw: Callable[[Pen, Colour], None]
+    draw: Callable[[_Pen, Colour], None]
     colours: tuple[Colour, ...]
 
 
-ICONS: dict[str, Icon] = {
-    "sun": Icon(sun, (YELLOW, ORANGE)),
-    "moon": Icon(moon, (CREAM, YELLOW)),
-    "star": Icon(star, (YELLOW, WHITE)),
-    "heart": Icon(heart, (RED, PINK)),
-    "house": Icon(house, (RED, ORANGE)),
-    "tree": Icon(tree, (LIME, GREEN)),
-    "fish": Icon(fish, (ORANGE, YELLOW)),
-    "flower": Icon(flower, (PINK, WHITE)),
-    "mushroom": Icon(mushroom, (RED, ORANGE)),
-    "boat": Icon(boat, (RED, BROWN)),
+ICONS: dict[str, _Icon] = {
+    "sun": _Icon(_sun, (YELLOW, ORANGE)),
+    "moon": _Icon(_moon, (CREAM, YELLOW)),
+    "star": _Icon(_star, (YELLOW, WHITE)),
+    "heart": _Icon(_heart, (RED, PINK)),
+    "house": _Icon(_house, (RED, ORANGE)),
+    "tree": _Icon(_tree, (LIME, GREEN)),
+    "fish": _Icon(_fish, (ORANGE, YELLOW)),
+    "flower": _Icon(_flower, (PINK, WHITE)),
+    "mushroom": _Icon(_mushroom, (RED, ORANGE)),
+    "boat": _Icon(_boat, (RED, BROWN)),
 }
 CLASSES: tuple[str, ...] = tuple(ICONS)
 
@@ -178,7 +178,7 @@ def gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
     return Image.fromarray(np.broadcast_to(rows.round().astype(np.uint8), (side, side, 3)).copy())
 
 
-def draw_picture(name: str, rng: np.random.Generator) -> Image.Image:
+def _draw_picture(name: str, rng: np.random.Generator) -> Image.Image:
     """One SIZE x SIZE picture of class `name`: random background, colour, place, size and tilt."""
     side = SIZE * SUPERSAMPLING
     picture = gradient(*BACKGROUNDS[rng.integers(len(BACKGROUNDS))], side)
@@ -186,7 +186,7 @@ def draw_picture(name: str, rng: np.random.Generator) -> Image.Image:
     colour = icon.colours[rng.integers(len(icon.colours))]
     shift = (rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04))
     angle, scale = math.radians(rng.uniform(-4, 4)), rng.uniform(0.94, 1.06)
-    icon.draw(Pen(ImageDraw.Draw(picture), side, angle, scale, shift), colour)
+    icon.draw(_Pen(ImageDraw.Draw(picture), side, angle, scale, shift), colour)
     return picture.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
@@ -194,5 +194,5 @@ def draw_pictures(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` pictures, uint8 [count, 3, SIZE, SIZE], and their labels, int64 [count]; the classes take turns."""
     rng = np.random.default_rng(seed)
     labels = torch.arange(count) % len(CLASSES)
-    drawn = [np.asarray(draw_picture(CLASSES[label], rng)) for label in labels.tolist()]
+    drawn = [np.asarray(_draw_picture(CLASSES[label], rng)) for label in labels.tolist()]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous(), labels

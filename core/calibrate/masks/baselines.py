@@ -1,6 +1,6 @@
-"""Masks made by rules for a budget: intervals (FORA, DeepCache) and a greedy one by feature variation. Training begins at one.
+"""Masks made by rules for a budget: intervals (FORA, DeepCache), and a greedy one by feature variation. Training starts from one.
 
-Each takes a model and a share of the multiply-adds and returns a mask bool [T, L] that needs at most that.
+Each function takes a model and a share of the multiply-adds, and returns a mask bool [T, L] that needs at most that share.
 """
 
 from __future__ import annotations
@@ -22,11 +22,20 @@ _BENDS = tuple(0.05 * k for k in range(10, 31))
 
 
 def even_calls(calls: int, full: int) -> list[int]:
-    """`full` of `calls` calls, the first among them, evenly spread."""
+    """Return evenly spread calls, the first among them.
+
+    Args:
+        calls: number of calls of the run.
+        full: how many to choose.
+
+    Example:
+        >>> even_calls(10, 4)
+        [0, 2, 5, 7]
+    """
     return sorted({int(k * calls / full) for k in range(full)})
 
 
-def full_calls_mask(shape: tuple[int, int], full: Sequence[int]) -> np.ndarray:
+def _full_calls_mask(shape: tuple[int, int], full: Sequence[int]) -> np.ndarray:
     """The mask bool [T, L] that runs everything at these calls, and nothing at the others."""
     run = np.zeros(shape, dtype=bool)
     run[list(full)] = True
@@ -34,25 +43,59 @@ def full_calls_mask(shape: tuple[int, int], full: Sequence[int]) -> np.ndarray:
 
 
 def interval_scores(shape: tuple[int, int], costs: Costs, target: float) -> np.ndarray:
-    """Scores [T, L] whose cut at the budget is an interval mask: as many evenly spread full calls as fit, then a part of more."""
+    """Scores [T, L] whose cut at the budget is an interval mask.
+
+    As many evenly spread full calls as fit score 1 or more, and those of the next denser interval 0.5 more than the rest.
+
+    Args:
+        shape: (T, L).
+        costs: of the blocks.
+        target: share of the multiply-adds.
+
+    Example:
+        >>> interval_scores(model.shape, model.costs, target=0.5).mean(axis=1).tolist()
+        [1.5, 0.5, 1.5, 0.0]
+    """
     calls = shape[0]
-    counts = [n for n in range(1, calls + 1) if costs.share(full_calls_mask(shape, even_calls(calls, n))) <= target]
+    counts = [n for n in range(1, calls + 1) if costs.share(_full_calls_mask(shape, even_calls(calls, n))) <= target]
     fits = max(counts, default=1)
-    scores = full_calls_mask(shape, even_calls(calls, fits)).astype(np.float64)
-    more = full_calls_mask(shape, even_calls(calls, min(calls, fits + 1)))
+    scores = _full_calls_mask(shape, even_calls(calls, fits)).astype(np.float64)
+    more = _full_calls_mask(shape, even_calls(calls, min(calls, fits + 1)))
     return scores + 0.5 * more
 
 
 def spaced_calls(calls: int, full: int, bend: float = 1.0) -> list[int]:
-    """`full` of `calls` calls, the first and the last among them. bend: 1 spreads evenly, less has them closer at the end."""
+    """Return spread calls, the first and the last among them.
+
+    Args:
+        calls: number of calls of the run.
+        full: how many to choose.
+        bend: 1 spreads evenly; below 1 they are closer together at the end.
+
+    Example:
+        >>> spaced_calls(20, 5), spaced_calls(20, 5, bend=0.5)
+        ([0, 5, 10, 14, 19], [0, 10, 13, 16, 19])
+    """
     places = np.linspace(0, 1, max(full, 2)) ** bend * (calls - 1)
     return sorted(set(np.round(places).astype(int).tolist()))
 
 
 def spaced_mask(model: MaskedModel, target: float, bend: float = 1.0) -> np.ndarray:
-    """As many spread full calls as the budget holds, the last call among them (see :func:`spaced_calls`)."""
+    """As many full calls as fit the budget, spread by :func:`spaced_calls`, so that the last call is full.
+
+    Args:
+        model: to make the mask for.
+        target: share of the multiply-adds.
+        bend: of :func:`spaced_calls`.
+
+    Raises :class:`RecipeError` if two full calls do not fit.
+
+    Example:
+        >>> spaced_mask(model, 0.5)[:, 0].tolist()
+        [True, False, False, True]
+    """
     shape, costs = model.shape, model.costs
-    made = [full_calls_mask(shape, spaced_calls(shape[0], n, bend)) for n in range(2, shape[0] + 1)]
+    made = [_full_calls_mask(shape, spaced_calls(shape[0], n, bend)) for n in range(2, shape[0] + 1)]
     fitting = [run for run in made if costs.share(run) <= target]
     if not fitting:
         raise RecipeError(f"two full calls need more than {target:.0%} of the multiply-adds")
@@ -60,12 +103,34 @@ def spaced_mask(model: MaskedModel, target: float, bend: float = 1.0) -> np.ndar
 
 
 def interval_mask(model: MaskedModel, target: float) -> np.ndarray:
-    """FORA's, made to fit: as many evenly spread full calls as the budget holds, and a part of one more."""
+    """FORA's rule (arXiv 2407.01425), fitted to a budget: as many evenly spread full calls as fit, and a part of one more.
+
+    Args:
+        model: to make the mask for.
+        target: share of the multiply-adds.
+
+    Raises :class:`RecipeError` for a budget out of reach.
+
+    Example:
+        >>> interval_mask(model, 0.5)[:, 0].tolist()
+        [True, False, True, False]
+    """
     return to_budget(interval_scores(model.shape, model.costs, target), target, model.costs)
 
 
 def deepcache_mask(model: MaskedModel, target: float) -> np.ndarray:
-    """DeepCache's interval and branch whose share is the largest within the budget. Raises :class:`RecipeError` for none."""
+    """DeepCache's rule (arXiv 2312.00858) with the interval and branch that use most of the budget.
+
+    Args:
+        model: to make the mask for.
+        target: share of the multiply-adds.
+
+    Raises :class:`RecipeError` if no interval fits.
+
+    Example:
+        >>> deepcache_mask(model, 0.75).sum(axis=1).tolist()  # blocks that run at each call
+        [4, 2, 4, 2]
+    """
     branches = sorted({b.depth for b in model.graph.blocks})[:-1] or [0]
     found = [
         deepcache(model.calls, model.graph, every, branch) for every in range(1, model.calls + 1) for branch in branches
@@ -80,7 +145,15 @@ def deepcache_mask(model: MaskedModel, target: float) -> np.ndarray:
 def block_changes(model: MaskedModel, seeds: Sequence[int]) -> np.ndarray:
     """Relative L1 change [T, L] of each block's value from call to call, along dense runs; 0 at call 0.
 
-    Of a call in several forwards, their mean.
+    If a call takes several forwards, their mean.
+
+    Args:
+        model: to measure on.
+        seeds: of the samples.
+
+    Example:
+        >>> block_changes(model, seeds=[0, 1]).shape
+        (4, 4)
     """
     at = model.denoiser.begin(seeds)
     changes, blocks = np.zeros(model.shape), model.shape[1]
@@ -100,7 +173,17 @@ def block_changes(model: MaskedModel, seeds: Sequence[int]) -> np.ndarray:
 
 
 def variation_mask(model: MaskedModel, target: float, seeds: Sequence[int]) -> np.ndarray:
-    """Greedy: a block runs when its changes since its last run add up to a threshold, which is set to meet the budget."""
+    """Greedy rule: a block runs when its changes since its last run exceed a threshold, which is set to meet the budget.
+
+    Args:
+        model: to make the mask for.
+        target: share of the multiply-adds.
+        seeds: of the samples on which changes are measured.
+
+    Example:
+        >>> bool(model.costs.share(variation_mask(model, 0.5, seeds=[0, 1])) <= 0.5)
+        True
+    """
     changes = block_changes(model, seeds)
     low, high = 0.0, float(changes.sum(axis=0).max()) + 1.0
     for _ in range(_HALVINGS):
@@ -126,9 +209,17 @@ def rule_masks(
     seeds: Sequence[int],
     refused: Callable[[str, SkipstoneError], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What each rule that suits the network makes of the budget, by name.
+    """The mask of each rule that suits the network and can meet the budget, by name.
 
-    seeds: samples on which the feature variation is measured. refused: called for each rule that cannot meet the budget.
+    Args:
+        model: to make the masks for.
+        target: share of the multiply-adds.
+        seeds: of the samples on which feature variation is measured.
+        refused: called for each rule that cannot meet the budget.
+
+    Example:
+        >>> list(rule_masks(model, 0.5, seeds=[0]))
+        ['interval', 'interval, last full', 'feature variation']
     """
     makers: dict[str, Callable[[], np.ndarray]] = {
         "interval": lambda: interval_mask(model, target),
@@ -148,7 +239,16 @@ def rule_masks(
 
 
 def spread_masks(model: MaskedModel, target: float) -> list[np.ndarray]:
-    """Spread full calls of many bends, each schedule once; none where the budget holds no two full calls."""
+    """The different schedules of :func:`spaced_mask` over many bends; empty if two full calls do not fit the budget.
+
+    Args:
+        model: to make the masks for.
+        target: share of the multiply-adds.
+
+    Example:
+        >>> len(spread_masks(model, 0.75)), spread_masks(model, 0.3)
+        (2, [])
+    """
     try:
         made = [spaced_mask(model, target, bend) for bend in _BENDS]
     except RecipeError:
@@ -157,11 +257,31 @@ def spread_masks(model: MaskedModel, target: float) -> list[np.ndarray]:
 
 
 def filled(run: np.ndarray, model: MaskedModel, target: float) -> np.ndarray:
-    """A mask with as many runs more as the budget holds: those of an interval mask first."""
+    """Add as many runs to a mask as fit the budget, those of an interval mask first.
+
+    Args:
+        run: mask bool [T, L].
+        model: that it is for.
+        target: share of the multiply-adds.
+
+    Example:
+        >>> empty = np.zeros(model.shape, dtype=bool)
+        >>> bool(np.array_equal(filled(empty, model, 0.5), interval_mask(model, 0.5)))
+        True
+    """
     scores = run + 0.5 * interval_scores(model.shape, model.costs, target) / 1.5
     return to_budget(scores, target, model.costs)
 
 
 def certain(run: np.ndarray, sureness: float) -> Tensor:
-    """Probabilities [T, L] that stand for a mask."""
+    """Probabilities [T, L] that stand for a mask.
+
+    Args:
+        run: mask bool [T, L].
+        sureness: probability where the mask runs a block; 1 less this where it reuses.
+
+    Example:
+        >>> certain(np.array([[True, False]]), sureness=0.75).tolist()
+        [[0.75, 0.25]]
+    """
     return torch.from_numpy(np.where(run, sureness, 1 - sureness)).float()

@@ -1,4 +1,4 @@
-"""Checkpoint files: numbers and tensors in a safetensors file, written whole and checked before anything is used."""
+"""Checkpoint files of trainings: numbers and tensors in one safetensors file, written atomically and checked before use."""
 
 from __future__ import annotations
 
@@ -24,21 +24,50 @@ Limits = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Content:
-    """head: plain values for JSON. tensors: by name."""
+    """What a checkpoint file holds.
+
+    Args:
+        head: plain values for JSON.
+        tensors: by name.
+
+    Example:
+        >>> Content({"done": 3}, {}).head["done"]
+        3
+    """
 
     head: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
 def write_checkpoint(path: Path, content: Content) -> None:
-    """Write a file; an earlier one is replaced only when the new one is whole. Raises :class:`FileError`."""
+    """Write a checkpoint file, and the folders above it.
+
+    Args:
+        path: of the file.
+        content: to write.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_checkpoint(Path(folder, "run", "a.safetensors"), Content({"done": 3}, {}))
+        ...     read_checkpoint(Path(folder, "run", "a.safetensors")).head
+        {'skipstone_training': 2, 'done': 3}
+    """
     make_folder(path.parent)
     head = {"skipstone_training": FORMAT_VERSION, **content.head}
     write_safetensors(path, content.tensors, {"training": json.dumps(head)})
 
 
 def read_checkpoint(path: Path) -> Content:
-    """Read a file. Raises :class:`MaskError` where it is no checkpoint of this version."""
+    """Read a checkpoint file. Raises :class:`MaskError` if it is not a checkpoint of this version.
+
+    Example:
+        >>> read_checkpoint(Path("no such file"))
+        Traceback (most recent call last):
+        skipstone.core.errors.MaskError: is no training checkpoint of Skipstone
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             notes = (file.metadata() or {})["training"]
@@ -55,7 +84,17 @@ def read_checkpoint(path: Path) -> Content:
 
 
 def check_numbers(head: Mapping[str, Any], limits: Limits) -> None:
-    """Raise :class:`MaskError` where a number is missing or outside its limits."""
+    """Raise :class:`MaskError` if a number is missing or outside its limits.
+
+    Args:
+        head: plain values by name.
+        limits: (lowest, highest) by name.
+
+    Example:
+        >>> check_numbers({"share": 2.0}, {"share": (0.0, 1.0)})
+        Traceback (most recent call last):
+        skipstone.core.errors.MaskError: has no number for share
+    """
     for name, (low, high) in limits.items():
         value: Any = head.get(name)
         if not is_number(value) or not low <= value <= high:
@@ -63,12 +102,29 @@ def check_numbers(head: Mapping[str, Any], limits: Limits) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float; bool is neither."""
+    """Return whether a value is an int or a float; bool is neither.
+
+    Example:
+        >>> is_number(1.5), is_number(True)
+        (True, False)
+    """
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_tensors(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], limits: Limits) -> None:
-    """Raise :class:`MaskError` where a tensor lacks, or differs from `like` in shape or dtype, or is outside its limits."""
+    """Raise :class:`MaskError` if a tensor is missing, has another shape or dtype, or is outside its limits.
+
+    Args:
+        tensors: to check, by name.
+        like: tensors of the right shape and dtype, by name.
+        limits: (lowest, highest) by name; :data:`LARGEST` without an entry.
+
+    Example:
+        >>> import torch
+        >>> check_tensors({"p": torch.tensor([2.0])}, like={"p": torch.zeros(1)}, limits={"p": (0.0, 1.0)})
+        Traceback (most recent call last):
+        skipstone.core.errors.MaskError: has broken values of p
+    """
     for name, wanted in like.items():
         if name not in tensors:
             raise MaskError(f"lacks {name}")

@@ -1,6 +1,6 @@
 """Masks compared by the figure that is reported: the mean relative L2 error of the final latents.
 
-A move is found on some noises and must hold on others, so that no mask is fitted to the noises it was found on.
+A move is accepted on some noises and must hold on others, so that no mask is fitted to the noises it was found on.
 """
 
 from __future__ import annotations
@@ -30,15 +30,22 @@ class Comparison:
     """A kept mask and its errors, against which candidates are judged.
 
     The result is the same for every number of processes that divides a quarter of the samples.
+
+    Args:
+        model: to compare masks on.
+        finding: this process's seeds on which moves are found.
+        held_out: this process's seeds on which a move must hold; none of the others.
+        shards: this process's part.
+
+    Example:
+        >>> comparison = Comparison(model, finding=[0, 1], held_out=[2, 3], shards=Shards())
+        >>> comparison.keep(np.array([[True] * 4, [False] * 4, [False] * 4, [False] * 4]))
+        >>> comparison.better(np.array([[True] * 4, [False] * 4, [True] * 4, [False] * 4]))
+        True
     """
 
     def __init__(self, model: MaskedModel, finding: Sequence[int], held_out: Sequence[int], shards: Shards) -> None:
-        """Nothing is drawn before it is needed.
-
-        Args:
-            finding: this process's seeds on which moves are found.
-            held_out: this process's seeds on which a move must hold; none of the others.
-        """
+        """Prepare; samples are drawn on first use."""
         self._model, self._shards = model, shards
         self._seeds = (list(finding), list(held_out))
         self._run: np.ndarray | None = None
@@ -87,11 +94,11 @@ class Comparison:
         return left[0]
 
     def better(self, run: np.ndarray) -> bool:
-        """Whether a mask bool [T, L] has a lower error than the kept one, also on the held-out noises.
+        """Return whether a mask bool [T, L] has a lower error than the kept one, also on the held-out noises.
 
-        There the gain must be larger than its standard error. Now and then a noise turns into another picture, with an
-        error that outweighs all others': where such a one turns back and the others do not gain, the mask is refused.
-        A mask that is behind on the first quarter is not drawn further.
+        There the gain must be larger than its standard error. Now and then a noise turns into another picture, with an error
+        larger than all others together: if only such a one turns back and the others do not gain, the mask is refused. A mask
+        that is behind on the first quarter of the noises is not drawn further.
         """
         finding, held_out = self._errors
         first, *others = self._finding
@@ -114,10 +121,23 @@ class Comparison:
 
 
 class Noises:
-    """Some samples and their dense results. The kept mask's run is held at some of its calls: others branch off there."""
+    """Some samples and their dense results.
+
+    The kept mask's run is stored at some of its calls, so that similar masks branch off there.
+
+    Args:
+        model: to run masks on.
+        seeds: of the samples.
+        room: bytes that stored places may take.
+
+    Example:
+        >>> noises = Noises(model, [0, 1])
+        >>> noises.errors(np.ones(model.shape, dtype=bool)).tolist()
+        [0.0, 0.0]
+    """
 
     def __init__(self, model: MaskedModel, seeds: Sequence[int], room: int = ROOM) -> None:
-        """Draws the samples dense. room: bytes that held places may take."""
+        """Draw the samples dense."""
         self._model, self._seeds, self._room = model, seeds, room
         self._goal = model.rollout(seeds)
         self._run: np.ndarray | None = None
@@ -125,7 +145,12 @@ class Noises:
 
     @torch.no_grad()
     def errors(self, run: np.ndarray, keep: bool = False) -> Tensor:
-        """Relative L2 error [n] of each sample under a mask bool [T, L]. keep: later masks may branch off here."""
+        """Relative L2 error [n] of each sample under a mask.
+
+        Args:
+            run: mask bool [T, L].
+            keep: store places of this run, for later masks to branch off.
+        """
         common = self._common(run)
         places = {call: place for call, place in self._places.items() if call <= common}
         first = max(places, default=0)
@@ -135,7 +160,7 @@ class Noises:
         for call in range(first, self._model.calls):
             if keep:
                 places[call] = Place(self._model.denoiser.fork(at), caches)
-                places = thinned(places, self._room)
+                places = _thinned(places, self._room)
             outcome = self._model.masked(at, call, CallGates(rows[call]), caches)
             at, caches = self._model.denoiser.advance(at, outcome.output, call), outcome.caches
         if keep:
@@ -151,7 +176,7 @@ class Noises:
         return int(differing.argmax()) if differing.any() else len(run) - 1
 
 
-def thinned(places: dict[int, Place], room: int) -> dict[int, Place]:
+def _thinned(places: dict[int, Place], room: int) -> dict[int, Place]:
     """Places at fewer calls, evenly spread, until their caches take no more than `room` bytes."""
     while len(places) > 1 and held_bytes([caches for _, caches in places.values()]) > room:
         places = {call: places[call] for call in sorted(places)[::2]}
@@ -159,6 +184,12 @@ def thinned(places: dict[int, Place], room: int) -> dict[int, Place]:
 
 
 def held_bytes(caches: Sequence[Caches | None]) -> int:
-    """Memory of the values that are held, each counted once."""
+    """Bytes of the values that caches hold, each counted once.
+
+    Example:
+        >>> outcome = model.dense(model.denoiser.begin([0]), 0)
+        >>> held_bytes([outcome.caches, outcome.caches]), held_bytes([None])  # 4 blocks x 6 numbers x 8 bytes
+        (192, 0)
+    """
     tensors = (t for one in caches if one is not None for held in one for t in held.tensors())
     return sum({t.data_ptr(): t.nbytes for t in tensors}.values())

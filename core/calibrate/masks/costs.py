@@ -1,4 +1,4 @@
-"""What each block costs, and what share of the network's multiply-adds a mask needs."""
+"""The cost of each block, and the share of the network's multiply-adds that a mask needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Costs:
-    """Multiply-adds of one call: blocks [len(graph)], up- and downsamplers among them, and all the rest together."""
+    """Multiply-adds of one call.
+
+    Args:
+        graph: of the network.
+        blocks: of each block of the graph, [len(graph)], up- and downsamplers included.
+        rest: of everything that belongs to no block.
+
+    Example:
+        >>> costs = Costs(model.graph, np.array([1.0, 1.0, 1.0, 5.0]), rest=2.0)
+        >>> costs.call, costs.masked.tolist()
+        (10.0, [0.1, 0.1, 0.1, 0.5])
+    """
 
     graph: BlockGraph
     blocks: np.ndarray
@@ -29,7 +40,7 @@ class Costs:
 
     @property
     def call(self) -> float:
-        """One dense call."""
+        """Multiply-adds of one dense call."""
         return float(self.blocks.sum()) + self.rest
 
     @property
@@ -43,21 +54,44 @@ class Costs:
         return float((running @ self.blocks).sum() + self.rest * len(run)) / (self.call * len(run))
 
     def expected(self, p: np.ndarray) -> float:
-        """The share for probabilities [T, L], before liveness; up- and downsamplers always run."""
+        """Share for probabilities [T, L], before liveness; up- and downsamplers always run."""
         return float(1 - ((1 - p) @ self.masked).mean())
 
 
 def measure_costs(graph: BlockGraph, network: nn.Module, call: Callable[[], Any]) -> Costs:
-    """Count one dense call of the network."""
+    """Run one dense call and count.
+
+    Args:
+        graph: of the network.
+        network: whose call is counted.
+        call: runs the network once.
+
+    Example:
+        >>> import torch
+        >>> network = model.denoiser.network
+        >>> x, t = torch.zeros(2, 6, dtype=torch.float64), torch.tensor(1.0)
+        >>> measure_costs(model.graph, network, lambda: network(x, t)).blocks.tolist()  # 2 x 6 x 6 each
+        [72.0, 72.0, 72.0, 72.0]
+    """
     whole, *parts = count_modules([network, *(block.module for block in graph.blocks)], call)
     blocks = np.array(parts, dtype=np.float64)
     return Costs(graph, blocks, float(whole - blocks.sum()))
 
 
 def to_budget(scores: np.ndarray, target: float, costs: Costs) -> np.ndarray:
-    """The mask bool [T, L] of the highest scores [T, L] whose share fits into `target`; the first call runs all.
+    """The mask bool [T, L] of the highest scores that fit into a budget; the first call runs all blocks.
+
+    Args:
+        scores: [T, L].
+        target: share of the multiply-adds.
+        costs: of the blocks.
 
     Raises :class:`RecipeError` for a target that not even an empty mask meets.
+
+    Example:
+        >>> scores = np.arange(16.0).reshape(4, 4)
+        >>> to_budget(scores, 0.5, model.costs).sum(axis=1).tolist()
+        [4, 0, 0, 4]
     """
     order = np.argsort(-scores[1:], axis=None, kind="stable")
 
@@ -80,7 +114,18 @@ def to_budget(scores: np.ndarray, target: float, costs: Costs) -> np.ndarray:
 
 
 def live(run: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """The mask without the runs that nobody reads, bool [T, L]; the first call stays full. No output changes."""
+    """Drop runs whose values are never read; the outputs do not change. The first call stays full.
+
+    Args:
+        run: mask bool [T, L].
+        graph: of the network.
+
+    Example:
+        >>> from skipstone.core.models.graph import Block
+        >>> chain = BlockGraph(tuple(Block(n, "block", nn.Identity(), 0) for n in "ab"), (frozenset(), {0}), frozenset({1}))
+        >>> live(np.array([[True, True], [True, False]]), chain)[1].tolist()  # b repeats its value: a is not read
+        [False, False]
+    """
     needed = np.ascontiguousarray((liveness(run, graph) == State.RUN)[:, list(graph.masked)])
     needed[0] = True
     return needed

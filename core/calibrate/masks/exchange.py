@@ -1,7 +1,7 @@
 """Training by exchange: runs of little worth are given up for runs that are worth more, at a fixed budget.
 
-The mask stays binary. A pass estimates on new noise what each flip would change (:mod:`.flips`), and changes the most
-promising pairs, at most one per block, where a :class:`Comparison` says so: several at once, then fewer.
+The mask stays binary. A pass estimates on new noise what each flip would change (:mod:`.flips`), and tries the most
+promising pairs, at most one per block: several at once, then fewer. A :class:`Comparison` decides.
 """
 
 from __future__ import annotations
@@ -27,12 +27,24 @@ Entry = tuple[int, int]
 
 
 class Exchange(BinaryStrategy):
-    """A binary mask, and a running mean of what each flip would change, [T, L]."""
+    """A binary mask, and a running mean [T, L] of what each flip would change.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> settings = TrainSettings(form="exchange", target=0.5, refine_batch=2, checkpointing="none")
+        >>> exchange = Exchange(model, settings, Shards())
+        >>> exchange.run_pass() > 0, exchange.done
+        (True, 1)
+    """
 
     reads = BinaryStrategy.reads | {"tries", "checkpointing"}
 
     def __init__(self, model: MaskedModel, settings: TrainSettings, shards: Shards) -> None:
-        """Nothing is estimated before the first pass."""
+        """Start from an interval mask; nothing is estimated before the first pass."""
         super().__init__(model, settings, shards)
         self.values = torch.zeros(model.shape)
 
@@ -62,7 +74,7 @@ class Exchange(BinaryStrategy):
             count = count if better else max(1, count // 2)
 
     def scores(self) -> np.ndarray:
-        """How much each run is worth, [T, L]."""
+        """Worth of each run, [T, L]."""
         return scored(self.probabilities(), self.values)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -70,7 +82,7 @@ class Exchange(BinaryStrategy):
         return {**super().tensors(), _IN_FILES: self.values}
 
     def restore(self, done: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state."""
+        """See :class:`Strategy`."""
         super().restore(done, numbers, tensors)
         self.values = tensors[_IN_FILES]
 
@@ -78,8 +90,15 @@ class Exchange(BinaryStrategy):
 def gainful_pairs(run: np.ndarray, values: np.ndarray, cost: np.ndarray) -> list[tuple[Entry, Entry]]:
     """(run to give up, run to gain) by falling predicted gain, each block in one pair only.
 
-    run bool [T, L]. values [T, L]: what a run changes in the error, negative where it helps. cost [L]: of each block; worth
-    is counted per cost, so that pairs of unlike blocks keep the budget on average.
+    Args:
+        run: mask bool [T, L].
+        values: change of the error by a run, [T, L]; negative where it helps.
+        cost: of each block, [L]. Worth is counted per cost, so that pairs of unlike blocks keep the budget on average.
+
+    Example:
+        >>> run = np.array([[True, True], [True, False]])
+        >>> gainful_pairs(run, np.array([[0.0, 0.0], [-1.0, -3.0]]), cost=np.ones(2))
+        [((1, 0), (1, 1))]
     """
     worth = -values / cost
     worth[0] = np.inf
@@ -97,7 +116,16 @@ def gainful_pairs(run: np.ndarray, values: np.ndarray, cost: np.ndarray) -> list
 
 
 def exchanged(run: np.ndarray, pairs: Sequence[tuple[Entry, Entry]]) -> np.ndarray:
-    """The mask with these pairs changed."""
+    """Return the mask with these pairs changed.
+
+    Args:
+        run: mask bool [T, L], which is not changed.
+        pairs: (run to give up, run to gain), each (call, block).
+
+    Example:
+        >>> exchanged(np.array([[True, False]]), [((0, 0), (0, 1))]).tolist()
+        [[False, True]]
+    """
     run = run.copy()
     for off, on in pairs:
         run[off], run[on] = False, True

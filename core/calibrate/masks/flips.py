@@ -1,9 +1,9 @@
-"""What each flip of a mask would change: the final error's difference between running a block at a call and reusing it.
+"""What each flip of a mask would change: the final error with a block run at a call, minus that with its value reused.
 
-Along the sampler's linearisation the error is a square in each gate, so its gradient and its curvature tell the whole
-difference: L(1) - L(0) = g + (1 - 2 b) h, with b the present gate, g its straight-through gradient and h the squared size of
-what the gate adds to the final latent. h needs no second derivative: for random signs u on the latent, the square of the
-gate's gradient of <u, x> has the mean h.
+Along the sampler's linearisation the error is quadratic in each gate, so gradient and curvature give the whole difference:
+L(1) - L(0) = g + (1 - 2 b) h, with b the present gate, g its straight-through gradient and h the squared norm of what the
+gate adds to the final latent. h needs no second derivative: for random signs u on the latent, the square of the gate's
+gradient of <u, x> has the mean h.
 """
 
 from __future__ import annotations
@@ -24,10 +24,22 @@ from .windowed import dense_end, masked_window
 def flip_values(
     model: MaskedModel, run: np.ndarray, seeds: Sequence[int], shards: Shards, draws: int = 1, recompute: bool = True
 ) -> Tensor:
-    """For a mask bool [T, L]: estimates [T, L] of L(run) - L(reuse) of each entry, the others staying; below 0 it is worth a run.
+    """Estimate L(run) - L(reuse) [T, L] of each entry of a mask, the others unchanged; a run is worth it where this is below 0.
 
-    L: mean relative squared error of the final latents. seeds: this process's samples; their signs depend on them alone.
-    recompute: keep no activations.
+    L is the mean relative squared error of the final latents.
+
+    Args:
+        model: to estimate on.
+        run: mask bool [T, L].
+        seeds: this process's samples; their random signs depend on the seeds alone.
+        shards: this process's part.
+        draws: of random signs per sample.
+        recompute: keep no activations; the backward pass evaluates each call again.
+
+    Example:
+        >>> values = flip_values(model, np.ones(model.shape, dtype=bool), [0, 1], Shards(), recompute=False)
+        >>> bool((values[0] == 0).all() and (values[1:] < 0).all())  # nothing in a dense mask is idle
+        True
     """
     whole = range(model.calls)
     start = model.denoiser.begin(seeds)

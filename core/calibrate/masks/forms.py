@@ -1,4 +1,4 @@
-"""The forms of training by name. A new form is a :class:`Strategy` of its own and one entry here."""
+"""The forms of training by name. A new form is a :class:`Strategy` and one entry here."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ FORMS: dict[Form, type[Strategy]] = {
 
 
 def unused(settings: TrainSettings) -> list[str]:
-    """Names of settings that differ from their defaults, and that other forms use but this one does not."""
+    """Names of settings that differ from their defaults, and that other forms use but this one does not.
+
+    Example:
+        >>> unused(TrainSettings(form="search", lr=0.5))
+        ['lr']
+    """
     of_some = frozenset().union(*(form.reads for form in FORMS.values()))
     return sorted(settings.changed() & of_some - FORMS[settings.form].uses(settings))

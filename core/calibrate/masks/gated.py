@@ -1,7 +1,7 @@
 """One call of the real network in which each block's value is chosen between fresh and cached (Eq. 3 and 4).
 
 A gate b in [0, 1] gives `b f + (1 - b) cache`. For gates of 0 and 1 the backward pass is straight-through: the gate's
-gradient is <dL/dF, f - cache>, and only the chosen value passes gradients on. Overrides stand during the call only.
+gradient is <dL/dF, f - cache>, and only the chosen value passes gradients on. Overrides are installed during the call only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ Caches = tuple[CachedValue, ...]
 
 @dataclass(frozen=True)
 class CallGates:
-    """Gates of one call. runs bool [L]: whose fresh value is taken, None for gates between 0 and 1 that mix.
+    """The gates of one call.
 
-    gates [L]: on the network's device, where gradients are wanted; without it a block that does not run is not evaluated.
+    Args:
+        runs: bool [L], the blocks whose fresh value is used; None for gates between 0 and 1, which mix.
+        gates: [L] on the network's device, for gradients; without it a block that does not run is not evaluated.
+
+    Example:
+        >>> CallGates(np.array([True, False])).gates is None
+        True
     """
 
     runs: np.ndarray | None
@@ -38,7 +44,18 @@ class CallGates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A call's output [rows, ...], its end block's output (or the same), and the cache of each masked block."""
+    """The result of one call.
+
+    Args:
+        output: of the network, [rows, ...].
+        end: output of the block at which the loss is taken; `output` without one.
+        caches: of each masked block.
+
+    Example:
+        >>> outcome = model.dense(model.denoiser.begin([0]), 0)
+        >>> outcome.output.shape, len(outcome.caches)
+        (torch.Size([1, 6]), 4)
+    """
 
     output: Tensor
     end: Tensor
@@ -48,15 +65,25 @@ class Outcome:
 class GatedNetwork:
     """A network's blocks under gates.
 
-    end: module whose output the loss looks at; the network's output without one. checkpointing: evaluate each block
-    again in the backward pass in place of keeping its activations. forecast: a cached value is continued in a straight
-    line from the last two.
+    Args:
+        graph: of the network.
+        end: module at whose output the loss is taken; the network's output without one.
+        checkpointing: evaluate each block again in the backward pass instead of keeping its activations.
+        forecast: extrapolate a cached value linearly from the last two.
+
+    Example:
+        >>> import torch
+        >>> gated, x, t = GatedNetwork(model.graph), torch.ones(1, 6, dtype=torch.float64), torch.tensor(0.0)
+        >>> first = gated.dense(lambda: model.denoiser.network(x, t))
+        >>> again = gated(lambda: model.denoiser.network(-x, t), CallGates(np.zeros(4, dtype=bool)), first.caches)
+        >>> torch.allclose(again.output + x, first.output - x)  # the branches are those of x
+        True
     """
 
     def __init__(
         self, graph: BlockGraph, end: nn.Module | None = None, checkpointing: bool = False, forecast: bool = False
     ) -> None:
-        """Prepare; the network is not touched before a call."""
+        """Prepare; the network is not changed before a call."""
         self.graph = graph
         self._blocks = [graph.blocks[i] for i in graph.masked]
         self._checkpointing, self.forecast = checkpointing, forecast
@@ -69,13 +96,25 @@ class GatedNetwork:
         self._overrides = Overrides([*gates, Override(end, self._tap, repeats=True)] if end is not None else gates)
 
     def dense(self, predict: Callable[[], Tensor], timestep: float = 0.0) -> Outcome:
-        """A call in which every block runs."""
+        """Run a call with every block.
+
+        Args:
+            predict: runs the network once.
+            timestep: of the call.
+        """
         return self(predict, CallGates(None), None, timestep)
 
     def __call__(
         self, predict: Callable[[], Tensor], row: CallGates, caches: Caches | None, timestep: float = 0.0
     ) -> Outcome:
-        """One call. caches: of the call before, which took as many forwards; None makes every block run."""
+        """Run one call.
+
+        Args:
+            predict: runs the network once.
+            row: gates of the call.
+            caches: of the call before, which took as many forwards; without them every block runs.
+            timestep: of the call.
+        """
         self._row, self._caches, self._timestep = row, caches, timestep
         self._entered = [0] * len(self._blocks)
         try:
@@ -89,7 +128,14 @@ class GatedNetwork:
     def recomputed(
         self, predict: Callable[[], Tensor], row: CallGates, caches: Caches | None, timestep: float = 0.0
     ) -> Outcome:
-        """The same, keeping no activations: the backward pass evaluates the call again."""
+        """As a call, but keep no activations: the backward pass evaluates the call again.
+
+        Args:
+            predict: runs the network once.
+            row: gates of the call.
+            caches: of the call before.
+            timestep: of the call.
+        """
         return checkpoint(self, predict, row, caches, timestep, use_reentrant=False, preserve_rng_state=False)
 
     def _tap(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +243,13 @@ class _Through(torch.autograd.Function):
 
 
 def detached(caches: Caches) -> Caches:
-    """The same values without gradients."""
+    """The same cached values without gradients.
+
+    Example:
+        >>> outcome = model.dense(model.denoiser.begin([0]), 0)
+        >>> any(v.requires_grad for held in detached(outcome.caches) for v in held.values)
+        False
+    """
     return tuple(
         held.mapped(lambda values: tuple(None if v is None else v.detach() for v in values)) for held in caches
     )
@@ -205,7 +257,16 @@ def detached(caches: Caches) -> Caches:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Weights without gradients, no dropout; all flags are put back after."""
+    """Context manager: weights take no gradients and dropout is off; all flags are restored afterwards.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> with frozen(layer):
+        ...     layer.weight.requires_grad, layer.training
+        (False, False)
+        >>> layer.weight.requires_grad, layer.training
+        (True, True)
+    """
     flags = [(p, p.requires_grad) for p in network.parameters()]
     modes = [(m, m.training) for m in network.modules()]
     try:

@@ -1,4 +1,4 @@
-"""The learned probabilities p [T, L], and how gates are drawn from them (Timestep-aware block masking, Eq. 4)."""
+"""The learned probabilities p [T, L], and gates drawn from them (Timestep-aware block masking, Eq. 4)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ _EDGE = 1e-4
 class Gates:
     """Probabilities that a block runs at a call; row 0 is always 1, since nothing is cached before it.
 
-    start [T, L] in [0, 1]. sampling: "bernoulli", straight-through (the paper's); "gumbel", hard samples with the
-    gradient of a Gumbel-Softmax; "mean", the probability itself as the mixing weight.
+    Args:
+        start: probabilities [T, L].
+        sampling: "bernoulli", straight-through (the paper's); "gumbel", hard samples with the gradient of a Gumbel-Softmax;
+            "mean", the probability itself as the mixing weight.
+        seed: of the draws.
+
+    Example:
+        >>> gates = Gates(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+        >>> gates.values[0].tolist(), gates.draw(1).runs.tolist()
+        ([1.0, 1.0], [False, True])
     """
 
     def __init__(self, start: Tensor, sampling: Sampling = "bernoulli", seed: int = 0) -> None:
-        """Draws come from a generator of its own."""
+        """Start from these probabilities; draws use a generator of this object."""
         self.sampling = sampling
         self.rows = [nn.Parameter(row.clone().float()) for row in start]
         self.generator = torch.Generator().manual_seed(seed)
@@ -47,18 +55,28 @@ class Gates:
 
     @torch.no_grad()
     def move(self, call: int, by: Tensor) -> None:
-        """Shift one row by [L]."""
+        """Add [L] to one row.
+
+        Args:
+            call: number of the row.
+            by: [L].
+        """
         self.rows[call].add_(by)
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Back into [0, 1], and row 0 to ones."""
+        """Clamp all rows to [0, 1], and set row 0 to ones."""
         for row in self.rows:
             row.clamp_(0.0, 1.0)
         self.rows[0].fill_(1.0)
 
     def draw(self, call: int, device: torch.device | str = "cpu") -> CallGates:
-        """Gates of one call, one draw for the whole batch. All but row 0 carry gradients to the probabilities."""
+        """Draw the gates of one call, one draw for the whole batch. All but row 0 carry gradients to the probabilities.
+
+        Args:
+            call: number of the call.
+            device: of the gates.
+        """
         p = self.rows[call]
         if call == 0:
             return CallGates(np.ones(len(p), dtype=bool))
@@ -70,13 +88,19 @@ class Gates:
             hard = soft.detach() > 0.5
             return CallGates(hard.numpy(), (hard.float() + soft - soft.detach()).to(device))
         hard = uniform < p.detach()
-        return CallGates(hard.numpy(), straight_through(hard, p).to(device))
+        return CallGates(hard.numpy(), _straight_through(hard, p).to(device))
 
     def fixed(self, call: int, runs: np.ndarray, device: torch.device | str = "cpu") -> CallGates:
-        """Gates as given, bool [L], with straight-through gradients to the probabilities."""
+        """Return given gates, with straight-through gradients to the probabilities.
+
+        Args:
+            call: number of the call.
+            runs: bool [L].
+            device: of the gates.
+        """
         if call == 0:
             return CallGates(np.ones(len(runs), dtype=bool))
-        return CallGates(runs, straight_through(torch.from_numpy(runs), self.rows[call]).to(device))
+        return CallGates(runs, _straight_through(torch.from_numpy(runs), self.rows[call]).to(device))
 
     def settled(self, edge: float = 0.1) -> float:
         """Share of the probabilities that are outside (edge, 1 - edge)."""
@@ -84,7 +108,7 @@ class Gates:
         return float(((p <= edge) | (p >= 1 - edge)).float().mean()) if len(p) else 1.0
 
 
-def straight_through(hard: Tensor, p: Tensor) -> Tensor:
+def _straight_through(hard: Tensor, p: Tensor) -> Tensor:
     """Gates [L] of the value `hard` with d gate / d p = 1."""
     return hard.float() + p - p.detach()
 

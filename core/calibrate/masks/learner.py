@@ -1,4 +1,4 @@
-"""The optimiser of the probabilities: regularisers, Adam on the rows that had a loss, and the budget."""
+"""The optimiser of the probabilities: regularisers, Adam on the rows that took part in a loss, and the budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST = 3.0
 
 
 @dataclass
-class AdamState:
+class _AdamState:
     """Adam's moments [T, L], and each row's number of steps [T]."""
 
     mean: Tensor
@@ -33,7 +33,7 @@ class AdamState:
     steps: Tensor
 
     @classmethod
-    def of(cls, shape: tuple[int, int]) -> AdamState:
+    def of(cls, shape: tuple[int, int]) -> _AdamState:
         """Before the first step."""
         return cls(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape[0]))
 
@@ -56,26 +56,45 @@ class AdamState:
 
 @dataclass
 class Learner:
-    """Takes losses, moves probabilities. weights [T]: w(s) of Eq. 10. done: passes so far."""
+    """Moves probabilities down the gradients of losses, and to the budget.
+
+    Args:
+        gates: the probabilities.
+        settings: of the training.
+        costs: of the blocks.
+        weights: w(s) of Eq. 10, [T].
+        shards: this process's part.
+        done: passes so far.
+        adam: Adam's moments.
+        lambda1: weight of the sparsity term.
+        excess: share above the goal at the last pass (control "dual").
+
+    Example:
+        >>> gates = Gates(torch.full(model.shape, 0.5))
+        >>> learner = Learner(gates, TrainSettings(control="fixed", lambda1=1.0), model.costs, torch.ones(4), Shards())
+        >>> learner.step(torch.tensor(0.0), calls=[1])  # sparsity alone
+        >>> bool((gates.values[1] < 0.5).all() and (gates.values[2] == 0.5).all())
+        True
+    """
 
     gates: Gates
     settings: TrainSettings
     costs: Costs
     weights: Tensor
     shards: Shards
-    adam: AdamState = field(init=False)
+    adam: _AdamState = field(init=False)
     lambda1: float = field(init=False)
     done: int = 0
     excess: float = 0.0
 
     def __post_init__(self) -> None:
-        self.adam = AdamState.of((len(self.gates), len(self.gates.rows[0])))
+        self.adam = _AdamState.of((len(self.gates), len(self.gates.rows[0])))
         self.lambda1 = 0.0 if self.settings.control == "project" else self.settings.lambda1
         self.begun_at = self.expected()
 
     @property
     def cost(self) -> Tensor:
-        """Weights [L] of the blocks in the sparsity term, mean 1."""
+        """Weights [L] of the blocks in the sparsity term; their mean is 1."""
         cost = torch.tensor(self.costs.masked, dtype=torch.float32)
         return cost / cost.mean() if self.settings.cost_weighted else torch.ones_like(cost)
 
@@ -91,7 +110,12 @@ class Learner:
         return self.weights[call] * (self.lambda1 * sparsity(p, self.cost) + self.lambda2 * bimodal(p))
 
     def step(self, loss: Tensor, calls: Iterable[int]) -> None:
-        """One step on the rows of these calls, from a loss that they took part in."""
+        """Make one step on the rows of these calls.
+
+        Args:
+            loss: in which they took part.
+            calls: their numbers; row 0 is never changed.
+        """
         rows = [s for s in calls if s > 0]
         if self.lambda1:
             loss = loss + torch.stack([self.regulariser(s) for s in rows]).sum().to(loss.device)
@@ -112,7 +136,7 @@ class Learner:
         return self.costs.expected(p) + self.costs.share(sure) - self.costs.expected(sure)
 
     def end_pass(self) -> None:
-        """Bring the probabilities, or lambda1, nearer to the budget."""
+        """Move the probabilities, or lambda1, towards the budget."""
         self.done += 1
         goal = self._goal()
         if self.settings.control == "dual":
@@ -144,7 +168,7 @@ class Learner:
         self.gates.assign(values - high * force)
 
     def scores(self) -> np.ndarray:
-        """By which the mask is cut [T, L]: the probabilities; among equal ones, those whose loss falls most with them."""
+        """Scores [T, L] by which the mask is cut: the probabilities; among equal ones, those with the steeper loss are higher."""
         return scored(self.gates.values, self.adam.mean)
 
     def numbers(self) -> dict[str, float]:
@@ -157,22 +181,37 @@ class Learner:
         return {"probabilities": self.gates.values, "generator": self.gates.generator.get_state(), **adam}
 
     def restore(self, done: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state. Raises :class:`MaskError`, and changes nothing, where the generator's is none."""
+        """Set a saved state.
+
+        Args:
+            done: passes.
+            numbers: of :meth:`numbers`.
+            tensors: of :meth:`tensors`.
+
+        Raises :class:`MaskError`, with nothing changed, if the generator's state is broken.
+        """
         try:
             torch.Generator().set_state(tensors["generator"])
         except RuntimeError:
             raise MaskError("has broken values of generator") from None
         self.gates.generator.set_state(tensors["generator"])
         self.gates.assign(tensors["probabilities"])
-        self.adam = AdamState(tensors["adam_mean"], tensors["adam_square"], tensors["adam_steps"])
+        self.adam = _AdamState(tensors["adam_mean"], tensors["adam_square"], tensors["adam_steps"])
         self.done, self.lambda1 = done, float(numbers["lambda1"])
         self.begun_at, self.excess = float(numbers["begun_at"]), float(numbers["excess"])
 
 
 def scored(probabilities: Tensor, slope: Tensor) -> np.ndarray:
-    """Probabilities [T, L] as scores: among equal ones, a run is worth more where the loss falls more with it.
+    """Probabilities as scores: among equal ones, a run is worth more where the loss falls faster with it.
 
-    slope [T, L]: change of the loss with each probability.
+    Args:
+        probabilities: [T, L].
+        slope: change of the loss with each probability, [T, L].
+
+    Example:
+        >>> scores = scored(torch.tensor([[0.5, 0.5, 0.6]]), slope=torch.tensor([[-1.0, 1.0, 0.0]]))
+        >>> scores[0].argsort().tolist()
+        [1, 0, 2]
     """
     gain = -slope.numpy()
     return probabilities.numpy() + 1e-4 * gain / max(float(np.abs(gain).max()), 1e-30)

@@ -1,7 +1,7 @@
-"""A short search after binarisation: bits move at a fixed budget wherever the final latent comes nearer to the dense one.
+"""A search by small moves: runs move at a fixed budget wherever the final latent comes nearer to the dense one.
 
-Moves: two calls near each other change places; one block's run goes to the call before or after; one run is given up for another.
-Candidates are judged by a :class:`Comparison`.
+Moves: two calls near each other change places; a block's run moves to the call before or after; a run is given up for another.
+A :class:`Comparison` judges the candidates.
 """
 
 from __future__ import annotations
@@ -23,13 +23,27 @@ _STRIDE = 7919
 
 
 class LocalSearch(BinaryStrategy):
-    """Training by the search alone: each pass tries some moves of the mask. It needs no gradients."""
+    """Training by this search alone: each pass tries some moves of the mask. It needs no gradients.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.settings import TrainSettings
+        >>> from skipstone.core.calibrate.masks.shards import Shards
+        >>> search = LocalSearch(model, TrainSettings(target=0.5, tries=4, refine_batch=2), Shards())
+        >>> before = search.comparison.held_out(search.run)
+        >>> search.run_pass() <= before
+        True
+    """
 
     reads = BinaryStrategy.reads | {"tries"}
     needs_gradients = False
 
     def run_pass(self) -> float:
-        """`tries` moves. Returns the mask's error on the held-out noises."""
+        """Try `tries` moves. Returns the mask's error on the held-out noises."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, self.done])
         self.run, errors = local_search(
             self.model, self.run, self.scores(), settings.ceiling, settings.tries, self.comparison, rng,
@@ -50,10 +64,28 @@ def local_search(
     on_try: Callable[[int, float, np.ndarray], object] = lambda done, error, run: None,
     turn: int = 0,
 ) -> tuple[np.ndarray, list[float]]:
-    """Search from a mask bool [T, L]. scores [T, L]: how much each run is worth, for choosing what to give up.
+    """Search from a mask. The result never costs more than the target or, if that is more, than the given mask.
 
-    turn: number of the first try, over the whole training. Returns the best mask, and its error on the held-out noises
-    before the first try and after each. Never returns a mask that costs more than the target or the one given.
+    Args:
+        model: to search on.
+        run: mask bool [T, L].
+        scores: worth of each run, [T, L], for choosing what to give up.
+        target: share of the multiply-adds.
+        tries: number of moves.
+        comparison: judges moves.
+        rng: chooses moves.
+        on_try: called after each move with its number, the error and the best mask.
+        turn: number of the first move, over the whole training.
+
+    Returns the best mask, and its error on the held-out noises before the first move and after each.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.shards import Shards
+        >>> run = np.array([[True] * 4, [True] * 4, [False] * 4, [False] * 4])
+        >>> comparison = Comparison(model, [0, 1], [2, 3], Shards())
+        >>> best, errors = local_search(model, run, run * 1.0, 0.5, 3, comparison, np.random.default_rng(0))
+        >>> int(best.sum()), len(errors), errors[-1] <= errors[0]
+        (8, 4, True)
     """
     fits = budget(model.costs, run, target)
     comparison.keep(run)
@@ -69,16 +101,38 @@ def local_search(
 
 
 def budget(costs: Costs, run: np.ndarray, target: float) -> Callable[[np.ndarray], bool]:
-    """Whether a mask keeps to the target, or to what `run` needs where that is more, and does not leave it unused."""
+    """Return a check whether a mask keeps to a budget and uses it.
+
+    Args:
+        costs: of the blocks.
+        run: the present mask bool [T, L]; if it needs more than the target, others may need as much.
+        target: share of the multiply-adds.
+
+    Example:
+        >>> fits = budget(model.costs, np.array([[True] * 4, [True] * 4, [False] * 4, [False] * 4]), target=0.5)
+        >>> fits(np.ones(model.shape, dtype=bool))
+        False
+    """
     share = costs.share(run)
     low, high = min(share, target - MARGIN), max(share, target)
     return lambda candidate: low - _EASE <= costs.share(candidate) <= high + _EASE
 
 
 def propose(run: np.ndarray, scores: np.ndarray, rng: np.random.Generator, turn: int) -> np.ndarray:
-    """One move away from a mask; the first call stays full. The number of runs stays.
+    """Return a mask one move away, with as many runs; the first call stays full.
 
-    At even turns two calls change places, pair after pair: which calls run whole matters most. At odd ones a single run moves.
+    At even turns two calls change places, pair after pair: which calls are full matters most. At odd turns a single run moves.
+
+    Args:
+        run: mask bool [T, L].
+        scores: worth of each run, [T, L].
+        rng: chooses the move at odd turns.
+        turn: number of the move.
+
+    Example:
+        >>> run = np.array([[True, True], [True, True], [False, False]])
+        >>> propose(run, run * 1.0, np.random.default_rng(0), turn=0).tolist()
+        [[True, True], [False, False], [True, True]]
     """
     if turn % 2 == 0:
         return _change_places(run.copy(), turn // 2)

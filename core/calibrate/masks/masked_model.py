@@ -1,4 +1,4 @@
-"""What a mask is trained on: a denoiser, its network's blocks, and what they cost."""
+"""The model that a mask is trained on: a denoiser, its network's blocks, and their costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from .gated import Caches, CallGates, GatedNetwork, Outcome
 
 
 class Place(NamedTuple):
-    """Where a run stands before a call. caches: of the call before; None before the first."""
+    """Where a run is before a call.
+
+    Args:
+        at: the trajectory.
+        caches: of the call before; None before the first.
+
+    Example:
+        >>> Place(model.denoiser.begin([0])).caches is None
+        True
+    """
 
     at: Trajectory
     caches: Caches | None = None
@@ -30,7 +39,19 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedModel:
-    """A denoiser with its block graph, its network under gates and its costs. Make one with :func:`prepare`."""
+    """A denoiser with its block graph, its network under gates and its costs. Made by :func:`prepare`.
+
+    Args:
+        denoiser: network, calls and sampler.
+        family: name of the model's family.
+        graph: of the network.
+        gated: the network under gates.
+        costs: of the blocks.
+
+    Example:
+        >>> model.shape, model.rollout([0, 1]).shape
+        ((4, 4), torch.Size([2, 6]))
+    """
 
     denoiser: Denoiser
     family: str
@@ -40,7 +61,7 @@ class MaskedModel:
 
     @property
     def calls(self) -> int:
-        """T."""
+        """Number of calls of a run, T."""
         return len(self.denoiser.timesteps)
 
     @property
@@ -50,28 +71,57 @@ class MaskedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.denoiser.network.parameters()).device
 
     def predictor(self, at: Trajectory, call: int) -> Callable[[], Tensor]:
-        """The network call at a place of a trajectory."""
+        """Return a function that runs the network at one place of a trajectory.
+
+        Args:
+            at: the trajectory.
+            call: number of the call.
+        """
         return lambda: self.denoiser.predict(at, call)
 
     def dense(self, at: Trajectory, call: int) -> Outcome:
-        """A dense call."""
+        """Run a call dense.
+
+        Args:
+            at: the trajectory.
+            call: number of the call.
+        """
         return self.gated.dense(self.predictor(at, call), self.denoiser.timesteps[call])
 
     def masked(self, at: Trajectory, call: int, row: CallGates, caches: Caches | None) -> Outcome:
-        """A call under gates."""
+        """Run a call under gates.
+
+        Args:
+            at: the trajectory.
+            call: number of the call.
+            row: gates.
+            caches: of the call before.
+        """
         return self.gated(self.predictor(at, call), row, caches, self.denoiser.timesteps[call])
 
     def recomputed(self, at: Trajectory, call: int, row: CallGates, caches: Caches | None) -> Outcome:
-        """The same, evaluated again in the backward pass in place of keeping activations."""
+        """Run a call under gates without keeping activations: the backward pass evaluates it again.
+
+        Args:
+            at: the trajectory.
+            call: number of the call.
+            row: gates.
+            caches: of the call before.
+        """
         return self.gated.recomputed(self.predictor(at, call), row, caches, self.denoiser.timesteps[call])
 
     @torch.no_grad()
     def rollout(self, seeds: Sequence[int], run: np.ndarray | None = None) -> Tensor:
-        """The final latents [B, ...] under a mask bool [T, L], or dense. Only what the mask needs is evaluated."""
+        """The final latents [B, ...]. Only the blocks that the mask needs are evaluated.
+
+        Args:
+            seeds: of the samples.
+            run: mask bool [T, L]; None for dense.
+        """
         at = self.denoiser.begin(seeds)
         rows = None if run is None else running(run, self.graph)
         caches: Caches | None = None
@@ -82,7 +132,12 @@ class MaskedModel:
         return at.x
 
     def mask(self, run: np.ndarray, **more: Any) -> Mask:
-        """A mask of this network for these calls."""
+        """Make a mask of this network and these calls.
+
+        Args:
+            run: bool [T, L].
+            more: other fields of :class:`Mask`.
+        """
         graph, timesteps = self.graph, tuple(map(float, self.denoiser.timesteps))
         names = tuple(graph.blocks[i].name for i in graph.masked)
         more |= {"signature": graph.signature, "forecast": self.gated.forecast}
@@ -90,7 +145,16 @@ class MaskedModel:
 
 
 def running(run: np.ndarray, graph: BlockGraph) -> np.ndarray:
-    """Which masked blocks have to be evaluated, bool [T, L]: those that are neither reused nor dead."""
+    """Masked blocks that have to be evaluated, bool [T, L]: those that are neither reused nor dead.
+
+    Args:
+        run: mask bool [T, L].
+        graph: of the network.
+
+    Example:
+        >>> running(np.array([[True] * 4, [True, False, False, True]]), model.graph)[1].tolist()
+        [True, False, False, True]
+    """
     return (liveness(run, graph) == State.RUN)[:, list(graph.masked)]
 
 
@@ -102,7 +166,23 @@ def prepare(
     checkpointing: bool = False,
     forecast: bool = False,
 ) -> MaskedModel:
-    """Look a denoiser's network over and count one call. Raises :class:`ModelError` for a network of no known family."""
+    """Recognise a denoiser's network, and count one call.
+
+    Args:
+        denoiser: network, calls and sampler.
+        caching: what is cached of a block (:class:`BlockSkip`).
+        split: mask the branches of a block one by one (:class:`BlockSkip`).
+        loss_at: "end" for the loss after the last block, "output" for the network's output.
+        checkpointing: evaluate each block again in the backward pass instead of keeping its activations.
+        forecast: extrapolate cached values linearly.
+
+    Raises :class:`ModelError` for a network of no known family.
+
+    Example:
+        >>> prepare(model.denoiser)
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: ...
+    """
     root = unwrapped(denoiser.network)
     family = recognise(root)
     graph = graph_of(BlockSkip(caching=caching, split=split), family, root)

@@ -1,4 +1,4 @@
-"""The paper's training: one loss and one step per call, gradients never leave their call (arXiv 2603.19939, section 3.3)."""
+"""The paper's training: one loss and one step per call; gradients never leave their call (arXiv 2603.19939, section 3.3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .masked_model import Place
 from .strategy import GradientStrategy
 
 
-class PerCall(GradientStrategy):
+class _PerCall(GradientStrategy):
     """Steps on the row of one call at a time."""
 
     reads = GradientStrategy.reads | {"loss_at", "checkpointing"}
@@ -25,16 +25,28 @@ class PerCall(GradientStrategy):
         return float(loss.detach()), masked
 
 
-class Interleaved(PerCall):
-    """One run on new samples: at each call a dense and a gated evaluation of the same x, and a step on that call's row.
+class Interleaved(_PerCall):
+    """Each pass is one run on new samples; at each call a dense and a gated forward of the same x give a step on that row.
 
-    Caches are those of the gated run.
+    The caches are those of the gated forwards.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.settings import TrainSettings
+        >>> from skipstone.core.calibrate.masks.shards import Shards
+        >>> strategy = Interleaved(model, TrainSettings(form="interleaved", target=0.5, batch=2), Shards())
+        >>> strategy.run_pass() > 0, strategy.probabilities().shape
+        (True, torch.Size([4, 4]))
     """
 
-    reads = PerCall.reads | {"advance"}
+    reads = _PerCall.reads | {"advance"}
 
     def step_all(self) -> float:
-        """A step on every row but the first. Returns the mean feature loss."""
+        """Step on every row but the first. Returns the mean feature loss."""
         place, losses = Place(self.model.denoiser.begin(self.seeds.batch(self.done))), []
         for call in range(self.model.calls):
             place, loss = self._call(place, call)
@@ -52,16 +64,28 @@ class Interleaved(PerCall):
         return Place(advance(place.at, leads.output.detach(), call), detached(masked.caches)), loss
 
 
-class Sequential(PerCall):
-    """Call by call: `updates` steps on a row over two batches, then the row is settled and both batches move on.
+class Sequential(_PerCall):
+    """Call by call: `updates` steps on a row over two batches, then the row is fixed and both batches move on.
 
-    Later rows see the caches that the settled rows leave.
+    Later rows see the caches that the fixed rows leave.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.settings import TrainSettings
+        >>> from skipstone.core.calibrate.masks.shards import Shards
+        >>> strategy = Sequential(model, TrainSettings(form="sequential", target=0.5, batch=2, updates=2), Shards())
+        >>> strategy.run_pass() > 0
+        True
     """
 
-    reads = PerCall.reads | {"updates"}
+    reads = _PerCall.reads | {"updates"}
 
     def step_all(self) -> float:
-        """`updates` steps on every row but the first. Returns the mean feature loss."""
+        """Make `updates` steps on every row but the first. Returns the mean feature loss."""
         batches = [self.seeds.batch(self.done * self.settings.updates + k) for k in range(2)]
         places, losses = [Place(self.model.denoiser.begin(seeds)) for seeds in batches], []
         for call in range(self.model.calls):

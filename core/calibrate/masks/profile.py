@@ -1,4 +1,4 @@
-"""How much the network's end feature moves from call to call (Eq. 9), along its own dense runs."""
+"""How much the network's end feature changes from call to call (Eq. 9), along its own dense runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from .masked_model import MaskedModel
 
 @torch.no_grad()
 def profile(model: MaskedModel, seeds: Sequence[int]) -> Tensor:
-    """v [T], infinite at call 0; mean over the samples."""
+    """Variation v [T], infinite at call 0; the mean over the samples.
+
+    Args:
+        model: to measure on.
+        seeds: of the samples.
+
+    Example:
+        >>> v = profile(model, seeds=[0, 1])
+        >>> v[0].item(), bool((v[1:] > 0).all())
+        (inf, True)
+    """
     at = model.denoiser.begin(seeds)
     v = torch.full((model.calls,), torch.inf)
     before: Tensor | None = None

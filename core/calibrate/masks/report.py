@@ -1,4 +1,4 @@
-"""What a training looked like: its curve, the mask, and the histogram of the probabilities (the paper's Figs. 6 and 7), as PNG."""
+"""Pictures of a training: its curve, the mask, and the histogram of the probabilities (the paper's Figs. 6 and 7), as PNG."""
 
 from __future__ import annotations
 
@@ -17,16 +17,30 @@ from .trainer import Trained
 
 
 def write_report(folder: Path, trained: Trained) -> list[Path]:
-    """mask_curve.png, mask_heatmap.png and mask_histogram.png; returns their paths. Raises :class:`FileError`."""
+    """Write mask_curve.png, mask_heatmap.png and mask_histogram.png. Returns their paths.
+
+    Args:
+        folder: for the files; made if it does not exist.
+        trained: the result of the training.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     write_report(Path(file.name), None)
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write ...
+    """
     make_folder(folder)
     curve, picture, histogram = (folder / f"mask_{name}.png" for name in ("curve", "heatmap", "histogram"))
-    draw_curve(curve, trained.history)
-    draw_mask(picture, trained.mask, trained.graph)
-    draw_histogram(histogram, trained.mask)
+    _draw_curve(curve, trained.history)
+    _draw_mask(picture, trained.mask, trained.graph)
+    _draw_histogram(histogram, trained.mask)
     return [curve, picture, histogram]
 
 
-def draw_curve(path: Path, history: Sequence[Progress]) -> None:
+def _draw_curve(path: Path, history: Sequence[Progress]) -> None:
     """Loss and expected share over the passes."""
     from matplotlib.figure import Figure
 
@@ -42,7 +56,7 @@ def draw_curve(path: Path, history: Sequence[Progress]) -> None:
     write_figure(path, figure, 120)
 
 
-def draw_mask(path: Path, mask: Mask, graph: BlockGraph) -> None:
+def _draw_mask(path: Path, mask: Mask, graph: BlockGraph) -> None:
     """Calls by blocks: what runs, is reused, is not needed."""
     states = liveness(mask.run, graph)[:, list(graph.masked)]
     share = mask.provenance.get("share", mask.share)
@@ -51,7 +65,7 @@ def draw_mask(path: Path, mask: Mask, graph: BlockGraph) -> None:
         picture.save(part)
 
 
-def draw_histogram(path: Path, mask: Mask) -> None:
+def _draw_histogram(path: Path, mask: Mask) -> None:
     """How many probabilities ended near 0 and 1; the first call is left out."""
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Which samples a training uses: a seed stands for a noise and its conditioning, and no two purposes share one."""
+"""The samples of a training: a seed stands for a noise and its conditioning, and no two purposes share one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ EVALUATION_SEEDS = 1 << 31
 
 @dataclass(frozen=True)
 class TrainingSeeds:
-    """The seeds of one training. Batches count up from its first seed, all other samples count down from its last."""
+    """The seeds of one training. Batches count up from its first seed, all other samples count down from its last.
+
+    Args:
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> seeds = TrainingSeeds(TrainSettings(batch=2, refine_batch=2), Shards())
+        >>> seeds.batch(0), seeds.batch(1), seeds.finding()
+        ([0, 1], [2, 3], [1048575, 1048574])
+    """
 
     settings: TrainSettings
     shards: Shards
@@ -30,12 +40,12 @@ class TrainingSeeds:
         return self.shards.part(self._from_the_end(0, self.settings.refine_batch))
 
     def held_out(self) -> list[int]:
-        """This process's samples on which a move must hold too."""
+        """This process's samples on which a move must hold as well."""
         count = self.settings.refine_batch
         return self.shards.part(self._from_the_end(count, 2 * count))
 
     def rules(self) -> list[int]:
-        """Samples, the same on each process, on which rules measure the variation of features."""
+        """Samples on which rules measure the variation of features; the same on each process."""
         return self._from_the_end(0, min(self.settings.profile_batch, self.settings.refine_batch))
 
     def profile(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""How a mask is trained."""
+"""The settings of mask training."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PAPER: dict[str, Any] = {
 class TrainSettings:
     """Settings of :func:`skipstone.core.calibrate.masks.trainer.train`. Raises :class:`RecipeError` for values that cannot run.
 
-    Example::
-
-        train(denoiser, TrainSettings(target=0.5, passes=10))
+    Example:
+        >>> TrainSettings(speedup=2.0).share
+        0.5
     """
 
     target: float = setting(
@@ -179,7 +179,7 @@ class TrainSettings:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run, and complete the paper's form. Raises :class:`RecipeError`."""
+        """Refuse values that cannot run, and complete the paper's form."""
         check_fields(self)
         if self.speedup:
             number("speedup", self.speedup, 1.0, 100.0, "1.6 is a good beginning")
@@ -204,15 +204,15 @@ class TrainSettings:
 
     @property
     def ceiling(self) -> float:
-        """The most that a mask may need: a point more, so that an interval mask that all but fits is not torn apart."""
+        """The most that a mask may need: a point more, so that an interval mask that almost fits keeps its shape."""
         return min(1.0, self.share + 0.01)
 
     def to_dict(self) -> dict[str, Any]:
-        """For provenance and checkpoints."""
+        """As a dict, for provenance and checkpoints."""
         return asdict(self)
 
     def check_same(self, other: dict[str, Any]) -> None:
-        """Raise :class:`RecipeError` where a checkpoint was made with other settings (more passes may be asked for)."""
+        """Raise :class:`RecipeError` if a checkpoint was made with other settings (more passes are allowed)."""
         free = {"passes", "refine", "refine_batch"}
         differing = [k for k, v in self.to_dict().items() if k not in free and other.get(k) != v]
         if differing:

@@ -1,4 +1,4 @@
-"""Samples spread over processes: each takes its part of the seeds, gradients are averaged."""
+"""Samples divided among processes: each takes its part of the seeds, and gradients are averaged."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ GO_ON, STOP, FAILED = 0, 1, 2
 
 
 class OtherFailed(SystemExit):
-    """Another process failed and prints why; this one exits silently."""
+    """Another process failed and prints why; this one exits silently.
+
+    Example:
+        >>> OtherFailed(2).code
+        2
+    """
 
 
 class Shards:
-    """The part of one process. Reads torch.distributed where that is initialised, as by `accelerate launch`."""
+    """The part of one process. Uses torch.distributed if it is initialised, as by `accelerate launch`.
+
+    Example:
+        >>> Shards().part([4, 5, 6]), Shards().first  # a single process
+        ([4, 5, 6], True)
+    """
 
     interrupted = False
     """Was this process asked to stop? Of the process, not of one object."""
@@ -32,11 +42,11 @@ class Shards:
 
     @property
     def first(self) -> bool:
-        """Is this the process that writes files and shows progress?"""
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     def part(self, seeds: Sequence[int]) -> list[int]:
-        """This process's samples. Raises :class:`RecipeError` where they cannot be shared out evenly."""
+        """This process's samples. Raises :class:`RecipeError` if they cannot be divided evenly."""
         if len(seeds) % self.count:
             raise RecipeError(
                 f"{len(seeds)} samples cannot be shared by {self.count} processes: give a multiple as --batch"
@@ -44,8 +54,10 @@ class Shards:
         return list(seeds[self.rank :: self.count])
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes, on each of them. All leave here together where one was interrupted or failed:
-        raises KeyboardInterrupt, or :class:`OtherFailed`."""
+        """The mean over the processes, on each of them.
+
+        If one was interrupted or failed, all stop here together: raises KeyboardInterrupt, or :class:`OtherFailed`.
+        """
         if not self._on:
             return value
         state, _ = self.agree(STOP if Shards.interrupted else GO_ON)

@@ -1,4 +1,4 @@
-"""A training under way: its strategy, what has happened so far, and how it goes into a checkpoint and comes back."""
+"""A training under way: its strategy, its history, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -26,19 +26,33 @@ _TENSORS = {"probabilities": (0.0, 1.0), "adam_square": (0.0, LARGEST), "adam_st
 
 
 class StopTraining(Exception):
-    """Raise it in a progress callback, or in a denoiser's `predict`, to end training; what was learned is kept."""
+    """Raise it in a progress callback, or in a denoiser's `predict`, to end training; what was learned is kept.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.settings import TrainSettings
+        >>> from skipstone.core.calibrate.masks.trainer import train_masked
+        >>> def stop(progress):
+        ...     raise StopTraining
+        >>> train_masked(model, TrainSettings(target=0.5, refine_batch=2, tries=1), stop).stopped
+        True
+    """
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a pass.
+    """The state of a training after a pass.
 
     Args:
         stage: "train", or "refine" for the search that follows.
         done: passes or moves so far, of `total`.
-        loss: of search, exchange and refine, the mask's mean relative L2 error on the held-out noises; else the feature loss.
+        total: passes or moves in all.
+        loss: of search, exchange and refine, the mask's mean relative L2 error on the held-out noises; otherwise the feature loss.
         share: of the multiply-adds, that the probabilities stand for.
         settled: share of the probabilities that are near 0 or 1.
+
+    Example:
+        >>> Progress("train", done=1, total=20, loss=0.1, share=0.5, settled=1.0).speedup
+        2.0
     """
 
     stage: Literal["train", "refine"]
@@ -50,7 +64,7 @@ class Progress:
 
     @property
     def speedup(self) -> float:
-        """Expected ratio of multiply-adds."""
+        """Expected ratio of multiply-adds, dense to masked."""
         return 1 / self.share
 
 
@@ -59,13 +73,20 @@ class Training:
     """A training under way.
 
     Args:
+        strategy: the form of training, with its state.
         history: one entry per pass.
         start: the mask bool [T, L] that training began at.
-        kept_start: the learned mask was worse than that one, which is the result.
+        kept_start: whether the learned mask was worse than that one, which is then the result.
         found: the best mask so far, once all passes are done.
         errors: of the search after the passes, one per move.
-        stopped: training was ended early.
-        unsaved: the checkpoint could not be written, which was logged.
+        stopped: whether training was ended early.
+        unsaved: whether the checkpoint could not be written, which was logged.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.trainer import begin
+        >>> training = begin(model, TrainSettings(target=0.5, tries=1, refine_batch=2))
+        >>> training.run_pass().done, training.best_mask().shape
+        (1, (4, 4))
     """
 
     strategy: Strategy
@@ -79,12 +100,12 @@ class Training:
 
     @property
     def model(self) -> MaskedModel:
-        """What is trained on."""
+        """The model that is trained on."""
         return self.strategy.model
 
     @property
     def settings(self) -> TrainSettings:
-        """How it is trained."""
+        """The settings of the training."""
         return self.strategy.settings
 
     def run_pass(self) -> Progress:
@@ -104,7 +125,7 @@ class Training:
         return start if self.kept_start else run
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint. A full disk does not end a training: it is logged once."""
+        """Write the checkpoint. A full disk does not end the training: it is logged once."""
         try:
             write_checkpoint(path, self._content())
         except FileError as error:
@@ -113,7 +134,7 @@ class Training:
             self.unsaved = True
 
     def load(self, path: Path) -> None:
-        """Continue where a checkpoint was written. Nothing is changed unless the whole file fits.
+        """Continue from a checkpoint. Nothing is changed unless the whole file fits.
 
         Raises :class:`SkipstoneError` for a file that is broken, or was written for another model or with other settings.
         """

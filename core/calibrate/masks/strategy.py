@@ -1,7 +1,7 @@
-"""What every form of training has: a state, one pass that changes it, and the mask that the state stands for.
+"""The interface of a form of training: a state, a pass that changes it, and the mask that the state stands for.
 
-A form is a class of its own: :class:`BinaryStrategy` changes a mask by moves that are verified, :class:`GradientStrategy` steps on
-probabilities along gradients. :mod:`.forms` lists them.
+:class:`BinaryStrategy` changes a mask by moves that are verified; :class:`GradientStrategy` steps on probabilities along
+gradients. :mod:`.forms` lists the forms.
 """
 
 from __future__ import annotations
@@ -33,27 +33,32 @@ _REGULARISERS = {"lambda1", "lambda2_ratio"}
 class Strategy(ABC):
     """One form of training. Every process holds the same state; each draws its own samples.
 
-    reads: settings that this form may use and others may not. needs_gradients: the network is differentiated.
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
     """
 
-    reads: ClassVar[frozenset[str]] = frozenset({"initial", "sureness"})
+    reads: ClassVar[frozenset[str]] = frozenset({"sureness"})
+    """Settings that this form may use and others may not."""
     needs_gradients: ClassVar[bool] = True
+    """Whether the network is differentiated."""
     done: int
     """Passes so far."""
 
     def __init__(self, model: MaskedModel, settings: TrainSettings, shards: Shards) -> None:
-        """Before the first pass. Raises :class:`RecipeError` for a budget out of reach."""
+        """Prepare the state before the first pass. Raises :class:`RecipeError` for a budget out of reach."""
         self.model, self.settings, self.shards = model, settings, shards
         self.seeds = TrainingSeeds(settings, shards)
 
     @classmethod
     def uses(cls, settings: TrainSettings) -> frozenset[str]:
-        """Those of `reads` that these settings leave in use."""
-        return cls.reads - {"sureness" if settings.start == "uniform" else "initial"}
+        """The settings among `reads` that have an effect, given the others."""
+        return cls.reads
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Compares masks on samples of which no pass uses any."""
+        """Compares masks on samples that no pass uses."""
         return Comparison(self.model, self.seeds.finding(), self.seeds.held_out(), self.shards)
 
     @abstractmethod
@@ -70,11 +75,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def probabilities(self) -> Tensor:
-        """[T, L]: how sure it is that a block runs; the first call runs all."""
+        """Probability [T, L] that a block runs; the first call runs all."""
 
     @abstractmethod
     def scores(self) -> np.ndarray:
-        """How much each run is worth, [T, L]."""
+        """Worth of each run, [T, L]."""
 
     @abstractmethod
     def share(self) -> float:
@@ -94,21 +99,37 @@ class Strategy(ABC):
 
     @abstractmethod
     def restore(self, done: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state. Raises :class:`MaskError`, and changes nothing, where a value cannot be one."""
+        """Set a saved state.
+
+        Args:
+            done: passes.
+            numbers: of :meth:`numbers`.
+            tensors: of :meth:`tensors`.
+
+        Raises :class:`MaskError`, with nothing changed, for a value that is out of range.
+        """
 
 
 class BinaryStrategy(Strategy):
-    """A mask bool [T, L] that is changed by verified moves at a fixed budget."""
+    """A mask bool [T, L] that is changed by verified moves at a fixed budget.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.local_search import LocalSearch
+        >>> LocalSearch(model, TrainSettings(target=0.5), Shards()).mask()[:, 0].tolist()  # starts from an interval mask
+        [True, False, True, False]
+    """
 
     def __init__(self, model: MaskedModel, settings: TrainSettings, shards: Shards) -> None:
+        """Start from an interval mask, or from the first entries that fit the budget for a uniform start."""
         super().__init__(model, settings, shards)
         self.done, self.run = 0, interval_mask(model, settings.ceiling)
         if settings.start == "uniform":
             self.run = to_budget(np.ones(model.shape), settings.ceiling, model.costs)
-
-    @classmethod
-    def uses(cls, settings: TrainSettings) -> frozenset[str]:
-        return super().uses(settings) | {"sureness"}
 
     def start_at(self, run: np.ndarray) -> None:
         self.run = run
@@ -138,11 +159,26 @@ class BinaryStrategy(Strategy):
 
 
 class GradientStrategy(Strategy):
-    """Probabilities [T, L] that a learner moves along the gradients of losses, and cuts to a mask at the budget."""
+    """Probabilities [T, L] that a learner moves along the gradients of losses, and that are cut to a mask at the budget.
 
-    reads = Strategy.reads | {"sampling", "lr", "control", "weight_low", "weight_high", "cost_weighted", *_REGULARISERS}
+    Args:
+        model: to train on.
+        settings: of the training.
+        shards: this process's part.
+
+    Example:
+        >>> from skipstone.core.calibrate.masks.windowed import Windowed
+        >>> strategy = Windowed(model, TrainSettings(form="windowed", target=0.5, sureness=0.75), Shards())
+        >>> strategy.probabilities()[1:3, 0].tolist()
+        [0.25, 0.75]
+    """
+
+    reads = Strategy.reads | _REGULARISERS | {
+        "initial", "sampling", "lr", "control", "weight_low", "weight_high", "cost_weighted"
+    }  # fmt: skip
 
     def __init__(self, model: MaskedModel, settings: TrainSettings, shards: Shards) -> None:
+        """Measure the variation of features, and start from a rule or uniformly."""
         super().__init__(model, settings, shards)
         variation = shards.mean(profile(model, self.seeds.profile()))
         weights = loss_weights(variation, settings.weight_low, settings.weight_high)
@@ -151,10 +187,12 @@ class GradientStrategy(Strategy):
 
     @classmethod
     def uses(cls, settings: TrainSettings) -> frozenset[str]:
-        return super().uses(settings) - (_REGULARISERS if settings.control == "project" else set())
+        idle = {"sureness" if settings.start == "uniform" else "initial"}
+        return super().uses(settings) - idle - (_REGULARISERS if settings.control == "project" else set())
 
     @property
     def done(self) -> int:  # type: ignore[override]
+        """Passes so far."""
         return self.learner.done
 
     def _first_probabilities(self) -> Tensor:

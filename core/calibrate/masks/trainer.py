@@ -1,4 +1,4 @@
-"""Training a mask from noise alone, on a network whose weights are not changed."""
+"""Training of a mask from noise alone, on a network whose weights are not changed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ class Trained:
         mask: ready to use.
         graph: of the network.
         history: one entry per pass.
-        stopped: training was ended early.
-        kept_start: the learned mask was worse than the one that training started at, which is the result.
+        stopped: whether training was ended early.
+        kept_start: whether the learned mask was worse than the one that training started at, which is then the result.
+
+    Example:
+        >>> Trained(model.mask(np.ones((4, 4), dtype=bool)), model.graph, history=[]).mask.share
+        1.0
     """
 
     mask: Mask
@@ -54,26 +58,33 @@ def train(
     model: str = "",
     resume: bool = True,
 ) -> Trained:
-    """Learn which blocks run at which call, so that the sampler's result stays as near to the dense one as the budget allows.
+    """Learn which blocks run at which call, so that the sampler's result is as near to the dense one as the budget allows.
 
     Ctrl-C or :class:`StopTraining` end training early and keep what was learned. A training that runs to its end is never
-    worse than its start on the held-out noises: where it would be, the result is the mask it started at.
+    worse than its start on the held-out noises: otherwise the result is the mask it started at.
 
     Args:
         denoiser: network, calls and sampler.
-        settings: the defaults without it.
+        settings: the defaults if None.
         on_progress: called after each pass.
-        checkpoint: file written after each pass. Where it cannot be written, training goes on without it.
+        checkpoint: file written after each pass. If it cannot be written, training goes on without it.
         model: name for the mask's provenance.
-        resume: continue from the checkpoint where it exists; else it is replaced after the first pass.
+        resume: continue from the checkpoint if it exists; otherwise it is replaced after the first pass.
 
     Raises :class:`SkipstoneError` for a model or settings that cannot be trained, or a checkpoint that does not fit.
 
-    Example::
-
-        pipe = skipstone.pipelines.loading.load_pipeline("runwayml/stable-diffusion-v1-5")
-        trained = train(denoiser_of(pipe, steps=20, prompts=["a cat"]), TrainSettings(target=0.5), checkpoint="run.safetensors")
-        trained.mask.save("mask.safetensors")
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler, DiTTransformer2DModel
+        >>> from skipstone.pipelines.conditions import Conditions
+        >>> from skipstone.pipelines.denoiser import PipelineDenoiser
+        >>> dit, scheduler = DiTTransformer2DModel(1, 8, num_layers=2, sample_size=4), DDIMScheduler()
+        >>> scheduler.set_timesteps(4)
+        >>> labels = Conditions({"class_labels": torch.tensor([1])})
+        >>> denoiser = PipelineDenoiser(dit, scheduler, labels, shape=(4, 4, 4))
+        >>> trained = train(denoiser, TrainSettings(target=0.8, passes=1, tries=1, refine_batch=1))
+        >>> trained.mask.run.shape, trained.mask.provenance["share"] <= 0.81
+        ((4, 4), True)
     """
     settings = settings or TrainSettings()
     if names := unused(settings):
@@ -94,7 +105,21 @@ def train_masked(
     name: str = "",
     resume: bool = True,
 ) -> Trained:
-    """:func:`train` on a model that was prepared, and whose weights are frozen, by the caller."""
+    """:func:`train` on a model that the caller has prepared, and whose weights are frozen.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+        on_progress: called after each pass.
+        checkpoint: file written after each pass.
+        name: of the model, for the mask's provenance.
+        resume: continue from the checkpoint if it exists.
+
+    Example:
+        >>> trained = train_masked(model, TrainSettings(target=0.5, passes=2, tries=2, refine_batch=2))
+        >>> len(trained.history), trained.mask.provenance["share"] <= 0.51
+        (2, True)
+    """
     training = begin(model, settings)
     if resume and checkpoint is not None and checkpoint.exists():
         training.load(checkpoint)
@@ -111,12 +136,30 @@ def train_masked(
 
 
 def begin(model: MaskedModel, settings: TrainSettings) -> Training:
-    """Before the first pass. Raises :class:`RecipeError` for a budget out of reach."""
+    """Make a training before its first pass.
+
+    Args:
+        model: to train on.
+        settings: of the training.
+
+    Raises :class:`RecipeError` for a budget out of reach.
+
+    Example:
+        >>> begin(model, TrainSettings(target=0.5)).strategy.done
+        0
+    """
     return Training(FORMS[settings.form](model, settings, Shards()))
 
 
 def choose_start(training: Training) -> None:
-    """Begin at that mask of a rule, of those that meet the budget, whose results are nearest to dense."""
+    """Start from the mask nearest to dense among those that rules make for the budget.
+
+    Example:
+        >>> training = begin(model, TrainSettings(target=0.5, refine_batch=2))
+        >>> choose_start(training)
+        >>> bool(model.costs.share(training.strategy.mask()) <= 0.51)
+        True
+    """
     model, ceiling, strategy = training.model, training.settings.ceiling, training.strategy
     made = [*rule_masks(model, ceiling, strategy.seeds.rules()).values(), *spread_masks(model, ceiling)]
     candidates = [interval_mask(model, ceiling), *(filled(run, model, ceiling) for run in made)]

@@ -1,4 +1,4 @@
-"""Modelled multiply-adds of a recipe: from the plan and the network's own counts, so that a search repeats exactly."""
+"""Modelled multiply-adds of a recipe, from its plan and counts of the network, so that a search is reproducible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass
 class Watched:
-    """Forwards of a network: how many, and the arguments of the first."""
+    """Forwards of a network that were seen.
+
+    Args:
+        calls: how many.
+        first: positional and keyword arguments of the first.
+
+    Example:
+        >>> Watched().calls
+        0
+    """
 
     calls: int = 0
     first: Arguments | None = None
@@ -30,7 +39,16 @@ class Watched:
 
 @contextmanager
 def watch(network: nn.Module) -> Iterator[Watched]:
-    """Count the network's forwards."""
+    """Context manager that counts the network's forwards.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(1, 1)
+        >>> with watch(layer) as seen:
+        ...     output = layer(torch.zeros(1))
+        >>> seen.calls
+        1
+    """
     seen = Watched()
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -45,21 +63,36 @@ def watch(network: nn.Module) -> Iterator[Watched]:
 
 
 class CostModel:
-    """What a dense run costs, and which share of it a recipe's plan runs.
+    """The cost of a dense run, and the share of it that a recipe's plan runs.
 
-    per_call: multiply-adds of one dense forward, all rows of its batch. Blocks are counted one by one; what belongs to no
-    block (input and output layers, time embedding) runs at every call.
+    Blocks are counted one by one; everything outside blocks (input and output layers, time embedding) runs at every call.
+    `per_call` are the multiply-adds of one dense forward, over all rows of its batch.
+
+    Args:
+        network: a denoiser of a known family.
+        first: arguments of a dense forward.
+        timesteps: training timestep of each call.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DiTTransformer2DModel
+        >>> from skipstone.core.recipe.block_skip import BlockSkip
+        >>> dit = DiTTransformer2DModel(1, 8, num_layers=2, sample_size=4)
+        >>> call = (torch.zeros(1, 4, 4, 4),), {"timestep": torch.tensor([1]), "class_labels": torch.tensor([1])}
+        >>> costs = CostModel(dit, call, timesteps=(999.0, 500.0))
+        >>> costs.share(Recipe()), 0.5 < costs.share(Recipe(skip=BlockSkip(rule="interval", every=2))) < 1
+        (1.0, True)
     """
 
     def __init__(self, network: nn.Module, first: Arguments, timesteps: tuple[float, ...]) -> None:
-        """Run one dense forward with the arguments `first` and count."""
+        """Run one dense forward and count."""
         self._network, self._timesteps = network, timesteps
         self._family, self._first = recognise(network), first
         self._costs: dict[tuple[str, ...], np.ndarray] = {}
         self.per_call = count_macs(lambda: network(*first[0], **first[1]))
 
     def share(self, recipe: Recipe) -> float:
-        """Share of the dense run's multiply-adds in blocks that run and in what is no block; token maps not counted."""
+        """Share of the dense run's multiply-adds, in blocks that run and outside blocks; token maps are not counted."""
         skip = recipe.skip
         if skip is None or skip.neutral:
             return 1.0

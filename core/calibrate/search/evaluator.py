@@ -1,4 +1,4 @@
-"""Trying a recipe on fixed prompts and noises: its error to the dense run and its cost."""
+"""Trying a recipe on fixed prompts and noises: its error to the dense run, and its cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .metrics import Metric
 
 
 class Pictures(Protocol):
-    """Pictures that are always the same for the same settings (:class:`skipstone.pipelines.pictures.PipelinePictures`)."""
+    """A source of pictures that are the same whenever the settings are (:class:`skipstone.pipelines.pictures.PipelinePictures`)."""
 
     @property
     def samples(self) -> Any:
@@ -28,18 +28,34 @@ class Pictures(Protocol):
         """The denoiser."""
 
     def timesteps(self) -> tuple[float, ...]:
-        """Training timesteps of the last run's calls; empty where they are not known."""
+        """Training timesteps of the last run's calls; empty if unknown."""
 
     def draw(self, output: str, steps: int | None = None, done: Callable[[], Any] = lambda: None) -> Tensor:
-        """All pictures. done: called after each batch."""
+        """Draw all pictures.
+
+        Args:
+            output: "latent", or "pt" for pictures [B, 3, H, W] in 0..1.
+            steps: of the sampler; its usual number if None.
+            done: called after each batch.
+        """
 
     def accelerated(self, recipe: Recipe) -> AbstractContextManager[Any]:
-        """A context in which they are drawn by a recipe; it gives an object whose `report()` is of the last batch."""
+        """Context manager in which a recipe is applied; its value has a `report()` of the last batch."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """error: the metric. macs: share of the dense run's multiply-adds. seconds: wall time of all samples."""
+    """The result of one recipe.
+
+    Args:
+        error: by the metric.
+        macs: share of the dense run's multiply-adds.
+        seconds: wall time of all samples.
+
+    Example:
+        >>> Outcome(error=0.05, macs=0.6, seconds=12.0).macs
+        0.6
+    """
 
     error: float
     macs: float
@@ -47,7 +63,24 @@ class Outcome:
 
 
 class Evaluator:
-    """Draws the dense reference once, then tries recipes beside it. The same recipe is drawn once only."""
+    """Draws the dense reference once, then compares recipes with it. Each recipe is drawn once.
+
+    Args:
+        pictures: source of pictures.
+        metric: error to the dense pictures.
+
+    Example:
+        >>> from skipstone.core.calibrate.search.metrics import METRICS
+        >>> class Grey:
+        ...     samples, network = None, nn.Identity()
+        ...     def draw(self, output):
+        ...         return self.network(Tensor(1))
+        ...     def timesteps(self):
+        ...         return ()
+        >>> Evaluator(Grey(), METRICS["rel_l2"])
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: the pipeline has no schedule of calls to its network: use one of diffusers' own
+    """
 
     def __init__(self, pictures: Pictures, metric: Metric) -> None:
         """Draw the reference. Raises :class:`ModelError` for a pipeline that cannot be searched on."""
@@ -64,14 +97,14 @@ class Evaluator:
         self.costs = CostModel(network, seen.first, self.timesteps)
 
     def __call__(self, recipe: Recipe) -> Outcome:
-        """Try a recipe. Raises what its plan raises."""
+        """Return the result of a recipe. Raises the errors of its plan."""
         key = recipe.to_json()
         if key not in self._tried:
             self._tried[key] = self._try(recipe)
         return self._tried[key]
 
     def fewer_steps(self, steps: int) -> Outcome:
-        """The dense pipeline with fewer steps of its sampler: the control that every recipe must beat."""
+        """Draw dense with fewer steps of the sampler: the control that every recipe must beat."""
         started = perf_counter()
         drawn = self._pictures.draw(self._metric.output, steps)
         calls = len(self._pictures.timesteps())

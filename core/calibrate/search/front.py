@@ -1,4 +1,4 @@
-"""Pareto fronts of points that are better the smaller they are."""
+"""Pareto fronts of points; smaller is better in every coordinate."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ Point = tuple[float, ...]
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """No coordinate worse, one better."""
+    """Return whether no coordinate is worse and one is better.
+
+    Args:
+        one: a point.
+        other: the point that it may dominate.
+
+    Example:
+        >>> dominates((1.0, 2.0), (1.0, 3.0)), dominates((1.0, 2.0), (2.0, 1.0))
+        (True, False)
+    """
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that none dominates, the first of equals only, by their last coordinate."""
+    """Indices of the points that none dominates, in the order of their last coordinate; of equal points, the first.
+
+    Example:
+        >>> front([(3.0, 1.0), (1.0, 3.0), (2.0, 3.0)])
+        [0, 1]
+    """
     order = sorted(range(len(points)), key=lambda i: (points[i][::-1], i))
     kept: list[int] = []
     for i in order:
@@ -23,7 +37,16 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def spread(points: Sequence[Point], count: int) -> list[int]:
-    """Indices of up to `count` points of a front, the two ends among them, evenly spaced in the last coordinate."""
+    """Indices of some points of a front, evenly spaced in the last coordinate, the two ends among them.
+
+    Args:
+        points: of a front, by rising last coordinate.
+        count: most indices.
+
+    Example:
+        >>> spread([(4.0, 0.0), (3.0, 0.1), (2.0, 0.5), (1.0, 1.0)], count=3)
+        [0, 2, 3]
+    """
     if len(points) <= count:
         return list(range(len(points)))
     at = [p[-1] for p in points]

@@ -1,4 +1,4 @@
-"""Errors to the dense run, by name; each is smaller for better pictures and 0 (psnr: -100) for equal ones."""
+"""Errors to the dense run, by name; each is smaller for better pictures, and 0 (psnr: -100) for equal ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ BEST_DB = 100.0
 
 @dataclass(frozen=True)
 class Metric:
-    """output: what the pipeline is asked for: "latent", or "pt" pictures [B, 3, H, W] in 0..1.
+    """An error to minimise.
 
-    error: (outputs, dense outputs) -> what is minimised.
+    Args:
+        label: for tables and plots.
+        output: of the pipeline: "latent", or "pt" for pictures [B, 3, H, W] in 0..1.
+        error: (outputs, dense outputs) -> error.
+
+    Example:
+        >>> METRICS["psnr"].error(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.1))
+        -20.0
     """
 
     label: str
@@ -27,27 +34,38 @@ class Metric:
     error: Callable[[Tensor, Tensor], float]
 
 
-def minus_psnr(outputs: Tensor, dense: Tensor) -> float:
+def _minus_psnr(outputs: Tensor, dense: Tensor) -> float:
     """Negative peak signal-to-noise ratio in decibel, at least -100."""
     mse = float((outputs.double() - dense.double()).square().mean())
     return float(10 * torch.log10(torch.tensor(max(mse, 10 ** (-BEST_DB / 10)))))
 
 
-def minus_ssim(outputs: Tensor, dense: Tensor) -> float:
+def _minus_ssim(outputs: Tensor, dense: Tensor) -> float:
     """1 - mean structural similarity."""
     return 1 - fidelity(outputs, dense).ssim
 
 
 METRICS = {
     "rel_l2": Metric("relative L2 error of the latent", "latent", relative_error),
-    "psnr": Metric("minus PSNR to dense, dB", "pt", minus_psnr),
-    "ssim": Metric("1 - SSIM to dense", "pt", minus_ssim),
+    "psnr": Metric("minus PSNR to dense, dB", "pt", _minus_psnr),
+    "ssim": Metric("1 - SSIM to dense", "pt", _minus_ssim),
 }
 """Metrics that `--metric` takes; put another one in to search by it."""
 
 
 def metric(name: str, more: Mapping[str, Metric] = MappingProxyType({})) -> Metric:
-    """A metric by name, one of these or of `more`. Raises :class:`RecipeError` for others."""
+    """Return a metric by name.
+
+    Args:
+        name: of one of :data:`METRICS` or of `more`.
+        more: metrics of the caller.
+
+    Raises :class:`RecipeError` for other names.
+
+    Example:
+        >>> metric("rel_l2").label
+        'relative L2 error of the latent'
+    """
     known = {**METRICS, **more}
     if name not in known:
         raise RecipeError(f"no metric named {name!r}: choose one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What a search found, beside dense, fewer steps, DeepCache and the published lists: table, plot, recipe files."""
+"""The results of a search beside dense, fewer steps, DeepCache and the published lists: table, plot, recipe files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,34 @@ _MARKS = {"steps": ("s", "tab:gray"), "DeepCache": ("^", "tab:orange"), "preset"
 
 
 def save(folder: Path, result: dict[str, Any]) -> None:
-    """Write search.json and search.png. Raises :class:`FileError`."""
+    """Write search.json and search.png.
+
+    Args:
+        folder: for the files; made if it does not exist.
+        result: of the search, as plain values.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     save(Path(file.name), {})
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write ...
+    """
     make_folder(folder)
     write_json(folder / FIGURES, result)
     plot(folder / PLOT, result)
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Read search.json. Raises :class:`RecipeError` when it is absent or none."""
+    """Read search.json. Raises :class:`RecipeError` if it is absent or broken.
+
+    Example:
+        >>> load(Path("no such folder"))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such folder' holds no search (...): give the folder that --out named
+    """
     try:
         result = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         return {**result, "rows": list(result["rows"]), "front": list(result["front"]), "tried": list(result["tried"])}
@@ -33,7 +53,18 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], write: Callable[..., Any] | None = None) -> None:
-    """Print the rows as a table, cheapest first. `write`: what prints, a rich console by default."""
+    """Print the rows as a table, cheapest first.
+
+    Args:
+        result: of the search.
+        write: prints; a rich console if None.
+
+    Example:
+        >>> row = {"name": "depths 01", "cost": 0.5, "error": 0.1}
+        >>> result = {"rows": [row], "stage": "depths", "calls": 20, "metric_label": "error"}
+        >>> show(result, lambda table: print(table.title))
+        depths, 20 calls: error; cost as share of dense
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -53,7 +84,20 @@ def _figure(value: float | None) -> str:
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:
-    """Error against cost: all points tried, the front found, and the others by kind."""
+    """Plot error against cost: all points tried, the front found, and the others by kind.
+
+    Args:
+        path: of the PNG.
+        result: of the search.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> common = {"worst": 1.0, "cost": "macs", "metric_label": "error", "stage": "depths", "calls": 20}
+        >>> plot(Path("/no such folder/a.png"), {"tried": [], "front": [], "rows": [], **common})
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.png' (...
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

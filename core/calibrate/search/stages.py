@@ -37,16 +37,27 @@ def stage_space(
     tokens: Literal["prune", "merge"],
     also: Mapping[str, Recipe] | None = None,
 ) -> Space:
-    """The space of a stage for runs of `calls` calls. tokens: what the joint stage varies beside the depths.
+    """The space of a stage.
 
-    also: recipes whose depth lists join the starts.
+    Args:
+        stage: "depths", "ratios" or "joint".
+        base: recipe whose other settings are kept.
+        calls: number of calls of a run.
+        levels: depth codes to choose from.
+        tokens: what the joint stage varies beside the depths.
+        also: recipes whose depth lists join the starts, by name.
+
+    Example:
+        >>> space = stage_space("depths", Recipe(), calls=3, levels=(0, 1, 12), tokens="prune")
+        >>> space.choices, space.recipe({"d01": 1, "d02": 12}).skip.depths
+        ({'d01': (0, 1, 12), 'd02': (0, 1, 12)}, (1, 12))
     """
     if stage == "depths":
-        return depth_space(base, calls, levels, also)
+        return _depth_space(base, calls, levels, also)
     if stage == "ratios":
-        return ratio_space(base, calls, calls)
-    other = merge_space(base) if tokens == "merge" else ratio_space(base, calls, SEGMENTS)
-    depths = depth_space(base.replace(merge=None, prune=None), calls, levels, also)
+        return _ratio_space(base, calls, calls)
+    other = _merge_space(base) if tokens == "merge" else _ratio_space(base, calls, SEGMENTS)
+    depths = _depth_space(base.replace(merge=None, prune=None), calls, levels, also)
 
     def recipe(values: Values) -> Recipe:
         tokens, skip = other.recipe(values), depths.recipe(values).skip
@@ -55,27 +66,27 @@ def stage_space(
     return joined(depths, other, recipe)
 
 
-def depth_space(base: Recipe, calls: int, levels: Sequence[int], also: Mapping[str, Recipe] | None = None) -> Space:
+def _depth_space(base: Recipe, calls: int, levels: Sequence[int], also: Mapping[str, Recipe] | None = None) -> Space:
     """One depth code for each call from 1 on, out of `levels`; the other settings are the base recipe's."""
     names = tuple(f"d{k:02}" for k in range(1, calls))
     ordered = tuple(sorted({min(level, FULL) if level < FULL_DEPTH else FULL for level in levels}))
 
     def recipe(values: Values) -> Recipe:
-        return with_depths(base, [values[name] for name in names])
+        return _with_depths(base, [values[name] for name in names])
 
-    lists = depth_starts({**(also or {}), "recipe": base}, calls, ordered)
+    lists = _depth_starts({**(also or {}), "recipe": base}, calls, ordered)
     starts = {title: dict(zip(names, codes, strict=True)) for title, codes in lists.items()}
     return Space(dict.fromkeys(names, ordered), (names,), recipe, starts)
 
 
-def with_depths(base: Recipe, codes: Sequence[int]) -> Recipe:
+def _with_depths(base: Recipe, codes: Sequence[int]) -> Recipe:
     """The base recipe with a list of depth codes, one for each call from 1 on."""
     settings = base.skip or BlockSkip()
     skip = dataclasses.replace(settings, rule="depths", depths=tuple(codes), mask="")
     return base.replace(skip=skip)
 
 
-def depth_starts(given: Mapping[str, Recipe], calls: int, levels: Sequence[int]) -> dict[str, list[int]]:
+def _depth_starts(given: Mapping[str, Recipe], calls: int, levels: Sequence[int]) -> dict[str, list[int]]:
     """Lists worth a start: those given, DaTo's published ones at the same positions, DeepCache's intervals."""
     recipes = {**given, **{name: preset(name) for name in DATO}}
     known = {name: r.skip.depths for name, r in recipes.items() if r.skip and r.skip.depths}
@@ -87,7 +98,7 @@ def depth_starts(given: Mapping[str, Recipe], calls: int, levels: Sequence[int])
     return {name: [snap(levels, min(code, FULL)) for code in codes] for name, codes in lists.items()}
 
 
-def ratio_space(base: Recipe, calls: int, parts: int) -> Space:
+def _ratio_space(base: Recipe, calls: int, parts: int) -> Space:
     """A prune ratio for each of `parts` equal parts of a run; as many parts as calls give every call its own."""
     settings = base.prune or TokenPrune()
     names = tuple(f"r{k:02}" for k in range(parts))
@@ -101,7 +112,7 @@ def ratio_space(base: Recipe, calls: int, parts: int) -> Space:
     return Space(dict.fromkeys(names, levels), (names,), recipe, starts)
 
 
-def merge_space(base: Recipe) -> Space:
+def _merge_space(base: Recipe) -> Space:
     """Token merging's threshold, cell and checkpoint list; the other settings are the base recipe's."""
 
     def recipe(values: Values) -> Recipe:
@@ -114,7 +125,18 @@ def merge_space(base: Recipe) -> Space:
 
 
 def joined(one: Space, other: Space, recipe: Callable[[Values], Recipe]) -> Space:
-    """Both spaces' variables. The first's starts take the second's in turn, mildest first."""
+    """Join two spaces. The first's starts take the second's in turn, mildest first.
+
+    Args:
+        one: a space.
+        other: a space with other variables.
+        recipe: makes the recipe of the values of both.
+
+    Example:
+        >>> one, other = (Space({n: (0, 1)}, (), None, {n: {n: 1}}) for n in "ab")
+        >>> joined(one, other, recipe=lambda values: Recipe()).starts
+        {'a': {'a': 1, 'b': 1}}
+    """
     turns = list(other.starts.values())
     starts = {
         name: {**values, **turns[number % len(turns)]} for number, (name, values) in enumerate(one.starts.items())

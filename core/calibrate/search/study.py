@@ -1,4 +1,4 @@
-"""Running a search with optuna: NSGA-II, storage that several workers share, and going on where a search was stopped."""
+"""Running a search with optuna: NSGA-II, storage that several workers share, and continuing a search that was stopped."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ NEEDS_OPTUNA = "the search needs optuna: pip install 'skipstone[search]'"
 
 @dataclass(frozen=True)
 class Goal:
-    """objective: values -> (error, cost), both better the smaller. settings: what all workers of a study must share.
+    """What is minimised.
 
-    allowed: whether values may be tried, decided before anything is drawn.
+    Args:
+        objective: values -> (error, cost).
+        settings: plain values that all workers of a study must share.
+        allowed: whether values may be tried; checked before anything is drawn with them.
+
+    Example:
+        >>> Goal(lambda values: (0.1, values["a"]), settings={}).objective({"a": 0.5})
+        (0.1, 0.5)
     """
 
     objective: Callable[[Values], Point]
@@ -38,7 +45,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Budget:
-    """trials: evaluations in all, those of earlier runs and of other workers included. plain: optuna's own children."""
+    """How long and how to search.
+
+    Args:
+        trials: evaluations in all, those of earlier runs and of other workers included.
+        population: size of a generation.
+        seed: of the search.
+        plain: use optuna's own children.
+
+    Example:
+        >>> Budget(trials=10).population
+        24
+    """
 
     trials: int = 200
     population: int = 24
@@ -48,7 +66,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Found:
-    """One evaluated point."""
+    """One evaluated point.
+
+    Args:
+        values: by name.
+        point: (error, cost).
+
+    Example:
+        >>> Found({"a": 1}, (0.1, 0.5)).point
+        (0.1, 0.5)
+    """
 
     values: dict[str, Any]
     point: Point
@@ -62,10 +89,23 @@ def run_study(
     storage: str | None = None,
     on_trial: Callable[[int, list[Found]], Any] = lambda done, found: None,
 ) -> list[Found]:
-    """Search until the study holds `budget.trials` evaluations. Returns all of them, other workers' included.
+    """Search until the study holds `budget.trials` evaluations. Returns all of them, those of other workers included.
 
-    storage: None for memory, a file for a journal, or any optuna URL. on_trial: called after each evaluation.
-    Raises :class:`RecipeError` when optuna is absent or the study was made with other settings.
+    Args:
+        space: to search.
+        goal: what is minimised.
+        budget: how long.
+        name: of the study.
+        storage: None for memory, a file for a journal, or any optuna URL.
+        on_trial: called after each evaluation with their number and all of them.
+
+    Raises :class:`RecipeError` if optuna is absent or the study was made with other settings.
+
+    Example:
+        >>> space = Space({"a": (0, 1)}, (), recipe=None)
+        >>> found = run_study(space, Goal(lambda values: (1.0 - values["a"], values["a"]), {}), Budget(trials=3))
+        >>> len(found)
+        3
     """
     with _quiet_optuna():
         study = _open(space, goal, budget, name, storage)
@@ -78,7 +118,12 @@ def run_study(
 
 
 def pareto(found: list[Found]) -> list[Found]:
-    """The points that none dominates, cheapest first."""
+    """The points that none dominates, cheapest first.
+
+    Example:
+        >>> [f.point for f in pareto([Found({}, (0.1, 0.9)), Found({}, (0.5, 0.2)), Found({}, (0.6, 0.3))])]
+        [(0.5, 0.2), (0.1, 0.9)]
+    """
     return [found[i] for i in front([f.point for f in found])]
 
 
