@@ -7,18 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from skipstone.core.models import FAMILIES
 from skipstone.core.recipe.fields import fields_of
-from skipstone.tools.option_tables import GUIDE, MARKED, SETTINGS, filled, option_table
+from skipstone.tools import option_tables
+from skipstone.tools.option_tables import MARKED, SETTINGS, filled, model_table, option_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = {name for settings in SETTINGS for name in fields_of(settings)}
 
 
-def test_the_guides_option_tables_are_up_to_date() -> None:
-    text = GUIDE.read_text(encoding="utf-8")
-    assert [found[2] for found in MARKED.finditer(text)] == [settings.__name__ for settings in SETTINGS]
-    assert filled(text) == text, "run python -m skipstone.tools.option_tables"
+def test_the_tables_that_are_made_from_the_code_are_up_to_date() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in option_tables.PAGES]
+    marked = [found[2] for text in texts for found in MARKED.finditer(text)]
+    assert marked == ["models", *(settings.__name__ for settings in SETTINGS)]
+    assert [filled(text) for text in texts] == texts, "run python -m skipstone.tools.option_tables"
+
+
+def test_the_table_of_models_has_each_model_once_and_follows_its_family() -> None:
+    rows = [row.strip("| ").split(" | ") for row in model_table().splitlines()]
+    models = [model for cells in rows[2:] for model in cells[0].split(", ")]
+    assert sorted(models) == sorted({model for family in FAMILIES for model in family.serves})
+    by_model = {model: dict(zip(rows[0], cells, strict=True)) for cells in rows[2:] for model in cells[0].split(", ")}
+    assert (
+        by_model["SDXL"]["DaTo's schedules"] == by_model["Flux"]["block skip"] == by_model["DiT"]["diffusers"] == "yes"
+    )
+    assert by_model["Flux"]["token merge"] == by_model["DiT"]["ComfyUI, A1111, Forge"] == "-"
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

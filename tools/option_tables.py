@@ -1,25 +1,30 @@
-"""Writes the tables of options in `docs/user_guide.md` from the settings' own descriptions.
+"""Writes the tables that are made from the code: options in `docs/user_guide.md`, and supported models in `README.md`.
 
-`python -m skipstone.tools.option_tables` rewrites everything between `<!-- options TokenMerge -->` and `<!-- end -->`, and the
-same for the other settings of :data:`SETTINGS`.
+`python -m skipstone.tools.option_tables` rewrites everything between `<!-- options TokenMerge -->` and `<!-- end -->`, the
+same for the other settings of :data:`SETTINGS`, and everything between `<!-- models -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..core.calibrate.masks.settings import TrainSettings
+from ..core.models import FAMILIES, HOST_FAMILIES, Family
+from ..core.models.family import DATO_SCHEDULE
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.fields import table_rows
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs/user_guide.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/user_guide.md")
 SETTINGS: tuple[type[Any], ...] = (TokenMerge, TokenPrune, BlockSkip, TrainSettings)
-MARKED = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (?:options )?(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+_HOSTS = ("ComfyUI, A1111, Forge", "diffusers")
 _HEAD = ("| option | default | values | what it does |", "|---|---|---|---|")
 
 
@@ -33,15 +38,39 @@ def option_table(settings: type[Any]) -> str:
     return "\n".join((*_HEAD, *(row.replace("|  |", "| |") for row in rows)))
 
 
+def model_table(families: Iterable[Family] = FAMILIES) -> str:
+    """What works on which models, as Markdown; models of which the same is true share a row.
+
+    Args:
+        families: the model families.
+    """
+    served: dict[str, dict[str, None]] = {}
+    hosts: dict[str, set[bool]] = {}
+    for family in families:
+        for model, kinds in family.serves.items():
+            served.setdefault(model, {}).update(dict.fromkeys(kinds))
+            hosts.setdefault(model, set()).add(family in HOST_FAMILIES)
+    columns = list(dict.fromkeys(kind for kinds in served.values() for kind in kinds))
+    rows: dict[tuple[bool, ...], list[str]] = {}
+    for model, kinds in served.items():
+        cells = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
+        rows.setdefault(cells, []).append(model)
+    titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
+    lines = [["model", *titles, *_HOSTS], ["---"] * (1 + len(columns) + len(_HOSTS))]
+    lines += [[", ".join(models), *("yes" if cell else "-" for cell in cells)] for cells, models in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def filled(text: str) -> str:
-    """A page with its option tables brought up to date. Raises :class:`KeyError` for a marker of unknown settings."""
-    tables = {settings.__name__: option_table(settings) for settings in SETTINGS}
+    """A page with its tables brought up to date. Raises :class:`KeyError` for a marker of unknown settings."""
+    tables = {settings.__name__: option_table(settings) for settings in SETTINGS} | {"models": model_table()}
     return MARKED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", text)
 
 
 def main() -> None:
-    """Write the page."""
-    GUIDE.write_text(filled(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the pages."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
