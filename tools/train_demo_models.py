@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from ..core.files import make_folder, whole_file, write_json, write_safetensors
 from ..lab.demo_models.classifier import accuracy, held_out_accuracy, load_classifier, save_classifier, train_classifier
 from ..lab.demo_models.model import load_demo, new_pipeline, pipeline_modules, save_demo
 from ..lab.demo_models.pictures import CLASSES, SIZE, draw_pictures
@@ -113,8 +112,8 @@ def save_run(run: Run, path: Path) -> None:
     for which, optimizer in enumerate(run.optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{which}.{index}.{name}": tensor for name, tensor in state.items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"step": str(run.step), "seconds": str(run.seconds)})
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_safetensors(path, tensors, {"step": str(run.step), "seconds": str(run.seconds)})
 
 
 def resume_run(run: Run, path: Path) -> None:
@@ -189,15 +188,14 @@ def train_step(settings: Settings, run: Run, pictures: torch.Tensor, labels: tor
 
 def record(settings: Settings, run: Run, **more: Any) -> dict[str, Any]:
     """What the weights' metadata say about their training."""
-    minutes, date = round(run.seconds / 60, 1), datetime.date.today().isoformat()
-    images = run.step * settings.batch
-    return {"steps": run.step, "images": images, "batch": settings.batch, "minutes": minutes, "date": date, **more}
+    images, date = run.step * settings.batch, datetime.date.today().isoformat()
+    common = {"steps": run.step, "images": images, "batch": settings.batch, "minutes": round(run.seconds / 60, 1)}
+    return {**common, "date": date, **more}
 
 
 def sample(pipe: IconPipeline, settings: Settings, count: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` pictures [count, 3, 64, 64] in 0..1 and the labels that were asked for; the classes take turns."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    labels = torch.arange(count) % len(CLASSES)
+    generator, labels = torch.Generator().manual_seed(settings.seed), torch.arange(count) % len(CLASSES)
     pipe.set_progress_bar_config(disable=True)
     draw = partial(pipe, guidance_scale=settings.guidance, generator=generator, output_type="pt", return_dict=False)
     drawn = [draw(part, num_inference_steps=steps)[0] for part in labels.split(50)]
@@ -208,7 +206,8 @@ def save_grid(pictures: torch.Tensor, path: Path) -> None:
     """Write pictures [B, 3, H, W] as a grid with one column per class."""
     rows = pictures.unflatten(0, (-1, len(CLASSES)))
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    to_pil(sheet[None])[0].resize((2 * sheet.shape[2], 2 * sheet.shape[1]), Image.Resampling.NEAREST).save(path)
+    with whole_file(path) as part:
+        to_pil(F.interpolate(sheet[None], scale_factor=2))[0].save(part)
 
 
 def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> None:
@@ -219,8 +218,7 @@ def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> 
     pictures, labels = sample(load_demo(path=path), settings, count, steps)
     save_grid(pictures, settings.out / f"grid_{run.step:05d}.png")
     right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
-    loss = sum(run.losses) / max(len(run.losses), 1)
-    run.losses.clear()
+    loss, run.losses = sum(run.losses) / max(len(run.losses), 1), []
     log(snapshot=run.step, images=run.step * settings.batch, minutes=run.seconds / 60, loss=loss, right=right)
 
 
@@ -277,13 +275,13 @@ def finish(settings: Settings, run: Run, held_out: float) -> None:
     judged = {"sample_accuracy": right, "samples": settings.samples, "guidance": settings.guidance}
     report = record(settings, run, classifier_held_out_accuracy=held_out, sampler="DDIM, 50 steps", **judged)
     save_demo(settings.kind, run.average, path, report)
-    (settings.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(settings.out / "report.json", report)
     log(**report)
 
 
 def main(settings: Settings) -> None:
     """Draw, train the classifier, train (or resume) the network, evaluate."""
-    settings.out.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.out)
     torch.manual_seed(settings.seed)
     pictures, labels = draw_pictures(settings.pictures, settings.seed)
     log(drawn=len(pictures))

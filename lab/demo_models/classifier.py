@@ -1,4 +1,4 @@
-"""A small CNN that names the icons: it judges the generated pictures and gives features for a Frechet distance."""
+"""A small CNN that names the icons: it judges the generated pictures, and its features give a Frechet distance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from ...core.files import write_safetensors
 from ...core.measure.fidelity import frechet_distance
 from .pictures import CLASSES, draw_pictures
 
@@ -20,7 +21,12 @@ BATCH = 64
 
 
 class IconClassifier(nn.Module):
-    """Four strided convolutions, a global mean, a linear layer; about 80 thousand parameters."""
+    """Four strided convolutions, a global mean, a linear layer; about 80 thousand parameters.
+
+    Example:
+        >>> IconClassifier()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +48,18 @@ class IconClassifier(nn.Module):
 
 @torch.no_grad()
 def accuracy(model: IconClassifier, pictures: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of `pictures` [B, 3, 64, 64] in 0..1 that the classifier names as in `labels` [B]."""
+    """Share of the pictures that the classifier names as in the labels.
+
+    Args:
+        model: the classifier.
+        pictures: [B, 3, 64, 64] in 0..1.
+        labels: int64 [B].
+
+    Example:
+        >>> pictures, labels = draw_pictures(20, seed=0)
+        >>> accuracy(load_classifier(), pictures / 255, labels)
+        1.0
+    """
     guesses = [model(part).argmax(1) for part in pictures.split(256)]
     return (torch.cat(guesses) == labels).float().mean().item()
 
@@ -55,7 +72,18 @@ def _augment(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def train_classifier(pictures: torch.Tensor, labels: torch.Tensor, steps: int) -> IconClassifier:
-    """Fit a classifier on `pictures` uint8 [N, 3, 64, 64] for `steps` batches."""
+    """Train a classifier.
+
+    Args:
+        pictures: uint8 [N, 3, 64, 64].
+        labels: int64 [N].
+        steps: number of batches.
+
+    Example:
+        >>> with torch.random.fork_rng(devices=[]):
+        ...     train_classifier(*draw_pictures(10, seed=0), steps=1).training
+        False
+    """
     model = IconClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -70,25 +98,67 @@ def train_classifier(pictures: torch.Tensor, labels: torch.Tensor, steps: int) -
 
 
 def held_out_accuracy(model: IconClassifier, count: int = 2000, seed: int = 1) -> float:
-    """Accuracy on `count` freshly drawn pictures of another seed than the training's."""
+    """Accuracy on freshly drawn pictures.
+
+    Args:
+        model: the classifier.
+        count: of pictures.
+        seed: of the pictures; another than the training's.
+
+    Example:
+        >>> held_out_accuracy(load_classifier(), count=20)
+        1.0
+    """
     pictures, labels = draw_pictures(count, seed)
     return accuracy(model, pictures.float() / 255, labels)
 
 
 def save_classifier(model: IconClassifier, path: Path, held_out: float) -> None:
-    """Write the weights, with the held-out accuracy as metadata."""
-    save_file(model.state_dict(), path, metadata={"training": json.dumps({"held_out_accuracy": held_out})})
+    """Write the weights, with the held-out accuracy as metadata.
+
+    Args:
+        model: the classifier.
+        path: of the file.
+        held_out: accuracy on pictures that were not trained on.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> save_classifier(IconClassifier(), Path("/no such folder/a.safetensors"), held_out=1.0)
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.safetensors' ...
+    """
+    write_safetensors(path, model.state_dict(), {"training": json.dumps({"held_out_accuracy": held_out})})
 
 
 def load_classifier(path: Path | None = None, device: torch.device | str = "cpu") -> IconClassifier:
-    """The shipped classifier, or the one saved at `path`."""
+    """Load a classifier, ready to judge.
+
+    Args:
+        path: of the file; the shipped one if None.
+        device: for the weights.
+
+    Example:
+        >>> load_classifier().training
+        False
+    """
     model = IconClassifier()
     model.load_state_dict(load_file(path or WEIGHTS))
     return model.eval().to(device)
 
 
 def icon_frechet(outputs: torch.Tensor, dense: torch.Tensor) -> float:
-    """:func:`frechet_distance` of the classifier's features of icons [B, 3, 64, 64]."""
+    """:func:`frechet_distance` between the classifier's features of icons.
+
+    Args:
+        outputs: [B, 3, 64, 64] in 0..1.
+        dense: of the same shape.
+
+    Example:
+        >>> pictures = draw_pictures(20, seed=0)[0] / 255
+        >>> round(icon_frechet(pictures, pictures), 3)
+        0.0
+    """
     judge = load_classifier()
     with torch.no_grad():
         return frechet_distance(judge.features(outputs.float()), judge.features(dense.float()))

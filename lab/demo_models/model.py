@@ -11,9 +11,9 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel, SchedulerMixin, UNet
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from ...core.files import write_safetensors
 from .pictures import CLASSES
 from .pipeline import LATENT_CHANNELS, LATENT_SIZE, NULL, IconPipeline
 
@@ -54,7 +54,17 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 
 
 class ClassTable(ModelMixin, ConfigMixin):
-    """A learned prompt for each class; the last row is the empty prompt of classifier-free guidance."""
+    """A learned prompt for each class; the last row is the empty prompt of classifier-free guidance.
+
+    Args:
+        classes: number of classes.
+        tokens: of a prompt.
+        dim: channels of a token.
+
+    Example:
+        >>> ClassTable(classes=3)(torch.tensor([0, 3])).shape
+        torch.Size([2, 4, 32])
+    """
 
     @register_to_config
     def __init__(self, classes: int = len(CLASSES), tokens: int = CLASS_TOKENS, dim: int = CLASS_DIM) -> None:
@@ -67,7 +77,17 @@ class ClassTable(ModelMixin, ConfigMixin):
 
 
 class DemoPipeline(IconPipeline):
-    """The U-Net, told the class through cross-attention as Stable Diffusion is told the prompt."""
+    """The U-Net, conditioned on the class through cross-attention, as Stable Diffusion is on the prompt.
+
+    Args:
+        unet: the denoiser.
+        class_table: prompt of each class.
+        scheduler: of diffusers.
+
+    Example:
+        >>> type(load_demo("unet").network).__name__
+        'UNet2DConditionModel'
+    """
 
     model_cpu_offload_seq = "class_table->unet"
 
@@ -81,12 +101,23 @@ class DemoPipeline(IconPipeline):
         return self.unet
 
     def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IconPipeline.predict`."""
+        """See :class:`IconPipeline`."""
         return self.unet(latents, t, encoder_hidden_states=self.class_table(labels)).sample
 
 
 class DemoDiTPipeline(IconPipeline):
-    """The DiT, told the class through adaptive layer norms as facebook's DiT is."""
+    """The DiT, conditioned on the class through adaptive layer norms, as facebook's DiT.
+
+    Args:
+        transformer: the denoiser.
+        scheduler: of diffusers.
+
+    Example:
+        >>> pipe = load_demo("dit")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> pipe(["sun"], num_inference_steps=1)[0][0].size
+        (64, 64)
+    """
 
     model_cpu_offload_seq = "transformer"
 
@@ -100,33 +131,68 @@ class DemoDiTPipeline(IconPipeline):
         return self.transformer
 
     def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IconPipeline.predict`."""
+        """See :class:`IconPipeline`."""
         return self.transformer(latents, t.expand(len(latents)), class_labels=labels).sample
 
 
 def new_pipeline(kind: str = "unet") -> IconPipeline:
-    """An untrained pipeline of `kind` "unet" or "dit"."""
+    """An untrained pipeline of kind "unet" or "dit".
+
+    Example:
+        >>> type(new_pipeline("dit")).__name__
+        'DemoDiTPipeline'
+    """
     return _pipeline({kind: {"unet": UNET_CONFIG, "dit": DIT_CONFIG}[kind], "scheduler": SCHEDULER_CONFIG})
 
 
 def pipeline_modules(pipe: IconPipeline) -> nn.ModuleDict:
-    """The modules with weights, by the names that they have in files."""
+    """The modules with weights, by their names in files.
+
+    Example:
+        >>> list(pipeline_modules(load_demo("unet")))
+        ['unet', 'class_table']
+    """
     if isinstance(pipe, DemoDiTPipeline):
         return nn.ModuleDict({"dit": pipe.transformer})
     return nn.ModuleDict({"unet": pipe.unet, "class_table": pipe.class_table})
 
 
 def save_demo(kind: str, tensors: dict[str, torch.Tensor], path: Path, training: dict[str, Any]) -> None:
-    """Write the weights in half precision, with the configs and the `training` record as metadata."""
+    """Write the weights in half precision, with the configs and the training record as metadata.
+
+    Args:
+        kind: "unet" or "dit".
+        tensors: weights by name.
+        path: of the file.
+        training: plain values about the training.
+
+    Raises :class:`FileError`; an earlier file is then unchanged.
+
+    Example:
+        >>> save_demo("dit", {}, Path("/no such folder/a.safetensors"), {})
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.safetensors' ...
+    """
     config = {kind: {"unet": UNET_CONFIG, "dit": DIT_CONFIG}[kind], "scheduler": SCHEDULER_CONFIG, "classes": CLASSES}
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
-    save_file(halves, path, metadata={"config": json.dumps(config), "training": json.dumps(training)})
+    write_safetensors(path, halves, {"config": json.dumps(config), "training": json.dumps(training)})
 
 
 def load_demo(
     kind: str = "unet", path: Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> IconPipeline:
-    """The shipped pipeline of `kind` "unet" or "dit", or the one saved at `path`, ready to draw."""
+    """Load a demo pipeline, ready to draw.
+
+    Args:
+        kind: "unet" or "dit", for the shipped one.
+        path: of another file.
+        device: for the weights.
+        dtype: of the weights.
+
+    Example:
+        >>> load_demo("dit", dtype=torch.float16).network.dtype
+        torch.float16
+    """
     with safe_open(path or WEIGHTS[kind], framework="pt") as file:
         config = json.loads(file.metadata()["config"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
