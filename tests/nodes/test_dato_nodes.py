@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from comfy_models import HEUN, MERGE, SKIP, Cancelled, made, network, patch, patcher, said, sample, server
+from comfy_models import BOTH, HEUN, MERGE, SKIP, made, network, patch, patcher, said, sample, server
 from doubles import comfy
 
 from skipstone.core.errors import RecipeError
@@ -24,8 +24,7 @@ from skipstone.core.recipe.token_prune import TokenPrune
 __all__ = ["network", "patcher", "server"]
 
 PRUNE = Recipe(prune=TokenPrune(ratio=0.5))
-DEPTHS = BlockSkip(rule="depths", depths=(1, 0, 12, 1, 0, 1))
-BOTH = Recipe(prune=TokenPrune(ratio=0.5), skip=DEPTHS)
+DEPTHS = BOTH.skip
 
 
 def build(**widgets: Any) -> Recipe:
@@ -130,24 +129,6 @@ def test_nothing_to_do_leaves_a_bare_clone(patcher: comfy.ModelPatcher, server: 
 def test_kinds_of_runs(patcher: comfy.ModelPatcher, options: dict[str, Any]) -> None:
     pruned = sample(patch(patcher, BOTH), **options)
     assert torch.isfinite(pruned).all() and not torch.equal(pruned, sample(patcher, **options))
-
-
-def test_split_conds_prune_as_together(patcher: comfy.ModelPatcher) -> None:
-    together, split = (sample(patch(patcher, BOTH), split=flag) for flag in (False, True))
-    torch.testing.assert_close(split, together, rtol=1e-4, atol=1e-4)
-
-
-def test_cancel_leaves_nothing(patcher: comfy.ModelPatcher) -> None:
-    before, dense = tiny.snapshot(patcher.model.diffusion_model), sample(patcher)
-
-    def between(call: int) -> None:
-        if call == 5:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        sample(patch(patcher, BOTH), between=between)
-    assert tiny.snapshot(patcher.model.diffusion_model) == before
-    assert torch.equal(sample(patcher), dense)
 
 
 def test_rows_are_told_apart_by_what_they_denoise(server: comfy.PromptServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from comfy_models import (
+    BOTH,
     HEUN,
     MERGE,
     SKIP,
@@ -82,12 +83,14 @@ def test_kinds_of_runs(patcher: comfy.ModelPatcher, server: comfy.PromptServer, 
     assert ("caches kept to the end" in said(server, "7")) == ("sampler" in options)
 
 
-def test_split_conds_skip_as_together(patcher: comfy.ModelPatcher) -> None:
-    together, split = (sample(patch(patcher, SKIP), split=flag) for flag in (False, True))
+@pytest.mark.parametrize("methods", [SKIP, BOTH], ids=["skipping", "pruning and skipping"])
+def test_split_conds_run_as_together(patcher: comfy.ModelPatcher, methods: BlockSkip | Recipe) -> None:
+    together, split = (sample(patch(patcher, methods), split=flag) for flag in (False, True))
     torch.testing.assert_close(split, together, rtol=1e-4, atol=1e-4)
 
 
-def test_cancel_leaves_nothing(patcher: comfy.ModelPatcher) -> None:
+@pytest.mark.parametrize("methods", [SKIP, BOTH], ids=["skipping", "pruning and skipping"])
+def test_cancel_leaves_nothing(patcher: comfy.ModelPatcher, methods: BlockSkip | Recipe) -> None:
     before, dense = tiny.snapshot(patcher.model.diffusion_model), sample(patcher)
 
     def between(call: int) -> None:
@@ -95,7 +98,7 @@ def test_cancel_leaves_nothing(patcher: comfy.ModelPatcher) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        sample(patch(patcher, SKIP), between=between)
+        sample(patch(patcher, methods), between=between)
     assert tiny.snapshot(patcher.model.diffusion_model) == before
     assert torch.equal(sample(patcher), dense)
 

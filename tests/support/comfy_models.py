@@ -15,6 +15,7 @@ from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
 
 STEPS = 10
 LAYERS = 3
@@ -22,6 +23,8 @@ LAYERS = 3
 MERGE = Recipe(merge=TokenMerge(threshold=0.0, checkpoints=(0, 25)))
 """Merges much in a random network; in a run of 10 calls pairs are searched at calls 0 and 4."""
 SKIP = BlockSkip(rule="deepcache", every=3)
+BOTH = Recipe(prune=TokenPrune(ratio=0.5), skip=BlockSkip(rule="depths", depths=(1, 0, 12, 1, 0, 1)))
+"""As DaTo: pruning, and depths beside it."""
 HEUN = comfy.Sampler("sample_heun", lambda steps: [i for k in range(steps - 1) for i in (k, k + 1)] + [steps - 1])
 
 
