@@ -1,7 +1,7 @@
-"""`skipstone bench fidelity`: how far each way of spending fewer multiply-adds strays from the dense pictures.
+"""`skipstone bench fidelity`: how far pictures drawn with fewer multiply-adds are from the dense ones.
 
 Every way draws the same noises as the dense run, on the demo's models. The control is the same sampler with fewer steps:
-what it errs at the same multiply-adds is read off its curve.
+its error at the same multiply-adds is interpolated on its curve.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ from ..demo_models.pictures import CLASSES
 from ..demo_models.pipeline import LATENT_CHANNELS, LATENT_SIZE, to_pictures
 from .fidelity_tables import FIDELITY, plot
 from .fidelity_ways import FEWER, Model, Way, ways
-from .figures import Figures, Progress, load_figures, publish
+from .figures import Figures, Files, Progress, load_figures, publish
 
 ResultRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class FidelityBench:
-    """Compare pictures of the demo's models, drawn with fewer multiply-adds, with the dense ones of the same noise."""
+class FidelityBench(Files):
+    """Compare pictures of the demo's models, drawn with fewer multiply-adds, with the dense ones of the same noise.
+
+    Example:
+        >>> FidelityBench(steps=1).check()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: steps and noises must be 2 or more, ...
+    """
 
     models: tuple[Model, ...] = ("unet", "dit")
     """The demo's U-Net, its DiT, or both."""
@@ -50,7 +56,7 @@ class FidelityBench:
     rounds: int = 3
     """Timed rounds of ten pictures (or `noises`, where those are fewer), all ways in turn; 0 takes no time."""
     keep: Path | None = None
-    """Figures of an earlier run: its models are not drawn again, only their times are taken anew."""
+    """Figures of an earlier run: its models are not drawn again, only timed again."""
     weights: Path | None = None
     """Weights other than the shipped ones, for a single model."""
     threads: int | None = None
@@ -60,14 +66,9 @@ class FidelityBench:
     plot: Path = Path("out/bench_fidelity.png")
     """Error against multiply-adds."""
     out: Path = Path("out/bench_fidelity.json")
-    """Where the figures go."""
-    markdown: Path | None = None
-    """A Markdown file whose section between the bench-fidelity markers is replaced by the tables."""
-    load: Path | None = None
-    """Show the figures of an earlier run's JSON file; measure nothing."""
 
     def check(self) -> None:
-        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for options that cannot be measured."""
         if self.steps < 2 or self.noises < 2 or self.rounds < 0 or not self.seeds or not self.models:
             raise RecipeError(
                 "steps and noises must be 2 or more, rounds 0 or more, and there must be a seed and a model"
@@ -77,9 +78,19 @@ class FidelityBench:
 
 
 def run_fidelity_bench(options: FidelityBench, say: Progress = print, command: str = "") -> Figures:
-    """Measure, or load, then show, plot, save and document. Returns what the JSON file holds.
+    """Measure or load, then show, plot, save and document.
 
-    Raises :class:`SkipstoneError` for options or files that stand in the way.
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns what the JSON file holds. Raises :class:`SkipstoneError` for options or files that cannot be used.
+
+    Example:
+        >>> run_fidelity_bench(FidelityBench(load=Path("no such file")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench fidelity' ...
     """
     options.check()
     with threads(options.threads or torch.get_num_threads()), torch.no_grad():
@@ -90,7 +101,19 @@ def run_fidelity_bench(options: FidelityBench, say: Progress = print, command: s
 
 
 def measure(options: FidelityBench, say: Progress, command: str = "") -> Figures:
-    """All figures of one bench, as plain values."""
+    """Measure all figures of the bench.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns plain values.
+
+    Example:
+        >>> measure(FidelityBench(models=(), rounds=0), print)["models"]
+        []
+    """
     result = _kept(options, command) if options.keep else _empty(options, command)
     there = [model["model"] for model in result["models"]]
     for kind in options.models:
@@ -124,7 +147,16 @@ def _kept(options: FidelityBench, command: str) -> Figures:
 
 
 class Painter:
-    """Draws with one of the demo's models: dense with any number of steps, or by a recipe."""
+    """Draws with one of the demo's models: dense with any number of steps, or by a recipe.
+
+    Args:
+        model: "unet" or "dit".
+        options: of the command.
+
+    Example:
+        >>> Painter("dit", FidelityBench(steps=1)).draw(count=2).shape
+        torch.Size([2, 12, 32, 32])
+    """
 
     def __init__(self, model: Model, options: FidelityBench) -> None:
         """Load the model."""
@@ -133,7 +165,15 @@ class Painter:
         self.options = options
 
     def draw(self, way: Way | None = None, seed: int = 0, count: int = len(CLASSES)) -> Tensor:
-        """Latents [count, 12, 32, 32], classes in turn. Raises :class:`SkipstoneError` where a recipe does nothing."""
+        """Draw latents [count, 12, 32, 32], classes in turn.
+
+        Args:
+            way: how to draw; dense if None.
+            seed: of the noise.
+            count: of pictures.
+
+        Raises :class:`SkipstoneError` if a recipe has no effect.
+        """
         device, recipe = self.options.device, way and way.recipe
         steps = (way and way.steps) or self.options.steps
         noise = torch.randn(
@@ -148,7 +188,12 @@ class Painter:
 
 
 def labels(count: int) -> Tensor:
-    """Classes in turn, int64 [count]."""
+    """Labels int64 [count], classes in turn.
+
+    Example:
+        >>> labels(12).tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    """
     return torch.arange(count) % len(CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""The figures of `skipstone bench fidelity` as tables and as a picture."""
+"""The figures of `skipstone bench fidelity` as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ _MARKS = "o^sDvP*Xp<>hd"
 
 
 def tables(result: Figures) -> list[Table]:
-    """One table per model, each group from most to fewest multiply-adds."""
+    """One table per model, each group from most to fewest multiply-adds.
+
+    Example:
+        >>> tables({"models": []})
+        []
+    """
     return [_table(model, result) for model in result["models"]]
 
 
@@ -54,7 +59,21 @@ def _spread(values: list[float] | list[float | None], form: str) -> str:
 
 
 def plot(path: Path, result: Figures) -> None:
-    """Error against multiply-adds, one panel per model; fewer steps as a line, to be below of."""
+    """Plot error against multiply-adds, one panel per model, with fewer steps as the line to beat.
+
+    Args:
+        path: of the PNG.
+        result: the figures.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     plot(Path(file.name, "a.png"), {"models": [{"model": "dit", "rows": []}]})
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write ...
+    """
     from matplotlib.figure import Figure
 
     models = result["models"]

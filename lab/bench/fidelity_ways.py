@@ -1,4 +1,4 @@
-"""The ways to spend fewer multiply-adds that `skipstone bench fidelity` compares on the demo's models."""
+"""The ways to use fewer multiply-adds that `skipstone bench fidelity` compares on the demo's models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ _INTERVALS = (2, 3, 4, 5, 8)
 
 @dataclass(frozen=True)
 class Way:
-    """One way to draw: with a recipe, or with fewer steps. group: what it is plotted as."""
+    """One way to draw: by a recipe, or with fewer steps.
+
+    Args:
+        name: in tables.
+        group: in plots.
+        recipe: that accelerates it; None for dense.
+        steps: of the sampler; the usual number if None.
+
+    Example:
+        >>> Way("25 steps", FEWER, steps=25).recipe is None
+        True
+    """
 
     name: str
     group: str
@@ -31,7 +42,17 @@ class Way:
 
 
 def ways(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Way]:
-    """All that are drawn beside the dense run of `steps` steps; the user's recipe and mask files come last."""
+    """The ways that are drawn beside the dense run; the user's files come last.
+
+    Args:
+        model: "unet" or "dit".
+        steps: of the dense run.
+        files: recipe (.json) and mask (.safetensors) files.
+
+    Example:
+        >>> [way.name for way in ways("dit", steps=4)][:5]
+        ['3 steps', '2 steps', '1 steps', 'FORA 2', 'output 2']
+    """
     counts = dict.fromkeys(max(1, round(share * steps)) for share in _SHARES)
     control = [Way(f"{n} steps", FEWER, steps=n) for n in counts if n < steps]
     rules = _unet_rules() if model == "unet" else _dit_rules()

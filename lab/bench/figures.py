@@ -1,4 +1,4 @@
-"""What all benches share: figures kept as JSON, shown as tables on the console and in a marked section of a Markdown page."""
+"""The common part of all benches: figures as JSON, as tables on the console, and in a marked section of a Markdown page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ...core.errors import RecipeError
 from ...core.files import make_folder, write_json, write_text
@@ -21,7 +21,17 @@ MIN_WIDTH = 140
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready text."""
+    """A table of formatted text.
+
+    Args:
+        title: above the table.
+        header: one text per column.
+        rows: cells of each row.
+
+    Example:
+        >>> Table("times", ("way", "s"), (("dense", "1.0"),)).header
+        ('way', 's')
+    """
 
     title: str
     header: tuple[str, ...]
@@ -30,7 +40,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Bench:
-    """One bench: its name on the command line, the keys of its figures beside the common ones, and its tables."""
+    """One bench.
+
+    Args:
+        name: on the command line.
+        keys: of its figures, beside :data:`COMMON`.
+        tables: makes its tables from figures.
+
+    Example:
+        >>> Bench("tokens", ("blocks",), tables=lambda figures: []).markers
+        ('<!-- bench tokens -->', '<!-- end of bench tokens -->')
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -38,30 +58,43 @@ class Bench:
 
     @property
     def markers(self) -> tuple[str, str]:
-        """The lines of a Markdown page between which the tables go."""
+        """The lines of a Markdown page between which the tables are written."""
         return f"<!-- bench {self.name} -->", f"<!-- end of bench {self.name} -->"
 
 
-class Files(Protocol):
-    """The files among a bench's options."""
+@dataclass(frozen=True)
+class Files:
+    """The files among a bench's options.
 
-    @property
-    def out(self) -> Path:
-        """Where the figures go."""
+    Example:
+        >>> Files(load=Path("out/bench_tokens.json")).markdown is None
+        True
+    """
 
-    @property
-    def markdown(self) -> Path | None:
-        """A Markdown page whose marked section is replaced."""
-
-    @property
-    def load(self) -> Path | None:
-        """Figures of an earlier run, shown in place of a measurement."""
+    out: Path = Path("out/bench.json")
+    """Where the figures go."""
+    markdown: Path | None = None
+    """A Markdown file whose section between this bench's markers is replaced by the tables."""
+    load: Path | None = None
+    """Show the figures of an earlier run's JSON file; measure nothing."""
 
 
 def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Progress) -> Figures:
-    """Measure or load, then show, save and document. Returns what the JSON file holds.
+    """Measure or load, then show, save and document.
 
-    Raises :class:`RecipeError` for files that stand in the way, the Markdown page before anything is measured.
+    Args:
+        bench: its tables.
+        files: its files.
+        measure: returns the figures.
+        say: prints progress.
+
+    Returns what the JSON file holds. Raises :class:`RecipeError` for files that are missing or broken, the Markdown page before
+    anything is measured.
+
+    Example:
+        >>> publish(Bench("tokens", (), tables=lambda figures: []), Files(load=Path("no such file")), dict, print)
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench tokens' (...): give a file that it wrote
     """
     if files.markdown:
         _around_section(bench, files.markdown)
@@ -77,7 +110,13 @@ def publish(bench: Bench, files: Files, measure: Callable[[], Figures], say: Pro
 
 
 def conditions(result: Figures) -> list[str]:
-    """What the figures must be read with, in lines."""
+    """The conditions of a measurement, in lines.
+
+    Example:
+        >>> machine = {"cpu": "x86", "threads": 1, "cores": 2, "torch": "2", "python": "3", "date": "2026", "load": [0.5]}
+        >>> conditions({"machine": machine, "command": "", "absent": ["tomesd"]})
+        ['x86, 1 of 2 threads, torch 2, Python 3, 2026, load before 0.5', 'not measured: tomesd']
+    """
     lines = [_machine(result["machine"])]
     if result.get("timed"):
         lines.append(f"times: {_machine(result['timed'])}")
@@ -95,7 +134,19 @@ def _machine(m: dict[str, Any]) -> str:
 
 
 def show(bench: Bench, result: Figures, write: Callable[..., Any] | None = None) -> None:
-    """Print all tables with rich. `write`: what prints, a console's own by default."""
+    """Print all tables with rich.
+
+    Args:
+        bench: its tables.
+        result: the figures.
+        write: prints; a console if None.
+
+    Example:
+        >>> machine = {"cpu": "x86", "threads": 1, "cores": 2, "torch": "2", "python": "3", "date": "2026", "load": [0.5]}
+        >>> figures = {"machine": machine, "command": "", "absent": []}
+        >>> show(Bench("tokens", (), tables=lambda figures: []), figures, print)
+        x86, 1 of 2 threads, torch 2, Python 3, 2026, load before 0.5
+    """
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -113,7 +164,18 @@ def show(bench: Bench, result: Figures, write: Callable[..., Any] | None = None)
 
 
 def markdown(bench: Bench, result: Figures) -> str:
-    """All tables as Markdown."""
+    """All tables as Markdown.
+
+    Args:
+        bench: its tables.
+        result: the figures.
+
+    Example:
+        >>> machine = {"cpu": "x86", "threads": 1, "cores": 2, "torch": "2", "python": "3", "date": "2026", "load": [0.5]}
+        >>> bench = Bench("tokens", (), tables=lambda figures: [Table("times", ("way",), (("dense",),))])
+        >>> print(markdown(bench, {"machine": machine, "command": "", "absent": []}).splitlines()[2])
+        **times**
+    """
     parts = ["\n".join(f"{line}  " for line in conditions(result))]
     for table in bench.tables(result):
         lines = [f"**{table.title}**", "", _line(table.header), _line("---" for _ in table.header)]
@@ -143,7 +205,19 @@ def _around_section(bench: Bench, path: Path) -> tuple[str, str]:
 
 
 def load_figures(bench: Bench, path: Path) -> Figures:
-    """What a bench's JSON file holds. Raises :class:`RecipeError` for other files."""
+    """Read a bench's JSON file.
+
+    Args:
+        bench: that wrote it.
+        path: of the file.
+
+    Raises :class:`RecipeError` for other files.
+
+    Example:
+        >>> load_figures(Bench("tokens", (), tables=lambda figures: []), Path("no such file"))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench tokens' (...): give a file that it wrote
+    """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         return {key: result[key] for key in (*COMMON, *bench.keys)}

@@ -44,9 +44,18 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class MaskTrainer:
-    """Trains masks for one denoiser and keeps them in a folder, so that a bench that was stopped goes on where it was.
+    """Trains masks for one denoiser and keeps them in a folder, so that a bench that was stopped can continue.
 
-    label: of model, steps and guidance, part of the files' names. passes, batch: of the forms that step on probabilities.
+    Args:
+        denoiser: network, calls and sampler.
+        label: of model, steps and guidance, part of the files' names.
+        folder: for the masks.
+        passes: of the forms that step on probabilities.
+        batch: of these forms.
+
+    Example:
+        >>> MaskTrainer(None, "demo-20", Path("out"), passes=60, batch=2).settings("paper", target=0.5, seed=1).passes
+        60
     """
 
     denoiser: Denoiser
@@ -56,7 +65,13 @@ class MaskTrainer:
     batch: int
 
     def mask(self, form: str, target: float, seed: int) -> Mask:
-        """The mask of a form for a share of the multiply-adds, trained unless a file holds it."""
+        """The mask of a form, read from its file or trained.
+
+        Args:
+            form: its name.
+            target: share of the multiply-adds.
+            seed: of the training.
+        """
         settings = self.settings(form, target, seed)
         path = self.folder / f"{self.label}-{form}-{round(100 * target)}-{seed}.safetensors"
         found = _kept(path, settings)
@@ -68,7 +83,15 @@ class MaskTrainer:
         return mask
 
     def settings(self, form: str, target: float, seed: int) -> TrainSettings:
-        """Of a form. Raises :class:`RecipeError` for an unknown one."""
+        """The settings of a form.
+
+        Args:
+            form: its name.
+            target: share of the multiply-adds.
+            seed: of the training.
+
+        Raises :class:`RecipeError` for an unknown form.
+        """
         check_forms((form,))
         more = FORMS[form]
         if issubclass(forms.FORMS[more.get("form", TrainSettings.form)], GradientStrategy):
@@ -81,7 +104,13 @@ class MaskTrainer:
 
 
 def check_forms(names: tuple[str, ...]) -> None:
-    """Raise :class:`RecipeError` for a name that is no form."""
+    """Raise :class:`RecipeError` for a name that is no form.
+
+    Example:
+        >>> check_forms(("serach",))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: no form of training is called 'serach': choose from search, ...
+    """
     unknown = [name for name in names if name not in FORMS]
     if unknown:
         raise RecipeError(f"no form of training is called {unknown[0]!r}: choose from {', '.join(FORMS)}")
@@ -97,7 +126,22 @@ def _kept(path: Path, settings: TrainSettings) -> Mask | None:
 
 
 def unrectified_share(mask: Mask, target: float, costs: Costs) -> tuple[float, float]:
-    """Shares of the multiply-adds of a learned mask that is cut where all its ones cost `target`: before and after liveness."""
+    """Shares of the multiply-adds, before and after liveness, of a learned mask that is cut where all its ones cost `target`.
+
+    Args:
+        mask: with its probabilities.
+        target: share of the multiply-adds.
+        costs: of the blocks.
+
+    Example:
+        >>> from skipstone.core.models.graph import Block, BlockGraph
+        >>> from torch import nn
+        >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
+        >>> mask = Mask(np.array([[True], [True], [False]]), "toy", ("a",), (999.0, 500.0, 0.0), "output")
+        >>> before, after = unrectified_share(mask, 0.7, Costs(graph, np.ones(1), rest=0.0))
+        >>> f"{before:.2f} {after:.2f}"
+        '0.67 0.67'
+    """
     p = np.asarray(mask.run if mask.probabilities is None else mask.probabilities, dtype=np.float64)
     order = np.argsort(-p[1:], axis=None, kind="stable")
     room = (target - costs.expected(np.zeros_like(p))) * len(p) - costs.masked.sum()

@@ -1,4 +1,4 @@
-"""A mask of others that is learned: a router in the manner of Learning-to-Cache."""
+"""A learned mask of another paper: a router in the manner of Learning-to-Cache."""
 
 from __future__ import annotations
 
@@ -16,8 +16,24 @@ from ...core.errors import RecipeError
 
 
 def router_mask(model: MaskedModel, settings: TrainSettings) -> np.ndarray:
-    """In the manner of Learning-to-Cache: every second call is full; of the others a router, trained as mixing weights along
-    the dense run with a sparsity term, says what runs. Raises :class:`RecipeError` below the share of the full calls."""
+    """A mask in the manner of Learning-to-Cache (arXiv 2406.01733).
+
+    Every second call is full; in the others a router, trained as mixing weights along the dense run with a sparsity term,
+    chooses what runs.
+
+    Args:
+        model: to train on.
+        settings: target, passes, batch and seed.
+
+    Raises :class:`RecipeError` for a target below the share of the full calls.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> costly = SimpleNamespace(shape=(4, 2), costs=SimpleNamespace(share=lambda run: 0.5))
+        >>> router_mask(costly, TrainSettings(target=0.4))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: a router needs 50% of the multiply-adds for its full calls: give a larger target
+    """
     share = settings.share
     settings = dataclasses.replace(
         settings,

@@ -1,4 +1,4 @@
-"""Masks of many kinds in one picture: how far from dense, at what share of the multiply-adds."""
+"""Plot of masks of many kinds: distance from dense over the share of the multiply-adds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from .figures import Figures
 
 
 def plot_masks(result: Figures, path: Path) -> None:
-    """Errors and Frechet distances over the multiply-adds, a line for each way, as PNG; bars are spreads over seeds."""
+    """Plot errors and Frechet distances over the multiply-adds, one line per way; bars are spreads over seeds.
+
+    Args:
+        result: the figures of the bench.
+        path: of the PNG.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     plot_masks({"rows": [], "model": "demo", "steps": 20, "noises": 4}, Path(file.name, "a.png"))
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write ...
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")

@@ -22,7 +22,7 @@ from ...core.plan.mask_fit import fitted
 from ...core.recipe.mask import Mask
 from ...pipelines.denoiser import denoiser_of
 from ..demo_models.loading import load_model
-from .figures import Bench, Figures, Progress, Table, publish
+from .figures import Bench, Figures, Files, Progress, Table, publish
 from .mask_forms import MaskTrainer, check_forms, unrectified_share
 from .mask_peers import router_mask
 from .mask_quality import Closeness, DenseReference, closeness_of, icon_reference, own_loss
@@ -33,8 +33,14 @@ _FEW = 4
 
 
 @dataclass(frozen=True)
-class MaskBench:
-    """Compare masks with the dense run, on noises that no training uses."""
+class MaskBench(Files):
+    """Compare masks with the dense run, on noises that no training uses.
+
+    Example:
+        >>> MaskBench(targets=(50,)).check()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: targets [50] must be shares in (0, 1], such as 0.5
+    """
 
     model: str = "demo-dit"
     """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
@@ -63,16 +69,11 @@ class MaskBench:
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_masks.json")
-    """Where the figures go."""
     plot: Path | None = None
     """A PNG of errors and Frechet distances over the share of the multiply-adds."""
-    markdown: Path | None = None
-    """A Markdown file whose section between the bench-masks markers is replaced by the tables."""
-    load: Path | None = None
-    """Show the figures of an earlier run's JSON file; measure nothing."""
 
     def check(self) -> None:
-        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for options that cannot be measured."""
         if self.noises < 2 or self.steps < 2 or not self.targets or self.seeds < 1:
             raise RecipeError("noises and steps must be 2 or more, seeds 1, and there must be a target, such as 0.5")
         if not all(0 < t <= 1 for t in self.targets):
@@ -81,7 +82,20 @@ class MaskBench:
 
 
 def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "") -> Figures:
-    """Measure, or load, then show, save and document. Returns what the JSON file holds. Raises :class:`SkipstoneError`."""
+    """Measure or load, then show, plot, save and document.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns what the JSON file holds. Raises :class:`SkipstoneError` for options or files that cannot be used.
+
+    Example:
+        >>> run_mask_bench(MaskBench(load=Path("no such file")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench masks demo-dit' ...
+    """
     options.check()
     with threads(options.threads or torch.get_num_threads()):
         result = publish(_bench_of(options.model), options, lambda: measure(options, say, command), say)
@@ -94,7 +108,20 @@ def run_mask_bench(options: MaskBench, say: Progress = print, command: str = "")
 
 
 def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
-    """All figures of one bench, as plain values."""
+    """Measure all figures of the bench.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns plain values. Raises :class:`SkipstoneError` for a model or masks that cannot be used.
+
+    Example:
+        >>> measure(MaskBench(model="no such model"), print)
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: no model at 'no such model': ...
+    """
     comparison = _MaskComparison(options)
     trained = [(path, Mask.load(path)) for path in options.files]
     rows: list[dict[str, Any]] = []
@@ -201,7 +228,12 @@ def _nearest(share: float, targets: Sequence[float]) -> float:
 
 
 def tables(result: Figures) -> list[Table]:
-    """One table, target by target, the nearest to dense first; and what rectification saved in trained masks."""
+    """One table, target by target, the closest to dense first; and what rectification saved in trained masks.
+
+    Example:
+        >>> tables({"model": "demo", "steps": 20, "guidance": None, "noises": 4, "rows": []})[0].title
+        "demo, 20 steps, the pipeline's guidance, 4 noises that no training used"
+    """
     scale = "the pipeline's guidance" if result["guidance"] is None else f"guidance {result['guidance']:g}"
     title = f"{result['model']}, {result['steps']} steps, {scale}, {result['noises']} noises that no training used"
     ordered = sorted(result["rows"], key=lambda row: (-row["target"], row["rel_l2"]))
@@ -228,5 +260,5 @@ def _spread(row: dict[str, Any], name: str, digits: int) -> str:
 
 
 def _bench_of(model: str) -> Bench:
-    """Tables of each model have a section of their own."""
+    """The bench of one model: each model's tables have their own section."""
     return Bench(f"masks {Path(model).stem}", ("model", "steps", "guidance", "noises", "rows"), tables)

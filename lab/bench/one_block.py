@@ -1,7 +1,7 @@
-"""The thing that is timed: one real SD1.5 transformer block, and inputs of which a wanted share merges.
+"""The module that is timed: one real SD1.5 transformer block, and inputs of which a given share merges.
 
 The block is `ldm`'s own `BasicTransformerBlock` with random weights; its attention runs through torch's fused kernel, as
-every present host replaces it (the original builds the N x N matrix: 17 GB at 1024 px).
+in every present host (the original builds the N x N matrix: 17 GB at 1024 px).
 """
 
 from __future__ import annotations
@@ -28,16 +28,30 @@ LATENT_FACTOR = 8
 
 
 class UNetModel(nn.Module):
-    """A network of nothing but transformer blocks, under the name by which everybody knows ldm's U-Net."""
+    """A network of transformer blocks only, with the class name of ldm's U-Net, by which it is recognised.
+
+    Args:
+        blocks: run one after the other.
+
+    Example:
+        >>> UNetModel([])(torch.zeros(1, 4, 8, 8)).shape
+        torch.Size([1, 64, 4])
+    """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        """blocks: run one after the other."""
+        """Take over the blocks."""
         super().__init__()
         self.input_blocks = nn.ModuleList(blocks)
         self.output_blocks = nn.ModuleList()
 
     def forward(self, x: Tensor, timesteps: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W] with channels last in memory -> tokens [B, H*W, C]."""
+        """x [B, C, H, W], with channels last in memory -> tokens [B, H*W, C].
+
+        Args:
+            x: latents.
+            timesteps: not used.
+            context: for cross-attention, [B, tokens, channels].
+        """
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
         for block in self.input_blocks:
             tokens = block(tokens, context=context)
@@ -46,7 +60,18 @@ class UNetModel(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """x [B, C, H, W] (channels last in memory) and context [B, 77, 768] of one size."""
+    """Inputs of one size.
+
+    Args:
+        x: [B, C, H, W], with channels last in memory.
+        context: [B, 77, 768].
+        timesteps: [B].
+
+    Example:
+        >>> inputs = make_inputs(64)
+        >>> inputs.tokens.shape, inputs.count
+        (torch.Size([2, 64, 320]), 64)
+    """
 
     x: Tensor
     context: Tensor
@@ -64,7 +89,21 @@ class Inputs:
 
 
 def new_block(channels: int = CHANNELS, heads: int = HEADS, context: int = CONTEXT_DIM, seed: int = 0) -> nn.Module:
-    """ldm's transformer block with random weights. Raises :class:`ModelError` when `ldm` is not installed."""
+    """ldm's transformer block with random weights.
+
+    Args:
+        channels: of the tokens.
+        heads: of the attention.
+        context: channels of the context.
+        seed: of the weights.
+
+    Raises :class:`ModelError` if `ldm` is not installed.
+
+    Example:
+        >>> block = new_block(channels=16, heads=2, context=8)
+        >>> block(torch.zeros(1, 4, 16), context=torch.zeros(1, 3, 8)).shape
+        torch.Size([1, 4, 16])
+    """
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints on import
             from ldm.modules.attention import BasicTransformerBlock
@@ -81,13 +120,30 @@ def new_block(channels: int = CHANNELS, heads: int = HEADS, context: int = CONTE
 
 
 def twin(model: nn.Module) -> Any:
-    """A copy with modules of its own that shares the weights, so that patches do not meet."""
+    """A copy with its own modules and the same weights, so that patches on one do not reach the other.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> twin(layer) is layer, twin(layer).weight is layer.weight
+        (False, True)
+    """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
 
 def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) -> Inputs:
-    """A smooth field plus noise for pictures of `size` pixels; drawn by a generator of our own."""
+    """A smooth field plus noise, from its own generator.
+
+    Args:
+        size: side of the pictures in pixels.
+        batch: B.
+        noise: its standard deviation; the field's is about 1.
+        seed: of the draw.
+
+    Example:
+        >>> make_inputs(128).x.shape
+        torch.Size([2, 320, 16, 16])
+    """
     side, generator = size // LATENT_FACTOR, torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, CHANNELS, 8, 8, generator=generator)
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic")
@@ -97,8 +153,20 @@ def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) ->
 
 
 def threshold_for(inputs: Inputs, merged: int, matching: Literal["dense", "local"]) -> float:
-    """The threshold at which the easiest sample of the batch has exactly `merged` pairs: midway between the batch's best
-    score of that rank and of the next, so that rounding cannot change the count. -1 where all sources merge."""
+    """The threshold at which the sample of the batch that merges most easily has exactly `merged` pairs.
+
+    It lies midway between the batch's best score of that rank and of the next, so that rounding cannot change the count; -1
+    if all sources merge.
+
+    Args:
+        inputs: whose tokens are matched.
+        merged: wanted number of pairs.
+        matching: "dense" or "local".
+
+    Example:
+        >>> threshold_for(make_inputs(64), merged=48, matching="dense")
+        -1.0
+    """
     side = inputs.x.shape[2]
     partition = top_left(Grid(side, inputs.x.shape[3], 1), (2, 2), inputs.x.device)
     score, _ = best_pairs(inputs.tokens, partition, matching)
@@ -119,7 +187,13 @@ def _fused_attention(self: Any, x: Tensor, context: Tensor | None = None, mask: 
 
 
 def hollow(block: nn.Module) -> Any:
-    """The block with attention and feed-forward that return their input: what is left of a way's time is merging."""
+    """The block with attention and feed-forward that return their input: what is left of the time is merging.
+
+    Example:
+        >>> block = hollow(new_block(channels=16, heads=2, context=8))
+        >>> block.attn1(torch.ones(1, 2)).tolist()
+        [[1.0, 1.0]]
+    """
     copied = twin(block)
     for module in (copied.attn1, copied.attn2, copied.ff):
         module.forward = _first_argument

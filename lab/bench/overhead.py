@@ -1,4 +1,4 @@
-"""What Skipstone costs where there is nothing to merge: microseconds per call, and nothing at all when it is neutral."""
+"""The cost of Skipstone when there is nothing to merge: microseconds per call, and nothing at all for neutral settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ NOTHING_ABOVE = TokenMerge(threshold=0.999999, checkpoints=(0,), absolute=True)
 
 
 def overhead_costs(loops: int = 100, runs: int = 20) -> dict[str, Any]:
-    """Microseconds per network call on 16 sites, and how many overrides a neutral recipe installs."""
+    """Microseconds per network call on 16 sites, and the number of overrides that a neutral recipe installs.
+
+    Args:
+        loops: calls per measurement.
+        runs: number of measurements.
+
+    Example:
+        >>> overhead_costs()["sites"]  # doctest: +SKIP
+        16
+    """
     root = UNetModel([new_block(_CHANNELS, 2, _CONTEXT, seed) for seed in range(SITES)])
     return {
         "sites": SITES,
@@ -36,7 +45,17 @@ def overhead_costs(loops: int = 100, runs: int = 20) -> dict[str, Any]:
 
 
 def bracket_cost(root: nn.Module, loops: int, runs: int) -> float:
-    """Seconds of `Engine.call` alone: clock, plan, overrides on all sites, and off again."""
+    """Seconds of `Engine.call` alone: clock, plan, and overrides on and off all sites.
+
+    Args:
+        root: the network.
+        loops: calls per measurement.
+        runs: number of measurements.
+
+    Example:
+        >>> bracket_cost(UNetModel([new_block(16, 2, 8)]), loops=1, runs=1) > 0
+        True
+    """
     engine = Engine(root, Recipe(merge=NOTHING_ABOVE))
     calls = _calls()
 
@@ -50,7 +69,16 @@ def bracket_cost(root: nn.Module, loops: int, runs: int) -> float:
 
 @torch.no_grad()
 def idle_cost(root: nn.Module, runs: int) -> float:
-    """Seconds that one forward takes longer when no pair reached the threshold at the last checkpoint."""
+    """Seconds by which a forward is slower when no pair reached the threshold at the last checkpoint.
+
+    Args:
+        root: the network.
+        runs: number of measurements.
+
+    Example:
+        >>> idle_cost(UNetModel([new_block(16, 2, 8)]), runs=1) < 1
+        True
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, _CHANNELS, _SIDE, _SIDE, generator=generator)
     args = (x.contiguous(memory_format=torch.channels_last), torch.full((2,), 500.0))
@@ -71,12 +99,17 @@ def idle_cost(root: nn.Module, runs: int) -> float:
 
 
 def _calls() -> Iterator[Call]:
-    """Calls of a run, each at a noise level of its own."""
+    """Calls of a run, each at another noise level."""
     return (Call(float(t), (_SIDE, _SIDE), (Stream("both", 2),)) for t in cycle(range(999, 0, -1)))
 
 
 def neutral_overrides(root: nn.Module) -> int:
-    """Hooks and instance forwards that a neutral recipe adds to the model."""
+    """Number of hooks and instance forwards that a neutral recipe adds to the model.
+
+    Example:
+        >>> neutral_overrides(UNetModel([new_block(16, 2, 8)]))
+        0
+    """
     before = _patches(root)
     with accelerate(root, TokenMerge(threshold=1.0)):
         return _patches(root) - before

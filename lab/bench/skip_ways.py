@@ -1,4 +1,4 @@
-"""The ways to run a whole U-Net through a run of several calls that `skipstone bench skips` compares."""
+"""The ways to run a whole U-Net through several calls that `skipstone bench skips` compares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ PACKAGE = "deepcache"
 
 @dataclass(frozen=True)
 class Installed:
-    """A way that stands on a network. begin: of a run. end: of a run; returns the bytes that its caches held at most."""
+    """A way that is installed on a network.
+
+    Args:
+        begin: starts a run.
+        end: ends a run; returns the most bytes that its caches held.
+
+    Example:
+        >>> Installed().end()
+        0
+    """
 
     begin: Callable[[], Any] = lambda: None
     end: Callable[[], int] = lambda: 0
@@ -35,9 +44,17 @@ class Installed:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run: how many calls a run of it has, and how it gets onto a network whose timesteps are known.
+    """One way to run.
 
-    peer: name of the way that does the same work and must give the same output.
+    Args:
+        name: in tables.
+        calls: of a run.
+        install: puts it onto a network, given the timesteps of a run.
+        peer: name of the way that does the same work and must give the same output.
+
+    Example:
+        >>> Way(DENSE, 15, lambda network, timesteps: Installed()).peer
+        ''
     """
 
     name: str
@@ -47,9 +64,16 @@ class Way:
 
 
 def ways(calls: int, intervals: Sequence[int], dato_calls: int) -> list[Way]:
-    """Dense, DeepCache's rule by Skipstone and by its package where that is installed, and DaTo's preset P_COCO.
+    """Dense, DeepCache's rule by Skipstone and (if installed) by its package, and DaTo's preset P_COCO.
 
-    calls, dato_calls: of their runs.
+    Args:
+        calls: of a run.
+        intervals: of DeepCache.
+        dato_calls: of DaTo's runs.
+
+    Example:
+        >>> [way.name for way in ways(15, (3,), 51) if way.name.startswith("Skipstone")]
+        ['Skipstone, every 3', 'Skipstone P_COCO, unpruned', 'Skipstone P_COCO, pruned 0.4']
     """
     found = [Way(DENSE, calls, lambda network, timesteps: Installed())]
     for every in intervals:
@@ -64,12 +88,23 @@ def ways(calls: int, intervals: Sequence[int], dato_calls: int) -> list[Way]:
 
 
 def absent() -> list[str]:
-    """Peers that are not installed."""
+    """Names of packages that are not installed.
+
+    Example:
+        >>> absent() in ([], ["deepcache (not installed)"])
+        True
+    """
     return [] if find_spec("DeepCache") else [f"{PACKAGE} (not installed)"]
 
 
 def ours(recipe: Recipe | BlockSkip) -> Callable[[nn.Module, Sequence[float]], Installed]:
-    """Skipstone through its public verb, told the calls as a pipeline tells them."""
+    """Skipstone's public API; the timesteps are announced, as a pipeline does.
+
+    Example:
+        >>> ours(BlockSkip(rule="interval"))(nn.Linear(1, 1), (999.0, 0.0))
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: ...
+    """
 
     def install(network: nn.Module, timesteps: Sequence[float]) -> Installed:
         handle = accelerate(network, recipe)
@@ -79,7 +114,16 @@ def ours(recipe: Recipe | BlockSkip) -> Callable[[nn.Module, Sequence[float]], I
 
 
 def deepcache(every: int, branch: int = 0) -> Callable[[nn.Module, Sequence[float]], Installed]:
-    """The package that the authors of DeepCache publish. It finds a call by its timestep, the second positional argument."""
+    """The package of DeepCache's authors. It identifies a call by its timestep, the second positional argument.
+
+    Args:
+        every: interval between full calls.
+        branch: number of the skip branch.
+
+    Example:
+        >>> callable(deepcache(every=3))
+        True
+    """
 
     def install(network: nn.Module, timesteps: Sequence[float]) -> Installed:
         from DeepCache import DeepCacheSDHelper
@@ -93,7 +137,13 @@ def deepcache(every: int, branch: int = 0) -> Callable[[nn.Module, Sequence[floa
 
 
 def held_bytes(value: Any) -> int:
-    """Bytes of all memory that the tensors in nested dicts, lists and tuples keep alive, each counted once."""
+    """Bytes of memory that the tensors in nested dicts, lists and tuples keep alive, each counted once.
+
+    Example:
+        >>> x = torch.zeros(4)
+        >>> held_bytes({"a": [x, x], "b": (x[:1],)})
+        16
+    """
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(value))}.values())
 
 
@@ -106,9 +156,21 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Walk:
-    """One way on a network of its own, which shares the U-Net's weights; its run is made call by call.
+    """One way on its own network, which shares the U-Net's weights; a run is made call by call.
 
-    outputs: of each call of the last run. cache_bytes: what the way's caches held at most in that run.
+    `outputs` are those of each call of the last run, `cache_bytes` the most that the caches held in it.
+
+    Args:
+        unet: with the weights.
+        way: to install.
+        inputs: of the calls.
+
+    Example:
+        >>> from diffusers import UNet2DConditionModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> unet = UNet2DConditionModel(**kinds, layers_per_block=1, mid_block_type=None, cross_attention_dim=8)
+        >>> Walk(unet, ways(2, (), 51)[0], UNetInputs(unet, batch=1, size=64)).call(0).shape
+        torch.Size([1, 4, 8, 8])
     """
 
     def __init__(self, unet: nn.Module, way: Way, inputs: UNetInputs) -> None:
@@ -123,7 +185,7 @@ class Walk:
 
     @torch.no_grad()
     def call(self, k: int) -> Tensor:
-        """Call k of the run, on a latent that all ways get at their call k; returns when the device is done."""
+        """Run call k, on a latent that all ways get at their call k. Returns when the device is done."""
         if k == 0:
             self._installed.begin()
         latent = self._inputs.latent(seed=k)
@@ -137,6 +199,20 @@ class Walk:
 
 
 def call_macs(unet: nn.Module, way: Way, inputs: UNetInputs) -> list[int]:
-    """Multiply-adds of each call of a way's run. On torch's meta device the real modules run, without their numbers."""
+    """Multiply-adds of each call of a run. On torch's meta device the modules run without their numbers.
+
+    Args:
+        unet: to count.
+        way: to install.
+        inputs: of the calls.
+
+    Example:
+        >>> from diffusers import UNet2DConditionModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> with torch.device("meta"):
+        ...     unet = UNet2DConditionModel(**kinds, layers_per_block=1, mid_block_type=None, cross_attention_dim=8)
+        >>> len(set(call_macs(unet, ways(2, (), 51)[0], UNetInputs(unet, batch=1, size=64))))  # both calls cost the same
+        1
+    """
     walk = Walk(unet, way, inputs)
     return [count_macs(lambda k=k: walk.call(k)) for k in range(way.calls)]  # type: ignore[misc]

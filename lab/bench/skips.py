@@ -1,7 +1,7 @@
-"""`skipstone bench skips`: what block skipping saves on a whole SD1.5 U-Net, beside the DeepCache package and its bound.
+"""`skipstone bench skips`: what block skipping saves on a whole SD1.5 U-Net, beside the DeepCache package and the bound.
 
-The bound is the dense run's multiply-adds over the way's own. Calls of equal multiply-adds are of one kind; a run's time is
-the sum of its kinds' medians, so that a slow moment of the machine counts for nothing.
+The bound is the dense run's multiply-adds over the way's own. Calls with equal multiply-adds are of one kind; a run's time is
+the sum of its kinds' medians, so that a slow moment of the machine has no effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from ...core.errors import RecipeError, SkipstoneError
 from ...core.measure.timing import Timing, interleave_runs, machine, threads
-from .figures import Bench, Figures, Progress, Table, publish
+from .figures import Bench, Figures, Files, Progress, Table, publish
 from .one_block import LATENT_FACTOR
 from .skip_ways import DENSE, Walk, Way, absent, call_macs, ways
 from .unet import UNetInputs, sd15_unet
@@ -28,8 +28,14 @@ _TELL_EVERY = 20
 
 
 @dataclass(frozen=True)
-class SkipBench:
-    """Time block skipping on a whole SD1.5 U-Net: dense, the DeepCache package, Skipstone's rules and DaTo, interleaved."""
+class SkipBench(Files):
+    """Time block skipping on a whole SD1.5 U-Net: dense, the DeepCache package, Skipstone's rules and DaTo, interleaved.
+
+    Example:
+        >>> SkipBench(size=500).check()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: size 500 must be a multiple of 64 pixels, for instance 512
+    """
 
     size: int = 512
     """Picture side in pixels."""
@@ -50,14 +56,9 @@ class SkipBench:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the U-Net."""
     out: Path = Path("out/bench_skips.json")
-    """Where the figures go."""
-    markdown: Path | None = None
-    """A Markdown file whose section between the bench-skips markers is replaced by the tables."""
-    load: Path | None = None
-    """Show the figures of an earlier run's JSON file; measure nothing."""
 
     def check(self) -> None:
-        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for options that cannot be measured."""
         if self.size < 8 * LATENT_FACTOR or self.size % (8 * LATENT_FACTOR):
             raise RecipeError(f"size {self.size} must be a multiple of {8 * LATENT_FACTOR} pixels, for instance 512")
         if min((self.batch, self.calls, self.dato_calls, self.rounds, 1 if self.threads is None else self.threads)) < 1:
@@ -69,9 +70,19 @@ class SkipBench:
 
 
 def run_skip_bench(options: SkipBench, say: Progress = print, command: str = "") -> Figures:
-    """Measure, or load, then show, save and document. Returns what the JSON file holds.
+    """Measure or load, then show, save and document.
 
-    Raises :class:`SkipstoneError` for options, files or packages that stand in the way.
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns what the JSON file holds. Raises :class:`SkipstoneError` for options, files or packages that cannot be used.
+
+    Example:
+        >>> run_skip_bench(SkipBench(load=Path("no such file")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench skips' ...
     """
     options.check()
     with threads(options.threads or torch.get_num_threads()):
@@ -79,7 +90,21 @@ def run_skip_bench(options: SkipBench, say: Progress = print, command: str = "")
 
 
 def measure(options: SkipBench, say: Progress, command: str = "", make: Callable[[], Any] = sd15_unet) -> Figures:
-    """All figures of one bench, as plain values. make: a U-Net with weights, on torch's default device."""
+    """Measure all figures of the bench.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+        make: makes a U-Net with weights, on torch's default device.
+
+    Returns plain values.
+
+    Example:
+        >>> found = measure(SkipBench(size=64, calls=6, intervals=(3,)), print)  # doctest: +SKIP
+        >>> found["rows"][0]["name"]  # doctest: +SKIP
+        'dense'
+    """
     found = ways(options.calls, options.intervals, options.dato_calls)
     say("counting multiply-adds")
     with torch.device("meta"):
@@ -147,7 +172,12 @@ def _difference(ours: Walk, peer: Walk) -> float:
 
 
 def tables(result: Figures) -> list[Table]:
-    """The one table of this bench's figures."""
+    """The table of this bench.
+
+    Example:
+        >>> tables({"size": 512, "batch": 2, "dtype": "float32", "rounds": 1, "rows": []})[0].rows
+        ()
+    """
     title = (
         f"whole SD1.5 U-Net, {result['size']} px, batch {result['batch']}, {result['dtype']}, rounds: {result['rounds']}; "
         "outputs of Skipstone and the package agree within "

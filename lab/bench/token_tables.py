@@ -10,7 +10,13 @@ OURS = "Skipstone"
 
 
 def tables(result: Figures) -> list[Table]:
-    """All tables of a bench's figures."""
+    """All tables of the bench.
+
+    Example:
+        >>> wrapper = {"sites": 16, "bracket_us": 20.0, "nothing_to_merge_us": 90.0, "neutral_overrides": 0}
+        >>> tables({"blocks": [], "end_to_end": [], "wrapper": wrapper})[0].rows[0]
+        ('bracket and overrides of one call', '20 µs')
+    """
     found = [_block_table(block) for block in result["blocks"]]
     found += [_unet_table(unet) for unet in result["end_to_end"]]
     return [*found, _wrapper_table(result["wrapper"])]
@@ -43,7 +49,18 @@ def _saving(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> str:
 
 
 def best_peer(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
-    """The peer with the least overhead in calls of the row's kind; tomesd searches its pairs in every call."""
+    """The row of the peer with the least overhead in calls of the row's kind; tomesd searches its pairs in every call.
+
+    Args:
+        row: of Skipstone.
+        rows: all rows.
+        key: the figure that is compared.
+
+    Example:
+        >>> peer = {"name": "tomesd", "calls": "recompute", "merging_ms": 3.0}
+        >>> best_peer({"name": "Skipstone dense", "calls": "recompute"}, [peer], "merging_ms")["name"]
+        'tomesd'
+    """
     peers = [r for r in rows if key in r and not r["name"].startswith(OURS)]
     fit = [r for r in peers if row["calls"] == "reuse" or r["calls"] == "recompute"]
     return min(fit, key=lambda r: r[key], default=None)

@@ -1,6 +1,6 @@
 """The ways to run one transformer block that `skipstone bench tokens` compares, each as a plain callable.
 
-All merge exactly the same number of tokens, without randomness, so that dense matching gives the same output everywhere.
+All merge the same number of tokens, without randomness, so that dense matching gives the same output everywhere.
 """
 
 from __future__ import annotations
@@ -25,9 +25,17 @@ Calls = Literal["recompute", "reuse", "ideal", "dense"]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the block. calls: do pairs get searched (recompute) or reused in the call that is timed?
+    """One way to run the block.
 
-    agrees: its output must equal the other ways' that agree.
+    Args:
+        name: in tables.
+        calls: whether pairs are searched ("recompute") or reused in the call that is timed.
+        run: runs the block once.
+        agrees: whether its output must equal that of the others that agree.
+
+    Example:
+        >>> Way("ideal", "ideal", lambda: torch.zeros(1), agrees=False).calls
+        'ideal'
     """
 
     name: str
@@ -37,7 +45,19 @@ class Way:
 
 
 def ways(block: nn.Module, inputs: Inputs, merged: int) -> list[Way]:
-    """Everything that merges `merged` tokens of each sample; peers only where they are installed."""
+    """Every way that merges `merged` tokens of each sample; peers only if they are installed.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+        merged: tokens per sample.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> found, inputs = ways(new_block(), make_inputs(64), merged=16), make_inputs(64)
+        >>> found[0].name, check(found[:2], 16, inputs)
+        ('ideal', 0.0)
+    """
     dense, local = (threshold_for(inputs, merged, matching) for matching in ("dense", "local"))
     found = [
         Way("ideal", "ideal", ideal(block, inputs, merged), agrees=False),
@@ -54,18 +74,44 @@ def ways(block: nn.Module, inputs: Inputs, merged: int) -> list[Way]:
 
 
 def absent_peers() -> list[str]:
-    """Peers that are not installed."""
+    """Names of peers that are not installed.
+
+    Example:
+        >>> all("not installed" in name for name in absent_peers())
+        True
+    """
     peers = (("tomesd", "tomesd"), ("ca-tome", "ca_tome"))
     return [f"{name} (not installed)" for name, module in peers if not find_spec(module)]
 
 
 def dense(block: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
-    """The block as it is."""
+    """The unchanged block.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> dense(new_block(), make_inputs(64))().shape
+        torch.Size([2, 64, 320])
+    """
     return _runner(UNetModel([twin(block)]), inputs)
 
 
 def ideal(block: Any, inputs: Inputs, merged: int) -> Callable[[], Tensor]:
-    """Merging that costs nothing: self-attention on N - merged tokens made ready before, all else on N."""
+    """Merging at no cost: self-attention on N - merged tokens that were prepared before, everything else on N.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+        merged: tokens per sample.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> ideal(new_block(), make_inputs(64), merged=16)().shape
+        torch.Size([2, 64, 320])
+    """
     reduced = block.norm1(inputs.tokens)[:, merged:].contiguous()
     restored = torch.zeros_like(inputs.tokens)
 
@@ -88,7 +134,20 @@ def ours(
     checkpoints: str | tuple[int, ...],
     matching: Literal["dense", "local"] = "dense",
 ) -> Callable[[], Tensor]:
-    """Skipstone through its public verb, hooks included; `batch="max"` and `bucket=1` as the peers count."""
+    """Skipstone's public API, hooks included; `batch="max"` and `bucket=1` as the peers count.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+        threshold: above which tokens merge.
+        checkpoints: of :class:`TokenMerge`.
+        matching: of :class:`TokenMerge`.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> ours(new_block(), make_inputs(64), threshold=0.5, checkpoints=(0,))().shape
+        torch.Size([2, 64, 320])
+    """
     root = UNetModel([twin(block)])
     settings = TokenMerge(threshold, checkpoints, matching=matching, batch="max", bucket=1, absolute=True)
     accelerate(root, settings).begin()
@@ -96,7 +155,18 @@ def ours(
 
 
 def tomesd(block: nn.Module, inputs: Inputs, merged: int) -> Callable[[], Tensor]:
-    """ToMe for Stable Diffusion, whose matching is dense and done at each call."""
+    """ToMe for Stable Diffusion (arXiv 2303.17604), whose matching is dense and runs at each call.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+        merged: tokens per sample.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> not find_spec("tomesd") or tomesd(new_block(), make_inputs(64), merged=16)().shape == (2, 64, 320)
+        True
+    """
     import tomesd as package
 
     root = UNetModel([twin(block)])
@@ -105,7 +175,19 @@ def tomesd(block: nn.Module, inputs: Inputs, merged: int) -> Callable[[], Tensor
 
 
 def ca_tome(block: nn.Module, inputs: Inputs, threshold: float, step: int) -> Callable[[], Tensor]:
-    """The released CA-ToMe block with checkpoint 0: step 0 searches the pairs anew, others reuse those of the first run."""
+    """The released CA-ToMe block with checkpoint 0: step 0 searches the pairs, others reuse those of the first run.
+
+    Args:
+        block: of ldm.
+        inputs: of the block.
+        threshold: above which tokens merge.
+        step: number of the call that is timed.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> not find_spec("ca_tome") or ca_tome(new_block(), make_inputs(64), 0.5, step=0)().shape == (2, 64, 320)
+        True
+    """
     from ca_tome.patch import apply_patch
 
     root = UNetModel([twin(block)])
@@ -116,9 +198,21 @@ def ca_tome(block: nn.Module, inputs: Inputs, threshold: float, step: int) -> Ca
 
 
 def check(found: list[Way], merged: int, inputs: Inputs) -> float:
-    """Run all once: each must run its attention on `N - merged` tokens and those that agree must give one output.
+    """Run all once: each must run its attention on `N - merged` tokens, and those that agree must give one output.
 
-    Returns their largest difference. Raises :class:`SkipstoneError` for a way that does other work than it says.
+    Args:
+        found: the ways.
+        merged: tokens per sample.
+        inputs: of the block.
+
+    Returns their largest difference. Raises :class:`SkipstoneError` for a way that does other work than it should.
+
+    Example:
+        >>> from .one_block import make_inputs, new_block
+        >>> inputs = make_inputs(64)
+        >>> check([Way("dense", "dense", dense(new_block(), inputs))], merged=16, inputs=inputs)
+        Traceback (most recent call last):
+        skipstone.core.errors.SkipstoneError: dense ran attention on [64, 77] tokens, not 48
     """
     reference, worst = None, 0.0
     for way in found:
@@ -135,7 +229,7 @@ def check(found: list[Way], merged: int, inputs: Inputs) -> float:
 
 
 def _runner(root: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
-    """Each call is at a noise level of its own, as in a run."""
+    """Run the network; each call is at another noise level, as in a run."""
     timesteps = cycle(range(999, 0, -1))
 
     @torch.no_grad()

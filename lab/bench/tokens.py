@@ -1,7 +1,7 @@
-"""`skipstone bench tokens`: what merging costs, beside its peers, on one real SD1.5 transformer block.
+"""`skipstone bench tokens`: the cost of merging, beside its peers, on one real SD1.5 transformer block.
 
-Overhead is block time minus the *ideal* block's: the same block whose self-attention runs on the reduced tokens, made
-ready beforehand. Random weights give no meaningful similarities, so the merged share is imposed.
+Overhead is block time minus the *ideal* block's: the same block whose self-attention runs on the reduced tokens, prepared
+beforehand. Random weights give no meaningful similarities, so the merged share is imposed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.errors import RecipeError
 from ...core.measure.timing import Timing, interleave, machine, threads
-from .figures import Figures, Progress, publish
+from .figures import Figures, Files, Progress, publish
 from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
 from .overhead import overhead_costs
 from .token_tables import TOKENS
@@ -28,8 +28,14 @@ MOST_MERGED = 0.75
 
 
 @dataclass(frozen=True)
-class TokenBench:
-    """Time token merging on one SD1.5 transformer block: dense, tomesd, ca-tome and Skipstone, interleaved."""
+class TokenBench(Files):
+    """Time token merging on one SD1.5 transformer block: dense, tomesd, ca-tome and Skipstone, interleaved.
+
+    Example:
+        >>> TokenBench(fractions=(0.9,)).check()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: fractions [0.9] must lie in (0, 0.75], for instance 0.5
+    """
 
     sizes: tuple[int, ...] = (512, 768, 1024)
     """Picture sides in pixels."""
@@ -44,14 +50,9 @@ class TokenBench:
     end_to_end_runs: int = 3
     """Rounds of each of these."""
     out: Path = Path("out/bench_tokens.json")
-    """Where the figures go."""
-    markdown: Path | None = None
-    """A Markdown file whose section between the bench-tokens markers is replaced by the tables."""
-    load: Path | None = None
-    """Show the figures of an earlier run's JSON file; measure nothing."""
 
     def check(self) -> None:
-        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for options that cannot be measured."""
         if any(size < 2 * LATENT_FACTOR or size % LATENT_FACTOR for size in (*self.sizes, *self.end_to_end)):
             raise RecipeError(f"sizes {list(self.sizes)} must be multiples of {LATENT_FACTOR} pixels, for instance 512")
         if not self.fractions or any(not 0 < f <= MOST_MERGED for f in self.fractions):
@@ -61,9 +62,19 @@ class TokenBench:
 
 
 def run_token_bench(options: TokenBench, say: Progress = print, command: str = "") -> Figures:
-    """Measure, or load, then show, save and document. Returns what the JSON file holds.
+    """Measure or load, then show, save and document.
 
-    Raises :class:`SkipstoneError` for options, files or packages that stand in the way.
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns what the JSON file holds. Raises :class:`SkipstoneError` for options, files or packages that cannot be used.
+
+    Example:
+        >>> run_token_bench(TokenBench(load=Path("no such file")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such file' holds no figures of 'bench tokens' ...
     """
     options.check()
     with threads(options.threads), torch.no_grad():
@@ -71,7 +82,20 @@ def run_token_bench(options: TokenBench, say: Progress = print, command: str = "
 
 
 def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
-    """All figures of one bench, as plain values. torch's thread count is the caller's."""
+    """Measure all figures of the bench, with torch's present number of threads.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns plain values. Raises :class:`ModelError` if `ldm` is not installed.
+
+    Example:
+        >>> found = measure(TokenBench(sizes=(64,), fractions=(0.5,), runs=(1,)), print)  # doctest: +SKIP
+        >>> found["blocks"][0]["merged"]  # doctest: +SKIP
+        32
+    """
     block = new_block()
     each = options.runs * len(options.sizes) if len(options.runs) == 1 else options.runs
     result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}

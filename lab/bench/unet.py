@@ -1,4 +1,4 @@
-"""A whole SD1.5 U-Net of full size with random weights, and the end-to-end rows of `skipstone bench tokens`."""
+"""A full-size SD1.5 U-Net with random weights, and the end-to-end rows of `skipstone bench tokens`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,23 @@ _CALLS: dict[str, str | tuple[int, ...]] = {
 
 
 class UNetInputs:
-    """What a U-Net is given: latents [B, C, side, side] and one context [B, 77, D], drawn by generators of our own."""
+    """Inputs of a U-Net: latents [B, C, side, side] and one context [B, 77, D], from their own generators.
+
+    Args:
+        unet: whose device and dtype they have.
+        batch: B.
+        size: side of the pictures in pixels.
+
+    Example:
+        >>> from diffusers import UNet2DConditionModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> unet = UNet2DConditionModel(**kinds, layers_per_block=1, mid_block_type=None, cross_attention_dim=8)
+        >>> UNetInputs(unet, batch=2, size=512).latent(seed=1).shape
+        torch.Size([2, 4, 64, 64])
+    """
 
     def __init__(self, unet: Any, batch: int, size: int) -> None:
-        """size: side of the pictures in pixels. All is on the U-Net's device, in its dtype."""
+        """Draw the context."""
         self._like = next(unet.parameters())
         self._shape = (batch, unet.config.in_channels, size // LATENT_FACTOR, size // LATENT_FACTOR)
         self.context = self._normal((batch, CONTEXT_TOKENS, unet.config.cross_attention_dim), seed=1)
@@ -43,7 +56,13 @@ class UNetInputs:
 
 
 def sd15_unet() -> Any:
-    """diffusers' U-Net in SD1.5's configuration (859.5 M parameters), random weights. Raises :class:`ModelError`."""
+    """diffusers' U-Net in SD1.5's configuration (859.5 M parameters), random weights. Raises :class:`ModelError` without diffusers.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     print(sum(p.numel() for p in sd15_unet().parameters()))
+        859520964
+    """
     try:
         from diffusers import UNet2DConditionModel
     except ImportError as error:
@@ -54,13 +73,28 @@ def sd15_unet() -> Any:
 
 
 def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[[], Any] = sd15_unet) -> dict[str, Any]:
-    """One U-Net call at batch 2 for pictures of `size` pixels: dense, tomesd at 0.5, Skipstone at 50 %."""
+    """Time one U-Net call at batch 2: dense, tomesd at 0.5, Skipstone at 50 %.
+
+    Args:
+        size: side of the pictures in pixels.
+        runs: rounds, in which all take turns.
+        say: prints progress.
+        make: makes the U-Net.
+
+    Example:
+        >>> from diffusers import UNet2DConditionModel
+        >>> kinds = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+        >>> sizes = {"block_out_channels": (32,), "layers_per_block": 1, "cross_attention_dim": 8}
+        >>> found = end_to_end(64, 1, lambda text: None, make=lambda: UNet2DConditionModel(**kinds, **sizes).eval())
+        >>> found["rows"][0]["name"], found["rows"][0]["speedup"]
+        ('dense', 1.0)
+    """
     unet = make()
     inputs = UNetInputs(unet, 2, size)
     latent = inputs.latent()
 
     def call(network: nn.Module) -> Callable[[], Tensor]:
-        timesteps = cycle(range(999, 0, -1))  # each call at a noise level of its own
+        timesteps = cycle(range(999, 0, -1))  # each call at another noise level
 
         @torch.no_grad()
         def run() -> Tensor:

@@ -1,4 +1,4 @@
-"""The figures of the ways of drawing, each set against the dense one, and how they are shown and kept."""
+"""The figures of the ways of drawing, each compared with the dense one; their table and their files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,22 @@ from .ways import Measured
 
 @dataclass(frozen=True)
 class Figures:
-    """One way. time_ratio, macs_ratio: dense over this. psnr_db: in decibel, None where the pictures equal the dense ones.
+    """The figures of one way.
 
-    error: relative L2 distance of the final latents to the dense ones. readable: share that the classifier names right.
+    Args:
+        steps: of the sampler.
+        seconds: median time of a run.
+        time_ratio: the dense run's seconds over these.
+        macs: multiply-adds of a run.
+        macs_ratio: the dense run's multiply-adds over these.
+        psnr_db: to the dense pictures, in decibel; None for equal ones.
+        ssim: to the dense pictures.
+        error: relative L2 distance of the final latents to the dense ones.
+        readable: share of the pictures that the classifier names correctly.
+
+    Example:
+        >>> Figures(50, 2.0, 1.5, 10**9, 1.4, psnr_db=None, ssim=1.0, error=0.0, readable=1.0).decibels
+        'equal'
     """
 
     steps: int
@@ -37,12 +50,20 @@ class Figures:
 
     @property
     def decibels(self) -> str:
-        """The PSNR in words."""
+        """The PSNR as text."""
         return "equal" if self.psnr_db is None else f"{self.psnr_db:.1f}"
 
 
 def figures_of(rows: Sequence[Measured]) -> dict[str, Figures]:
-    """By name of the way. The first row is the dense one."""
+    """Figures by name of the way. The first row is the dense one.
+
+    Example:
+        >>> from skipstone.core.engine.report import Report
+        >>> from .ways import Way
+        >>> latents = torch.rand(10, 12, 32, 32, generator=torch.Generator().manual_seed(0))
+        >>> figures_of([Measured(Way("dense", 50), latents, Report(), seconds=2.0, macs=10**9)])["dense"].decibels
+        'equal'
+    """
     classifier = load_classifier()
     return {row.way.name: _figures(row, rows[0], classifier) for row in rows}
 
@@ -76,7 +97,20 @@ _TO_DENSE = ("PSNR to\ndense, dB", "SSIM to\ndense", "error")
 
 
 def show(title: str, figures: dict[str, Figures], *lines: str, leave_out: Sequence[str] = ()) -> None:
-    """Print a table with rich, dense first, and some lines below it. leave_out: columns that are not wanted."""
+    """Print a table with rich, dense first, and some lines below it.
+
+    Args:
+        title: of the table.
+        figures: by name of the way.
+        lines: below the table.
+        leave_out: columns to leave out.
+
+    Example:
+        >>> show("ten icons", {}, "wrote demo.png", leave_out=["error"])
+        ten icons
+        ...
+        wrote demo.png
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -93,7 +127,23 @@ def show(title: str, figures: dict[str, Figures], *lines: str, leave_out: Sequen
 
 
 def keep(out: Path, name: str, sheet: Image.Image, result: dict[str, Any]) -> str:
-    """Write NAME.png and NAME.json into a folder; returns a line that says so."""
+    """Write NAME.png and NAME.json into a folder.
+
+    Args:
+        out: the folder; made if it does not exist.
+        name: of the files.
+        sheet: the picture.
+        result: plain values.
+
+    Returns a line that names the files. Raises :class:`FileError`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     line = keep(Path(folder), "demo", Image.new("RGB", (8, 8)), {})
+        >>> line
+        'wrote ...demo.png and ...demo.json'
+    """
     make_folder(out)
     picture, values = out / f"{name}.png", out / f"{name}.json"
     with whole_file(picture) as part:

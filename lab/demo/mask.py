@@ -1,7 +1,7 @@
-"""`skipstone demo --mask`: a mask is trained on the small DiT and drawn by, beside FORA and fewer steps.
+"""`skipstone demo --mask`: train a mask on the small DiT and draw by it, beside FORA and fewer steps.
 
 Writes `demo_mask.png` (dense, then each way and its difference), `demo_mask.json`, and in the folder `demo_mask` the mask with
-its heat-map and the training's curves. The ten icons come from a noise that no training uses.
+its heat-map and the training's curves. The noise of the ten icons is used in no training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,19 @@ Train = Callable[[DemoOptions, TrainSettings, Path], Trained]
 
 
 def run_mask_demo(options: DemoOptions, train: Train) -> dict[str, Any]:
-    """Train, draw, tell; returns what `demo_mask.json` holds. Raises :class:`RecipeError` for bad options."""
+    """Train, draw, and show the figures.
+
+    Args:
+        options: of the command.
+        train: trains a mask and writes it into a folder.
+
+    Returns what `demo_mask.json` holds. Raises :class:`RecipeError` for options that cannot run.
+
+    Example:
+        >>> run_mask_demo(DemoOptions(mask=True, seed=-1), train=lambda options, settings, folder: None)
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: --seed -1 is not in [0, 2147483648): ...
+    """
     settings, seed, folder = _training_of(options), noise_seed(options.seed), options.out / NAME
     started = perf_counter()
     trained = train(options, settings, folder)
@@ -68,7 +80,12 @@ def _training_of(options: DemoOptions) -> TrainSettings:
 
 
 def noise_seed(seed: int) -> int:
-    """The generator's seed for the icons' noise, among those that no training uses. Raises :class:`RecipeError`."""
+    """The seed of the icons' noise, among those that no training uses. Raises :class:`RecipeError` for a seed out of range.
+
+    Example:
+        >>> noise_seed(1) - noise_seed(0)
+        1
+    """
     if not 0 <= seed < EVALUATION_SEEDS:
         raise RecipeError(f"--seed {seed} is not in [0, {EVALUATION_SEEDS}): other noises may have been trained on")
     return EVALUATION_SEEDS + seed

@@ -1,4 +1,4 @@
-"""What the demos may be asked for."""
+"""The options of the demos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ _PLAIN_ALONE, _MASK_ALONE = ("recipe",), ("target", "passes")
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Draw the demo's icons dense and accelerated, side by side, with figures."""
+    """Draw the demo's icons dense and accelerated, side by side, with figures.
+
+    Example:
+        >>> DemoOptions().calls, DemoOptions(mask=True).calls
+        (50, 20)
+    """
 
     mask: bool = False
     """Train a block mask on the small DiT first, and draw by it, by FORA and in fewer steps."""
@@ -35,11 +40,11 @@ class DemoOptions:
 
     @property
     def calls(self) -> int:
-        """The sampling steps that are meant."""
+        """Number of sampling steps, the default of this demo included."""
         return (20 if self.mask else 50) if self.steps is None else self.steps
 
     def check(self) -> None:
-        """Refuse what cannot run, and what the other demo alone takes. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for values that cannot run, and for options of the other demo."""
         if self.calls < 2 or self.rounds < 1:
             raise RecipeError("the demo needs --steps of at least 2 and --rounds of at least 1")
         others = [name for name in (_PLAIN_ALONE if self.mask else _MASK_ALONE) if getattr(self, name) is not None]

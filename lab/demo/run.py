@@ -1,7 +1,8 @@
 """`skipstone demo`: the shipped model draws the same icons dense and accelerated, from the same noise.
 
 Writes `demo.png` (dense | accelerated | difference) and `demo.json`, and prints the figures as a table. Times are
-medians of interleaved rounds, after rounds to warm up; the same model with as few steps as fit into our time stands beside.
+medians of interleaved rounds, after a round to warm up. The same model with as many steps as fit into the accelerated run's
+time is the control.
 """
 
 from __future__ import annotations
@@ -24,11 +25,18 @@ from .ways import Drawing, Measured, Way, measure
 DEMO_RECIPE = Recipe(
     merge=TokenMerge(threshold=0.8, checkpoints="config_3", matching="local", proportional=True), name="demo"
 )
-"""What the demo runs unless told otherwise: the paper's best checkpoint list with our two options on."""
+"""The demo's recipe unless one is given: the paper's best checkpoint list with our two options on."""
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
-    """Run the demo and return what its JSON file holds. Raises :class:`RecipeError` for a bad recipe."""
+    """Run the demo. Returns what its JSON file holds. Raises :class:`RecipeError` for a recipe that cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run_demo(DemoOptions(recipe=Path("no such file.json")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: ...
+    """
     recipe = Recipe.load(options.recipe) if options.recipe else DEMO_RECIPE
     ways = [Way("dense", options.calls), Way("Skipstone", options.calls, recipe)]
     rows = measure(Drawing(load_demo(device=options.device), options.seed), ways, options.rounds)

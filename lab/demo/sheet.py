@@ -16,12 +16,32 @@ _DIFFERENCE_GAIN = 4.0
 
 
 def difference(pictures: Tensor, dense: Tensor) -> Tensor:
-    """Two sets of pictures [B, 3, H, W] in 0..1 -> how far they are apart, amplified 4 times, of the same shape."""
+    """Absolute difference, amplified 4 times, of the shape of the pictures.
+
+    Args:
+        pictures: [B, 3, H, W] in 0..1.
+        dense: of the same shape.
+
+    Example:
+        >>> import torch
+        >>> difference(torch.tensor([0.5, 1.0]), torch.tensor([0.25, 0.0])).tolist()
+        [1.0, 1.0]
+    """
     return ((pictures - dense).abs() * _DIFFERENCE_GAIN).clamp(0, 1)
 
 
 def contact_sheet(strips: Sequence[tuple[str, Tensor]], names: Sequence[str]) -> Image.Image:
-    """(caption, pictures [B, 3, H, W] in 0..1) of each row, names of the B columns -> the rows below one another."""
+    """Draw rows of pictures with captions.
+
+    Args:
+        strips: (caption, pictures [B, 3, H, W] in 0..1) of each row.
+        names: of the B columns.
+
+    Example:
+        >>> import torch
+        >>> contact_sheet([("dense", torch.zeros(2, 3, 64, 64))], ["sun", "moon"]).size
+        (280, 196)
+    """
     side = strips[0][1].shape[-1] * SCALE
     width = len(names) * (side + GAP) + GAP
     height = len(strips) * (side + CAPTION + GAP) + CAPTION

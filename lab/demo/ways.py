@@ -1,4 +1,4 @@
-"""Ways of drawing the same icons from one noise: measured in turns, beside fewer dense steps in the same time."""
+"""Ways of drawing the same icons from one noise: timed in turns, beside as many dense steps as fit into the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ from ..demo_models.pipeline import LATENT_CHANNELS, LATENT_SIZE, IconPipeline, t
 
 @dataclass(frozen=True)
 class Way:
-    """A way of drawing. steps: of the sampler. recipe: what accelerates it, None for dense."""
+    """A way of drawing.
+
+    Args:
+        name: in tables.
+        steps: of the sampler.
+        recipe: that accelerates it; None for dense.
+
+    Example:
+        >>> Way("dense", steps=50).recipe is None
+        True
+    """
 
     name: str
     steps: int
@@ -30,7 +40,17 @@ class Way:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one drawing gave: final latents [10, 12, 32, 32], the report (an empty one where dense), seconds."""
+    """The result of one drawing.
+
+    Args:
+        latents: final ones, [10, 12, 32, 32].
+        report: of the run; an empty one for dense.
+        seconds: that it took.
+
+    Example:
+        >>> Drawn(torch.zeros(10, 12, 32, 32), Report(), seconds=1.5).seconds
+        1.5
+    """
 
     latents: Tensor
     report: Report
@@ -39,7 +59,19 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Measured:
-    """A way and what it gave: final latents [10, 12, 32, 32], report, median seconds, multiply-adds of the whole run."""
+    """A way and its results.
+
+    Args:
+        way: of drawing.
+        latents: final ones, [10, 12, 32, 32].
+        report: of the run; an empty one for dense.
+        seconds: median.
+        macs: multiply-adds of a whole run.
+
+    Example:
+        >>> Measured(Way("dense", 50), torch.zeros(10, 12, 32, 32), Report(), 1.5, 10**9).pictures.shape
+        torch.Size([10, 3, 64, 64])
+    """
 
     way: Way
     latents: Tensor
@@ -54,10 +86,20 @@ class Measured:
 
 
 class Drawing:
-    """Draws all ten classes from one noise."""
+    """Draws all ten classes from one noise.
+
+    Args:
+        pipe: of the demo.
+        seed: of the noise.
+
+    Example:
+        >>> from ..demo_models.model import load_demo
+        >>> Drawing(load_demo("dit"), seed=0).by(Way("dense", steps=1)).latents.shape
+        torch.Size([10, 12, 32, 32])
+    """
 
     def __init__(self, pipe: IconPipeline, seed: int) -> None:
-        """seed: of the noise."""
+        """Draw the noise."""
         pipe.set_progress_bar_config(disable=True)
         self._pipe, self._labels = pipe, torch.arange(len(CLASSES))
         shape = (len(CLASSES), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -83,9 +125,23 @@ class Drawing:
 
 
 def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured]:
-    """The ways' rows, and a last one: dense in as many steps as fit into the second way's time. The first way is dense.
+    """Measure some ways, and as a last row dense with as many steps as fit into the second way's time.
 
-    Seconds are medians of `rounds` rounds in which all take turns, after a round to warm up.
+    Seconds are medians of rounds in which all take turns, after a round to warm up.
+
+    Args:
+        drawing: of the icons.
+        ways: the first is dense.
+        rounds: number of timed rounds.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from skipstone.core.recipe.recipe import Recipe
+        >>> still = Drawn(torch.zeros(10, 12, 32, 32), Report(), seconds=1.0)
+        >>> drawing = SimpleNamespace(by=lambda way: still, macs_per_call=lambda: 10)
+        >>> rows = measure(drawing, [Way("dense", 4), Way("Skipstone", 4, Recipe())], rounds=1)
+        >>> [(row.way.name, row.macs) for row in rows]
+        [('dense', 40), ('Skipstone', 40), ('dense, 4 steps', 40)]
     """
     drawing.by(Way("to warm up", steps=1))
     drawn = [drawing.by(way) for way in ways]
@@ -100,7 +156,12 @@ def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured
 
 
 def saved(report: Report) -> int:
-    """Multiply-adds that a run was spared, by tokens and by blocks."""
+    """Multiply-adds that a run saved, in tokens and blocks.
+
+    Example:
+        >>> saved(Report())
+        0
+    """
     return report.macs_dense - report.macs_done + report.block_macs_all - report.block_macs_run
 
 

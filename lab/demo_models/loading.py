@@ -1,4 +1,4 @@
-"""Models by name: the shipped ones, and the user's own."""
+"""Models by name: the shipped ones and the user's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ DEMOS = {DEMO: "unet", "demo-dit": "dit"}
 
 
 def load_model(model: str, device: str = "cpu", half: bool = False, config: Path | None = None) -> Any:
-    """A diffusers pipeline: `"demo"` or `"demo-dit"`, or what :func:`load_pipeline` reads. Raises :class:`ModelError`."""
+    """Load a diffusers pipeline.
+
+    Args:
+        model: "demo" or "demo-dit", a diffusers folder, or a single checkpoint file.
+        device: for the weights.
+        half: in fp16.
+        config: for a single file, a local diffusers folder of the same kind of model.
+
+    Raises :class:`ModelError` if there is none or it cannot be read.
+
+    Example:
+        >>> type(load_model("demo-dit")).__name__
+        'DemoDiTPipeline'
+    """
     if model in DEMOS:
         dtype = torch.float16 if half else torch.float32
         return loaded(lambda: load_demo(DEMOS[model], device=device, dtype=dtype), model)

@@ -1,4 +1,4 @@
-"""The demo's data: ten bold icons on soft gradients, drawn by Pillow, the same for the same seed."""
+"""The demo's data: ten bold icons on soft gradients, drawn with Pillow; the same seed gives the same pictures."""
 
 from __future__ import annotations
 
@@ -172,7 +172,17 @@ CLASSES: tuple[str, ...] = tuple(ICONS)
 
 
 def gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
-    """A vertical gradient of `side` x `side` pixels."""
+    """A vertical gradient of `side` x `side` pixels.
+
+    Args:
+        top: colour of the first row.
+        bottom: colour of the last row.
+        side: in pixels.
+
+    Example:
+        >>> gradient((0, 0, 0), (255, 255, 255), 3).getpixel((0, 1))
+        (128, 128, 128)
+    """
     ramp = np.linspace(0, 1, side)[:, None, None]
     rows = (1 - ramp) * np.array(top) + ramp * np.array(bottom)
     return Image.fromarray(np.broadcast_to(rows.round().astype(np.uint8), (side, side, 3)).copy())
@@ -191,7 +201,19 @@ def _draw_picture(name: str, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_pictures(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` pictures, uint8 [count, 3, SIZE, SIZE], and their labels, int64 [count]; the classes take turns."""
+    """Draw pictures; the classes take turns.
+
+    Args:
+        count: of pictures.
+        seed: of places, sizes and colours.
+
+    Returns pictures uint8 [count, 3, 64, 64] and labels int64 [count].
+
+    Example:
+        >>> pictures, labels = draw_pictures(3, seed=0)
+        >>> pictures.shape, [CLASSES[k] for k in labels]
+        (torch.Size([3, 3, 64, 64]), ['sun', 'moon', 'star'])
+    """
     rng = np.random.default_rng(seed)
     labels = torch.arange(count) % len(CLASSES)
     drawn = [np.asarray(_draw_picture(CLASSES[label], rng)) for label in labels.tolist()]

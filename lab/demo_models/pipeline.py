@@ -1,4 +1,4 @@
-"""What the demo's two pipelines share: pictures as latents, classifier-free guidance, the sampling loop."""
+"""The common part of the demo's two pipelines: pictures as latents, classifier-free guidance, the sampling loop."""
 
 from __future__ import annotations
 
@@ -22,23 +22,47 @@ NULL = len(CLASSES)
 
 
 def to_latents(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 [B, 3, H, W] -> latents [B, 12, H/2, W/2] in -1..1."""
+    """Pictures uint8 [B, 3, H, W] -> latents [B, 12, H/2, W/2] in -1..1.
+
+    Example:
+        >>> to_latents(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape
+        torch.Size([1, 12, 32, 32])
+    """
     return F.pixel_unshuffle(pictures.float() / 127.5 - 1, PATCH)
 
 
 def to_pictures(latents: torch.Tensor) -> torch.Tensor:
-    """Latents [B, 12, h, w] -> pictures [B, 3, 2h, 2w] in 0..1."""
+    """Latents [B, 12, h, w] -> pictures [B, 3, 2h, 2w] in 0..1.
+
+    Example:
+        >>> pictures = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
+        >>> torch.equal((to_pictures(to_latents(pictures)) * 255).round().byte(), pictures)
+        True
+    """
     return (F.pixel_shuffle(latents.float(), PATCH) / 2 + 0.5).clamp(0, 1)
 
 
 def to_pil(pictures: torch.Tensor) -> list[Image.Image]:
-    """Pictures [B, 3, H, W] in 0..1 -> PIL pictures."""
+    """Pictures [B, 3, H, W] in 0..1 -> PIL pictures.
+
+    Example:
+        >>> to_pil(torch.ones(1, 3, 4, 8))[0].size
+        (8, 4)
+    """
     pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
 
 class IconPipeline(DiffusionPipeline):
-    """Class-conditional generation with classifier-free guidance, in the manner of the diffusers pipelines."""
+    """Class-conditional generation with classifier-free guidance, in the manner of the diffusers pipelines.
+
+    Example:
+        >>> from .model import load_demo
+        >>> pipe = load_demo("dit")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> pipe(["sun", "moon"], num_inference_steps=1, output_type="pt").images.shape
+        torch.Size([2, 3, 64, 64])
+    """
 
     @property
     @abstractmethod
@@ -47,7 +71,13 @@ class IconPipeline(DiffusionPipeline):
 
     @abstractmethod
     def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The velocity [B, 12, 32, 32] for latents of the same shape at timesteps [] or [B] and labels int64 [B]."""
+        """The velocity [B, 12, 32, 32].
+
+        Args:
+            latents: [B, 12, 32, 32].
+            t: timesteps [] or [B].
+            labels: int64 [B].
+        """
 
     @torch.no_grad()
     def __call__(
@@ -61,10 +91,17 @@ class IconPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw one picture per label (a class number or name).
+        """Draw one picture per label.
 
-        `latents` [B, 12, 32, 32] is unit noise. `output_type` is "pil", "pt" (pictures [B, 3, 64, 64] in 0..1) or
-        "latent". A `guidance_scale` of 1 or less runs the conditional half alone.
+        Args:
+            class_labels: numbers or names of classes.
+            num_inference_steps: of the scheduler.
+            guidance_scale: 1 or less runs the conditional half alone.
+            generator: of the noise.
+            latents: unit noise [B, 12, 32, 32], instead of drawing some.
+            eta: of DDIM.
+            output_type: "pil", "pt" (pictures [B, 3, 64, 64] in 0..1) or "latent".
+            return_dict: return an `ImagePipelineOutput`; otherwise a tuple.
         """
         labels = self.encode_labels(class_labels)
         guided = guidance_scale > 1
@@ -97,7 +134,13 @@ class IconPipeline(DiffusionPipeline):
     def prepare_latents(
         self, batch: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
     ) -> torch.Tensor:
-        """The given or drawn unit noise [B, 12, 32, 32], scaled to the scheduler's first sigma."""
+        """Unit noise [B, 12, 32, 32], given or drawn, scaled to the scheduler's first sigma.
+
+        Args:
+            batch: B.
+            generator: of the noise.
+            latents: unit noise, instead of drawing some.
+        """
         shape = (batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.network.dtype)
