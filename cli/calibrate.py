@@ -28,7 +28,12 @@ PROMPTS = ("a photograph of a cat on a sofa", "a wide mountain landscape at dawn
 
 @dataclass(frozen=True)
 class CalibratePairs:
-    """Measure how merged pairs drift from call to call on a model, and write the checkpoint list that suits it."""
+    """Measure how merged pairs drift from call to call on a model, and write the checkpoint list that suits it.
+
+    Example:
+        >>> CalibratePairs(count=5).model
+        'demo'
+    """
 
     model: str = DEMO
     """"demo", a diffusers folder, or a single .safetensors checkpoint."""
@@ -60,7 +65,19 @@ class CalibratePairs:
 
 
 def calibrate_pairs(options: CalibratePairs, say: Callable[[str], Any] = print) -> dict[str, Any]:
-    """Measure, choose, write. Returns what pairs_drift.json holds. Raises :class:`SkipstoneError` for bad input."""
+    """Measure, choose checkpoints, and write the recipe.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+
+    Returns what pairs_drift.json holds. Raises :class:`SkipstoneError` for input that cannot be used.
+
+    Example:
+        >>> calibrate_pairs(CalibratePairs(steps=1))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: steps=1 has no neighbouring calls: give 2 or more
+    """
     merge = _settings(options)
     pipe = load_model(options.model, options.device, options.half, options.config)
     drift, timesteps = measure(pipe, merge, options, say)
@@ -87,7 +104,23 @@ def calibrate_pairs(options: CalibratePairs, say: Callable[[str], Any] = print) 
 def measure(
     pipe: Any, merge: TokenMerge, options: CalibratePairs, say: Callable[[str], Any] = print
 ) -> tuple[Drift, list[float]]:
-    """Run the prompts with pairs searched at every call. Returns the drift and the runs' timesteps."""
+    """Run the prompts with pairs searched at every call.
+
+    Args:
+        pipe: a diffusers pipeline.
+        merge: settings of the token merging.
+        options: of the command.
+        say: prints progress.
+
+    Returns the drift and the runs' timesteps. Raises :class:`SkipstoneError` if no pairs were found.
+
+    Example:
+        >>> pipe = load_model("demo")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> options = CalibratePairs(prompts=("sun",), steps=2, guidance=1.0)
+        >>> measure(pipe, TokenMerge(threshold=0.5), options, lambda text: None)[0].calls
+        2
+    """
     meter = DriftMeter()
     every = dataclasses.replace(merge, checkpoints="every", bucket=1, start=0.0, end=1.0)
     prompts = options.prompts or default_prompts(pipe)
@@ -120,7 +153,12 @@ def _settings(options: CalibratePairs) -> TokenMerge:
 
 
 def default_prompts(pipe: Any) -> tuple[str, ...]:
-    """The classes of the shipped models; two prompts for others."""
+    """The classes of the shipped models; two prompts for others.
+
+    Example:
+        >>> default_prompts(load_model("demo"))[:2]
+        ('sun', 'moon')
+    """
     if type(pipe).__name__ in ("DemoPipeline", "DemoDiTPipeline"):
         from ..lab.demo_models.pictures import CLASSES
 
@@ -156,7 +194,21 @@ def _print(result: dict[str, Any], folder: Path, say: Callable[[str], Any]) -> N
 
 
 def plot(path: Path, drift: Drift, checkpoints: tuple[int, ...], threshold: float) -> None:
-    """Draw J(k) per layer (thin) and its mean (thick), with the checkpoints marked."""
+    """Plot J(k) per layer (thin) and its mean (thick), with the checkpoints marked.
+
+    Args:
+        path: of the PNG.
+        drift: to plot.
+        checkpoints: calls at which pairs are searched.
+        threshold: of the merging, for the title.
+
+    Raises :class:`FileError`.
+
+    Example:
+        >>> plot(Path("/no such folder/a.png"), Drift(2, {"a": (0.1,)}), (0,), threshold=0.7)
+        Traceback (most recent call last):
+        skipstone.core.errors.FileError: cannot write '/no such folder/a.png' ...
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")

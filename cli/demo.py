@@ -14,7 +14,13 @@ from .train_mask import TrainMask, train_mask
 
 
 def demo(options: DemoOptions) -> dict[str, Any]:
-    """Draw, with `--mask` by a mask trained on the spot. Raises :class:`RecipeError` for bad options."""
+    """Draw; with `--mask`, by a mask trained on the spot. Raises :class:`RecipeError` for options that cannot run.
+
+    Example:
+        >>> demo(DemoOptions(steps=1))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: the demo needs --steps of at least 2 and --rounds of at least 1
+    """
     options.check()
     return run_mask_demo(options, _trained) if options.mask else run_demo(options)
 

@@ -1,4 +1,4 @@
-"""The `skipstone` command: one options dataclass and one function per subcommand, loaded when it is asked for."""
+"""The `skipstone` command: one options dataclass and one function per subcommand, imported when it is called."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ NEEDS_CLI = "the command line needs tyro and rich: pip install 'skipstone[cli]'"
 
 @dataclass(frozen=True)
 class Command:
-    """Where a subcommand lives: module of this package, options dataclass, function that runs them.
+    """Where a subcommand is defined.
 
-    knows_line: the function also takes the command line, to be kept with its figures.
+    Args:
+        help: one line.
+        module: below the package.
+        options: name of the options dataclass.
+        run: name of the function that runs them.
+        knows_line: the function also takes the command line, to store it with its figures.
+
+    Example:
+        >>> COMMANDS["blocks"].options
+        'Blocks'
     """
 
     help: str
@@ -67,7 +76,18 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for a mistake told in one line, 130 for Ctrl-C."""
+    """Run the command line.
+
+    Args:
+        arguments: words after `skipstone`; those of this process if None.
+
+    Returns the exit code: 0; 2 for an error, printed in one line; 130 for Ctrl-C.
+
+    Example:
+        >>> main(["recipe", "check", "ca_tome"])
+        ca_tome: can run, runs token_merge
+        0
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = _command(words)
     if name is None:

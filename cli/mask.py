@@ -28,7 +28,12 @@ File = Annotated[Path, tyro.conf.Positional]
 
 @dataclass(frozen=True)
 class Blocks:
-    """Print the blocks of a model that a mask can skip, in the order they run."""
+    """Print the blocks of a model that a mask can skip, in the order they run.
+
+    Example:
+        >>> Blocks("demo").config is None
+        True
+    """
 
     model: Model
     """`demo`, a diffusers folder, or a single .safetensors file."""
@@ -38,7 +43,12 @@ class Blocks:
 
 @dataclass(frozen=True)
 class MakeMask:
-    """Write a mask by a rule, for a model and a number of calls."""
+    """Write a mask by a rule, for a model and a number of calls.
+
+    Example:
+        >>> MakeMask("demo", rule="interval", every=3).calls
+        50
+    """
 
     model: Model
     """`demo`, a diffusers folder, or a single .safetensors file."""
@@ -56,7 +66,12 @@ class MakeMask:
 
 @dataclass(frozen=True)
 class ShowMask:
-    """Print the contents of a mask file; with --png draw it."""
+    """Print the contents of a mask file; with --png draw it.
+
+    Example:
+        >>> ShowMask(Path("mask.safetensors")).png is None
+        True
+    """
 
     file: File
     """Mask file."""
@@ -66,7 +81,12 @@ class ShowMask:
 
 @dataclass(frozen=True)
 class CheckMask:
-    """Check whether a mask file fits a model."""
+    """Check whether a mask file fits a model.
+
+    Example:
+        >>> CheckMask(Path("mask.safetensors"), "demo").model
+        'demo'
+    """
 
     file: File
     """Mask file."""
@@ -78,7 +98,12 @@ class CheckMask:
 
 @dataclass(frozen=True)
 class ConvertMask:
-    """Map a mask to another number of calls, by timestep."""
+    """Map a mask to another number of calls, by timestep.
+
+    Example:
+        >>> ConvertMask(Path("mask.safetensors"), calls=25, out=Path("mask_25.safetensors")).calls
+        25
+    """
 
     file: File
     """Mask file."""
@@ -89,7 +114,13 @@ class ConvertMask:
 
 
 def show_blocks(options: Blocks) -> None:
-    """Print the catalogue of a model's blocks."""
+    """Print the catalogue of a model's blocks. Raises :class:`ModelError` for a model that cannot be used.
+
+    Example:
+        >>> show_blocks(Blocks("demo-dit"))
+        diffusers DiT: 16 blocks, cached as branch (possible: branch, output)
+          transformer_blocks.0.attn1 ...
+    """
     family, graph = _model(options.model, options.config)
     print(
         f"{family.name}: {len(graph.masked)} blocks, cached as {graph.caching} (possible: {', '.join(family.cachings)})"
@@ -101,7 +132,13 @@ def show_blocks(options: Blocks) -> None:
 
 
 def make_mask(options: MakeMask) -> None:
-    """Compile a rule and write it."""
+    """Make a mask by a rule and write it. Raises :class:`SkipstoneError` for a model or rule that cannot be used.
+
+    Example:
+        >>> make_mask(MakeMask("demo", calls=0))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: calls=0 must be a whole number from 1 on: 50 is the default
+    """
     settings = BlockSkip(rule=options.rule, every=options.every, branch=options.branch, depths=options.depths)
     family, graph = _model(options.model, options.config, settings)
     mask = rule_mask(settings, graph, family.name, _even_timesteps(options.calls))
@@ -110,7 +147,16 @@ def make_mask(options: MakeMask) -> None:
 
 
 def show_mask(options: ShowMask) -> None:
-    """Print, and draw."""
+    """Print a mask file, and draw it. Raises :class:`MaskError` for a file that cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Mask(np.eye(2, dtype=bool) | True, "toy", ("a", "b"), (999.0, 0.0), "output").save(Path(folder, "mask.safetensors"))
+        ...     show_mask(ShowMask(Path(folder, "mask.safetensors")))
+        /...: toy, 2 calls x 2 blocks, 100% run, output cached
+        made by: unknown
+    """
     mask = Mask.load(options.file)
     print(f"{options.file}: {_line(mask)}")
     print(f"made by: {mask.provenance or 'unknown'}")
@@ -125,7 +171,13 @@ def show_mask(options: ShowMask) -> None:
 
 
 def check_mask(options: CheckMask) -> None:
-    """Print one line. Raises :class:`MaskError` for a mask that does not fit."""
+    """Print one line if a mask fits a model. Raises :class:`MaskError` if it does not.
+
+    Example:
+        >>> check_mask(CheckMask(Path("no such file"), "demo"))
+        Traceback (most recent call last):
+        skipstone.core.errors.MaskError: ...
+    """
     mask = Mask.load(options.file)
     family, graph = _model(options.model, options.config, BlockSkip(mask=mask))
     states = liveness(fitted(mask, family.name, graph).run, graph)
@@ -133,7 +185,13 @@ def check_mask(options: CheckMask) -> None:
 
 
 def convert_mask(options: ConvertMask) -> None:
-    """Map and write."""
+    """Map a mask to another number of calls and write it. Raises :class:`SkipstoneError` for a file or number that cannot be used.
+
+    Example:
+        >>> convert_mask(ConvertMask(Path("no such file"), calls=25, out=Path("mask_25.safetensors")))
+        Traceback (most recent call last):
+        skipstone.core.errors.MaskError: ...
+    """
     mask = mapped(Mask.load(options.file), _even_timesteps(options.calls))
     mask.save(options.out)
     print(f"{options.out}: {_line(mask)}")

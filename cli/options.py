@@ -1,4 +1,4 @@
-"""How settings become options of the command line."""
+"""Settings as options of the command line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ Settings = TypeVar("Settings")
 
 
 def helped(settings: type[Any], name: str) -> Any:
-    """What gives an option the help of a settings field, inside `Annotated`."""
+    """The tyro argument that shows a settings field's help, for use inside `Annotated`.
+
+    Args:
+        settings: the settings class.
+        name: of the field.
+
+    Example:
+        >>> from ..core.recipe.token_merge import TokenMerge
+        >>> helped(TokenMerge, "matching").metavar
+        '{dense,local}'
+    """
     field = field_of(settings, name)
     listed = bool(field.choices) and not field.custom
     return tyro.conf.arg(help=field.help, metavar="{" + ",".join(map(str, field.choices)) + "}" if listed else None)
 
 
 def described(settings: type[Settings]) -> type[Settings]:
-    """A subclass of a settings class that differs in this: tyro finds each field's help."""
+    """A subclass of a settings class in which tyro finds each field's help.
+
+    Example:
+        >>> from ..core.recipe.token_merge import TokenMerge
+        >>> described(TokenMerge)(threshold=0.5).threshold
+        0.5
+    """
     hints, defaults = get_type_hints(settings), {f.name: f.default for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     options = [
         (name, Annotated[hints[name], helped(settings, name)], dataclasses.field(default=defaults[name]))
@@ -30,5 +46,15 @@ def described(settings: type[Settings]) -> type[Settings]:
 
 
 def plain(settings: Any, kind: type[Settings]) -> Settings:
-    """The same values in the settings class itself."""
+    """Convert to the settings class itself.
+
+    Args:
+        settings: values, as an object of a subclass.
+        kind: the settings class.
+
+    Example:
+        >>> from ..core.recipe.token_merge import TokenMerge
+        >>> type(plain(described(TokenMerge)(), TokenMerge)) is TokenMerge
+        True
+    """
     return kind(**dataclasses.asdict(settings))

@@ -1,4 +1,4 @@
-"""Training on several processes: under `accelerate launch` they find one another here, and end together."""
+"""Training in several processes: under `accelerate launch` they are connected here, and end together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ _MPI = ("OMPI_COMM_WORLD", "MV2_COMM_WORLD", "PMI")
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Shards, str]]:
-    """The processes that a launcher started, and this one's device. One process alone where nobody launched more.
+    """Context manager: connect the processes that a launcher started. Its value is this process's shards and device.
 
-    accelerate and torchrun put rank, number of processes and address into the environment. An error in one process ends all, and
-    one prints it; Ctrl-C ends all after the same step. Raises :class:`RecipeError` where the others cannot be found.
+    accelerate and torchrun put rank, number of processes and address into the environment; without them this is a single
+    process. An error in one process ends all, and one prints it; Ctrl-C ends all after the same step.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+
+    Raises :class:`RecipeError` if the others cannot be found.
+
+    Example:
+        >>> with joined("cpu") as (shards, device):
+        ...     shards.count, device
+        (1, 'cpu')
     """
     _read_mpi()
     _check_number()
@@ -45,8 +55,8 @@ def _read_mpi() -> None:
     for prefix in _MPI:
         if f"{prefix}_SIZE" in os.environ:
             local = os.environ.get(f"{prefix}_LOCAL_RANK", "0")
-            told = {"RANK": f"{prefix}_RANK", "WORLD_SIZE": f"{prefix}_SIZE"}
-            os.environ.update({name: os.environ[key] for name, key in told.items()} | {"LOCAL_RANK": local})
+            names = {"RANK": f"{prefix}_RANK", "WORLD_SIZE": f"{prefix}_SIZE"}
+            os.environ.update({name: os.environ[key] for name, key in names.items()} | {"LOCAL_RANK": local})
 
 
 def _check_number() -> None:

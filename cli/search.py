@@ -1,4 +1,4 @@
-"""`skipstone search`: options, the search itself, and what is written at its end."""
+"""`skipstone search`: options, the search itself, and its files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ JOURNAL = "search.journal"
 
 @dataclass(frozen=True)
 class Search:
-    """Search schedules for a model: error to the dense run against modelled multiply-adds (NSGA-II)."""
+    """Search schedules for a model: error to the dense run against modelled multiply-adds (NSGA-II).
+
+    Example:
+        >>> Search(steps=2).check_values()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: the search needs --steps of at least 3, --trials of 1 and --population of 2
+    """
 
     model: Annotated[str, tyro.conf.Positional] = DEMO
     """"demo", a diffusers folder, or a single .safetensors checkpoint."""
@@ -72,7 +78,7 @@ class Search:
     check: int = 10
     """Pictures of other noises on which the chosen points are evaluated afterwards; 0 for none."""
     noise_seed: int = 1000
-    """Seed of the first picture's noise; each further one takes the next, the check goes on from there."""
+    """Seed of the first picture's noise; each further one takes the next, and the check continues from there."""
     batch: int = 10
     """Pictures drawn together."""
     guidance: float | None = None
@@ -95,7 +101,7 @@ class Search:
     """Folder for search.json, search.png and the recipes."""
 
     def check_values(self) -> None:
-        """Refuse what cannot be searched. Raises :class:`RecipeError`."""
+        """Raise :class:`RecipeError` for options that cannot be searched."""
         if self.steps < 3 or self.trials < 1 or self.population < 2:
             raise RecipeError("the search needs --steps of at least 3, --trials of 1 and --population of 2")
         if min(self.pictures, self.batch, self.keep) < 1 or self.check < 0:
@@ -109,14 +115,32 @@ class Search:
 
 @dataclass(frozen=True)
 class PlotSearch:
-    """Print and draw the figures of an earlier search again."""
+    """Print and draw the figures of an earlier search again.
+
+    Example:
+        >>> PlotSearch().folder.name
+        'search'
+    """
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("out/search")
     """Folder with its search.json."""
 
 
 def run_search(options: Search, say: Callable[[str], Any] = print, command: str = "") -> dict[str, Any]:
-    """Search, check, write. Returns what search.json holds. Raises :class:`SkipstoneError` for bad input."""
+    """Search, check the points found, and write files.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+        command: the command line, for the figures.
+
+    Returns what search.json holds. Raises :class:`SkipstoneError` for input that cannot be used.
+
+    Example:
+        >>> run_search(Search(levels=(12,)))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: levels [12] leave nothing to choose: give two depth codes or more
+    """
     options.check_values()
     base = as_recipe(options.recipe) if options.recipe else Recipe()
     pipe = load_model(options.model, options.device, options.half, options.config)
@@ -139,7 +163,13 @@ def run_search(options: Search, say: Callable[[str], Any] = print, command: str 
 
 
 def plot_search(options: PlotSearch) -> None:
-    """Show and draw again. Raises :class:`RecipeError` when there are no figures."""
+    """Print and draw an earlier search. Raises :class:`RecipeError` if there are no figures.
+
+    Example:
+        >>> plot_search(PlotSearch(Path("no such folder")))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: 'no such folder' holds no search ...
+    """
     result = report.load(options.folder)
     report.plot(options.folder / report.PLOT, result)
     report.show(result)
@@ -185,7 +215,7 @@ def _cost(evaluator: Evaluator, options: Search) -> Callable[[Outcome], float]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int, list[Found]], None]]:
-    """A bar that tells the front's size and ends."""
+    """A progress bar with the front's size and ends."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -220,8 +250,8 @@ def _result(found: list[Found], space: Space, evaluator: Evaluator, options: Sea
 def _found_row(found: Found, number: int, space: Space, options: Search) -> report.ReportRow:
     error, cost = found.point
     title = f"{options.stage} {number:02}"
-    told = f"{title}: {options.steps} steps of {Path(options.model).name}, {cost:.1%} of dense, error {error:.4f}"
-    recipe = dataclasses.replace(space.recipe(found.values), name=f"{told} (skipstone search)")
+    origin = f"{title}: {options.steps} steps of {Path(options.model).name}, {cost:.1%} of dense, error {error:.4f}"
+    recipe = dataclasses.replace(space.recipe(found.values), name=f"{origin} (skipstone search)")
     row = {"name": title, "short": f"{number}", "kind": "found", "error": error, "cost": cost}
     return {**row, "recipe": recipe.to_dict(), "file": f"{options.stage}_{number:02}.json"}
 

@@ -1,4 +1,4 @@
-"""`skipstone train-mask`: learn a mask on the user's own model, and write it with its curves."""
+"""`skipstone train-mask`: train a mask on the user's own model, and write it with its curves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ TrainOptions = described(TrainSettings)
 
 @dataclass(frozen=True)
 class TrainMask:
-    """Learn which blocks run at which call on a model, from noise alone. Ctrl-C keeps what was learned."""
+    """Learn which blocks run at which call on a model, from noise alone. Ctrl-C keeps what was learned.
+
+    Example:
+        >>> TrainMask("demo-dit", TrainOptions(target=0.5)).training.target
+        0.5
+    """
 
     model: Model
     """"demo", "demo-dit", a diffusers folder, or a single .safetensors checkpoint."""
@@ -59,7 +64,19 @@ class TrainMask:
 
 
 def train_mask(options: TrainMask, say: Callable[[str], Any] = print) -> Trained:
-    """Train, write the mask and its pictures, print what was written. Raises :class:`SkipstoneError` for bad input."""
+    """Train, write the mask and its pictures, and print their names.
+
+    Args:
+        options: of the command.
+        say: prints progress.
+
+    Returns the result of the training. Raises :class:`SkipstoneError` for input that cannot be used.
+
+    Example:
+        >>> train_mask(TrainMask("no such model"))
+        Traceback (most recent call last):
+        skipstone.core.errors.ModelError: no model at 'no such model': ...
+    """
     with joined(options.device) as (shards, device):
         denoiser = _denoiser(options, device)
         checkpoint = options.out / "mask_training.safetensors"
