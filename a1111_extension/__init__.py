@@ -2,7 +2,7 @@
 
 script               the host's hooks, in the order they are called
 table                the panel's fields: one table, made from the settings' descriptions
-settings             the panel's values and the recipe they ask for
+settings             the panel's values and their recipe
 controls, panel, tab what the user sees
 infotext, xyz        the values in a picture's infotext and in an X/Y/Z plot
 lifecycle, bracket   on the U-Net for one pass, off again whatever happens

@@ -69,7 +69,13 @@ def _folded(label: str, elem_id: str) -> Iterator[None]:
 
 
 def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
-    """The control of one field. particular: further arguments of it."""
+    """The control of one field.
+
+    Args:
+        entry: the field.
+        elem_id: makes element ids.
+        particular: further arguments of the gradio component.
+    """
     about = {"label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
     field, value = entry.field, entry.default
     if entry.name == "mask":

@@ -15,7 +15,14 @@ KEPT_RUNS = 4
 
 @dataclass(frozen=True)
 class Run:
-    """One pass: what it was, what was done, its number since the web UI started, and when it ended."""
+    """One finished pass.
+
+    Args:
+        title: which pass it was.
+        report: what was done.
+        number: count since the web UI started.
+        ended: when it ended.
+    """
 
     title: str
     report: Report
@@ -27,13 +34,18 @@ class History:
     """The newest runs, newest first. Jobs write it and page requests read it, in different threads."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Start empty."""
         self._runs: deque[Run] = deque(maxlen=KEPT_RUNS)
         self._count = 0
         self._lock = Lock()
 
     def add(self, title: str, report: Report) -> Run:
-        """File a pass as a run; the oldest beyond the last few is dropped."""
+        """Store a pass as a run; the oldest beyond the last few is dropped.
+
+        Args:
+            title: which pass it was.
+            report: what was done.
+        """
         with self._lock:
             self._count += 1
             run = Run(title, report, self._count)
@@ -41,13 +53,13 @@ class History:
         return run
 
     def runs(self) -> list[Run]:
-        """Newest first."""
+        """Return the runs, newest first."""
         with self._lock:
             return list(self._runs)
 
 
 def headline(history: History) -> str:
-    """One line of HTML on the newest run, for the panel."""
+    """One line of HTML about the newest run, for the panel."""
     runs = history.runs()
     return f"Run {runs[0].number}, {escape(first_line(runs[0]))}" if runs else "No run yet."
 
@@ -66,7 +78,7 @@ def page(history: History) -> str:
 
 
 def first_line(run: Run) -> str:
-    """One line of text: which pass it was and what was done."""
+    """One line of text: which pass it was, and what was done."""
     return f"{run.title}: {run.report.headline()}"
 
 

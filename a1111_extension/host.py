@@ -1,4 +1,4 @@
-"""The host's U-Net and checkpoint, and the features of its own that exclude Skipstone's."""
+"""The host's U-Net and checkpoint, and the host's features that exclude Skipstone's."""
 
 from __future__ import annotations
 

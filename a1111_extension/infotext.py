@@ -22,7 +22,7 @@ MERGED, PRUNED, BLOCKS_RUN = INFOTEXT + "merged", INFOTEXT + "pruned", INFOTEXT 
 """Infotext keys of what was done. They are not pasted."""
 
 REFUSED = INFOTEXT + "refused"
-"""Infotext key of what the settings ask for and was not done, and why."""
+"""Infotext key of what the settings call for and was not done, and why."""
 
 
 def infotext_of(panel: PanelSettings) -> dict[str, str]:

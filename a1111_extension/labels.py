@@ -14,23 +14,30 @@ from ..core.engine.clock import Stream
 
 
 class StepRows:
-    """Labels the U-Net calls of one pass."""
+    """Labels the rows of the U-Net calls of one pass."""
 
     def __init__(self) -> None:
-        """Before the first step."""
+        """Start before the first step."""
         self._timestep: float | None = None
         self.new_step(None)
 
     def new_step(self, conds: int | None) -> None:
-        """A sampler step begins. conds: number of cond rows in it, the unconds follow; None where that is not known."""
+        """Begin a sampler step.
+
+        Args:
+            conds: number of its cond rows, which the unconds follow; None if unknown.
+        """
         self._conds = conds
         self._at = 0
         self._chunks: Counter[int] = Counter()
 
     def label(self, timestep: float, rows: int, chunks: Sequence[int] | None = None) -> tuple[Stream, ...]:
-        """The streams of one call. Call once per U-Net call, in order.
+        """Return the streams of one call. Call it once per U-Net call, in order.
 
-        chunks: Forge's `cond_or_uncond`, one mark per equal part of the rows.
+        Args:
+            timestep: of the call.
+            rows: in the batch.
+            chunks: Forge's `cond_or_uncond`, one mark per equal part of the rows.
         """
         if timestep != self._timestep:
             self._timestep = timestep

@@ -23,11 +23,11 @@ infotext_reader = lru_cache(maxsize=None)(read_infotext)
 
 @dataclass
 class Panel:
-    """What the host and the tab use of a panel.
+    """The parts of a panel that the host and the tab use.
 
     Args:
         components: in the order of :data:`FIELDS`.
-        last_run: one line on the last run.
+        last_run: one line about the last run.
         log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
             changes whenever a run ends. The host makes it after the panel.
     """
@@ -38,12 +38,12 @@ class Panel:
 
     @property
     def infotext_fields(self) -> list[tuple[Any, Callable[..., Any]]]:
-        """What sets each component from pasted infotext."""
+        """Each component, with the function that reads it from pasted infotext."""
         return list(zip(self.components, map(infotext_reader, FIELDS), strict=True))
 
     @property
     def paste_field_names(self) -> list[Callable[..., Any]]:
-        """The fields that "Send to img2img" takes along."""
+        """The fields that "Send to img2img" copies."""
         return [name for _, name in self.infotext_fields]
 
 
@@ -73,7 +73,12 @@ def _follow(made: dict[str, Any], components: list[Any], message: Any) -> None:
 
 
 def after(chosen: str, *values: Any) -> list[Any]:
-    """Threshold, block rule and DaTo after a choice in the field `chosen`. values: of :data:`EXCLUSIVE`."""
+    """Return threshold, block rule and DaTo after a choice.
+
+    Args:
+        chosen: the field that was set.
+        values: of :data:`EXCLUSIVE`.
+    """
     try:
         settled = PanelSettings.of_args([dict(zip(EXCLUSIVE, values, strict=True))]).after(chosen)
     except SkipstoneError:

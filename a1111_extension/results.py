@@ -1,4 +1,4 @@
-"""What is reported with a picture: comments under it, and keys of its infotext."""
+"""The report that goes with a picture: comments under it, and keys of its infotext."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ _MOST = 300
 def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") -> None:
     """Report what was not done and why, once per picture: under it, in its infotext and on the console.
 
-    title: of the pass concerned, where a picture has several.
+    Args:
+        p: the processing object.
+        reason: why.
+        undone: what was not done.
+        title: of the pass, for pictures with several.
     """
     where = f" in the {title.split(',')[0]}" if "," in title and getattr(p, "enable_hr", False) else ""
     text = one_line(f"Skipstone {undone}{where}: {reason}")
@@ -40,12 +44,20 @@ def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") ->
 
 
 def used(recipe: Recipe) -> list[Method]:
-    """The methods of a recipe that change anything."""
+    """The methods of a recipe that have an effect."""
     return [method for method in recipe.methods if not method.neutral]
 
 
 def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, title: str) -> None:
-    """Report methods of the recipe that cannot run in this pass. Their figures are 0 %, or 100 % of the blocks."""
+    """Report methods of a recipe that cannot run in this pass. Their figures are 0 %, or 100 % of the blocks.
+
+    Args:
+        p: the processing object.
+        recipe: with all methods.
+        kinds: of the methods that cannot run.
+        reason: why.
+        title: of the pass.
+    """
     methods, kinds = used(recipe), list(kinds)
     refused = [m for m in methods if m.kind in kinds]
     for method in refused:
@@ -57,7 +69,14 @@ def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, titl
 
 
 def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
-    """Write the figures of each method in use into the infotext, or why it did nothing."""
+    """Write the figures of each method in use into the infotext, or why it had no effect.
+
+    Args:
+        p: the processing object.
+        recipe: that was applied.
+        report: of the pass.
+        title: of the pass.
+    """
     for method in used(recipe):
         share = _share(method, report)
         if share is None:
@@ -90,6 +109,6 @@ def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
 
 
 def one_line(*parts: str) -> str:
-    """These texts in one line of at most 300 characters."""
+    """Join texts to one line of at most 300 characters."""
     line = " ".join("; ".join(filter(None, parts)).split())
     return line if len(line) <= _MOST else line[: _MOST - 1] + "…"

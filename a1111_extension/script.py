@@ -48,11 +48,21 @@ class SkipstoneScript(scripts.Script):
         return built.components
 
     def before_process(self, p: Any, *args: Any) -> None:
-        """A job begins. Clean up after an earlier one that ended in an exception, even with the panel off."""
+        """A job begins. Clean up after an earlier one that ended in an exception, even if the panel is off.
+
+        Args:
+            p: the processing object.
+            args: values of the panel.
+        """
         LIFECYCLE.end()
 
     def process(self, p: Any, *args: Any) -> None:
-        """Write the infotext when enabled. The cells of an X/Y/Z plot share one dict, so earlier keys are removed first."""
+        """Write the infotext if the panel is on. The cells of an X/Y/Z plot share one dict, so earlier keys are removed first.
+
+        Args:
+            p: the processing object.
+            args: values of the panel.
+        """
         for key in [key for key in p.extra_generation_params if key.startswith(INFOTEXT)]:
             del p.extra_generation_params[key]
         wanted = _wanted(p, args)
@@ -65,7 +75,13 @@ class SkipstoneScript(scripts.Script):
             refuse(p, f"'{HIRES}' is chosen and this picture has no hires pass")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        """A pass begins. Forge calls this twice before a hires pass; the second call begins it again."""
+        """A pass begins. Forge calls this twice before a hires pass; the second call begins it again.
+
+        Args:
+            p: the processing object.
+            args: values of the panel.
+            kwargs: of the host; `x` is the noise.
+        """
         LIFECYCLE.end()
         wanted = _wanted(p, args)
         if wanted is None:
@@ -81,15 +97,33 @@ class SkipstoneScript(scripts.Script):
             LIFECYCLE.begin(p, recipe, title)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
-        """Sampling is over, or was interrupted: free everything before the VAE runs and the infotext is written."""
+        """Sampling has ended or was interrupted: free everything before the VAE runs and the infotext is written.
+
+        Args:
+            p: the processing object.
+            ps: not used.
+            args: values of the panel.
+        """
         LIFECYCLE.end()
 
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        """As :meth:`post_sample`, for hosts that lack it."""
+        """The same for hosts without `post_sample`.
+
+        Args:
+            p: the processing object.
+            args: values of the panel.
+            kwargs: not used.
+        """
         LIFECYCLE.end()
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        """As :meth:`post_sample`, once more at the job's end."""
+        """The same at the end of the job.
+
+        Args:
+            p: the processing object.
+            processed: not used.
+            args: values of the panel.
+        """
         LIFECYCLE.end()
 
 

@@ -1,4 +1,4 @@
-"""The panel's values: from the host's argument list to a recipe and back. Knows no host."""
+"""The panel's values: from the host's argument list to a recipe and back. Independent of any host."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Panel:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, passes: str = BOTH) -> PanelSettings:
-        """The panel that asks for this recipe: by its fields where they can express it, else by its recipe box."""
+        """The panel for this recipe: by its fields if they can express it, otherwise by its recipe box."""
         panel = cls(**{**_fields_of(recipe), "enabled": True, "passes": passes})
         return panel if panel._expresses(recipe) else panel.but(recipe=recipe.to_json())
 
@@ -69,7 +69,7 @@ class _Panel:
         return Recipe.of(methods)
 
     def methods(self) -> list[Method]:
-        """What the fields ask for, whatever is in the recipe box. Merging is always there, at a threshold of 1 neutral."""
+        """The recipe of the fields, whatever is in the recipe box. Merging is always in it, and neutral at a threshold of 1."""
         listed = {"checkpoints": self.custom} if self.checkpoints == CUSTOM else {}
         return [self._method(TokenMerge, **listed), *self._prune(), *self._skip()]
 
@@ -99,7 +99,7 @@ class _Panel:
         return [] if self.rule == OFF else [self._method(BlockSkip)]
 
     def _dato_depths(self) -> tuple[int, ...]:
-        """Those of the preset or of one's own; empty for pruning alone."""
+        """Those of the preset, or the user's list; empty for pruning alone."""
         if self.dato == CUSTOM:
             return parse_depths(self.dato_depths) if self.dato_depths.strip() else ()
         return () if self.dato == OFF else _preset_depths(self.dato)
@@ -144,9 +144,11 @@ def effects(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def edited(recipe: Recipe, panel: PanelSettings) -> Recipe:
-    """The recipe with what the panel's fields change in it. Settings that have no field stay as they are.
+    """The recipe with what changed on the controls.
 
-    Raises :class:`RecipeError` where the result cannot run.
+    Args:
+        recipe: before.
+        panel: settings that the controls show.
     """
     kept = {type(m): m for m in recipe.methods}
     before = {type(m): m for m in PanelSettings.of_recipe(recipe).methods()}
@@ -174,7 +176,7 @@ def _fields_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _lists(recipe: Recipe) -> dict[str, Any]:
-    """The fields for lists of one's own, and DaTo's: depths beside pruning are its own, depths alone are a block rule."""
+    """The fields for the user's lists, and DaTo's: depths beside pruning belong to it, depths alone are a block rule."""
     methods = {type(m): m for m in recipe.methods}
     checkpoints = getattr(methods.get(TokenMerge), "checkpoints", "")
     found: dict[str, Any] = {"custom": spaced(checkpoints)} if isinstance(checkpoints, tuple) else {}

@@ -1,4 +1,4 @@
-"""The Skipstone tab: what the methods do, settings to send to the panels, and the report of the last runs."""
+"""The Skipstone tab: an explanation of the methods, settings to send to the panels, and the reports of the last runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ PRESETS = {
 
 
 def build(history: History, panels: Mapping[str, Panel]) -> list[tuple[Any, str, str]]:
-    """`on_ui_tabs`: the tab as the host wants it, (block, title, id). panels: tab name -> panel, to send settings to."""
+    """The tab for `on_ui_tabs`: (block, title, id).
+
+    Args:
+        history: of the runs.
+        panels: by tab name, to send settings to.
+    """
     with gr.Blocks(analytics_enabled=False) as block:
         gr.HTML(EXPLANATION)
         with gr.Row():

@@ -143,7 +143,7 @@ _OWN = (
 
 
 def _list_of(name: str, methods: type[Any], setting: str, only: str, infotext: str) -> Entry:
-    """The text box for a list of one's own beside a setting."""
+    """The text box for the user's list beside a setting."""
     field = field_of(methods, setting)
     label = f"Custom {label_of(setting, field).lower()}"
     return Entry(name, Field(field.custom, label), "", group=methods, only=(only, (CUSTOM,)), infotext=infotext)

@@ -13,7 +13,15 @@ MOST = 2**53
 
 
 def typed(name: str, value: Any, default: Any) -> Any:
-    """The value in the type of the field's default: 2.0 and "2" are 2, "true" is True. Raises :class:`RecipeError`."""
+    """A value in the type of the field's default: 2.0 and "2" are 2, "true" is True.
+
+    Args:
+        name: of the field.
+        value: from outside.
+        default: of the field.
+
+    Raises :class:`RecipeError` for a value that cannot be converted.
+    """
     return _READERS[type(default)](name, value)
 
 

@@ -32,7 +32,7 @@ Values = dict[str, Any]
 
 
 def add_axes() -> None:
-    """`on_before_ui`: add the axes, once."""
+    """Add the axes, once; for `on_before_ui`."""
     from modules import scripts
 
     for module in [data.module for data in scripts.scripts_data if data.script_class.__module__ in _MODULES]:
@@ -49,7 +49,7 @@ def _axis(option: Callable[..., Any], entry: Entry) -> Any:
 
 
 def _choices(entry: Entry) -> tuple[str, ...]:
-    """Every preset of DaTo is a choice of its axis; lists of one's own are not."""
+    """Every preset of DaTo is a choice of its axis; the user's lists are not."""
     if entry.name == "dato":
         return (OFF, *DATO)
     if isinstance(entry.default, bool):
@@ -75,9 +75,15 @@ def _read(entry: Entry, value: Any) -> Any:
 
 
 def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
-    """The panel's settings with this plot cell's values. Raises :class:`RecipeError` where they cannot run.
+    """The panel's settings with this plot cell's values.
 
-    A value of one method alone switches that method on. With the panel off, nothing else of the panel is in force.
+    A value of one method alone switches that method on. With the panel off, nothing else of the panel is used.
+
+    Args:
+        settings: of the panel.
+        p: the processing object, on which the plot sets its values.
+
+    Raises :class:`RecipeError` for values that cannot run.
     """
     found = {entry.name: getattr(p, f"skipstone_{entry.name}", None) for entry in AXES}
     cell = {name: value for name, value in found.items() if value is not None}
@@ -121,7 +127,7 @@ def _without_dato(found: dict[type[Any], Method]) -> dict[type[Any], Method]:
 
 
 def _changed(method: Method, cell: Values, fixed: bool) -> Method:
-    """The method with the values of its own. A value that its block rule does not use chooses another rule, or is left out
+    """The method with its values of the cell. A value that its block rule does not use chooses another rule, or is left out
     where the rule is fixed."""
     entries = [FIELDS[name] for name in cell if type(method) in FIELDS[name].methods]
     if isinstance(method, BlockSkip):

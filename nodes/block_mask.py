@@ -46,7 +46,13 @@ class SkipstoneBlockMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, mask: BlockSkip | None = None, **widgets: Any) -> io.NodeOutput:
-        """Patch the model; without a mask it is returned as it is."""
+        """Patch the model. For a mask or values that cannot run, the node says so and the model is returned unchanged.
+
+        Args:
+            model: the ModelPatcher.
+            mask: a rule or a mask; None if the node before failed.
+            widgets: values of the other widgets by id.
+        """
         node_id = cls.hidden.unique_id
         if mask is None:
             warn(f"no mask came in, see the node before; {UNACCELERATED}", node_id)

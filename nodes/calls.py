@@ -1,4 +1,4 @@
-"""Translate ComfyUI's sampling run and forwards for the engine: timesteps, streams, latent size."""
+"""ComfyUI's sampling runs and forwards in the engine's terms: timesteps, streams, latent size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ ONE_CALL_PER_SIGMA = frozenset(
 def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list[float] | None:
     """Timesteps of the calls to come, one per call; None for samplers that also evaluate elsewhere (heun, SDE, adaptive).
 
-    sigmas [steps + 1], falling; the last one is reached, not evaluated.
+    Args:
+        sampler: of ComfyUI.
+        sigmas: noise levels [steps + 1], falling; the last one is reached, not evaluated.
+        model_sampling: of the model.
     """
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     churns = bool((getattr(sampler, "extra_options", None) or {}).get("s_churn"))
@@ -43,10 +46,14 @@ def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list
 
 
 def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
-    """The training timestep in [0, 999] whose noise is nearest to `sigma` (0-dim), by the model's own sigma table.
+    """The training timestep in [0, 999] whose noise is nearest to `sigma`, by the model's own sigma table.
 
-    `model_sampling.timestep` would not do: continuous schedules return something else than timesteps. Waits for the
+    `model_sampling.timestep` does not serve: continuous schedules return something else than timesteps. Waits for the
     device once.
+
+    Args:
+        model_sampling: of the model.
+        sigma: noise level, 0-dim.
     """
     return _timestep(model_sampling.sigmas, float(_nearest(model_sampling.sigmas, sigma)))
 
@@ -54,8 +61,12 @@ def training_timestep(model_sampling: Any, sigma: Tensor) -> float:
 def timestep_and_step(model_sampling: Any, sigma: Tensor, schedule: Tensor | None) -> tuple[float, int | None]:
     """:func:`training_timestep`, and the sampler's step that evaluates at `sigma`: the last one that begins at or above it.
 
-    schedule: the noise levels of the sampler's steps [steps + 1], falling; None where they are not known. Samplers such as
-    dpm_2 and dpmpp_sde also evaluate between them. Waits for the device once.
+    Samplers such as dpm_2 and dpmpp_sde also evaluate between the schedule's levels. Waits for the device once.
+
+    Args:
+        model_sampling: of the model.
+        sigma: noise level, 0-dim.
+        schedule: noise levels of the sampler's steps [steps + 1], falling; None if unknown.
     """
     nearest = _nearest(model_sampling.sigmas, sigma)
     if schedule is None:
@@ -74,8 +85,16 @@ def _timestep(table: Tensor, place: float) -> float:
 
 
 def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any]) -> Call:
-    """One forward: latent x [rows, C, H, W], or another shape [rows, C, ...] (video, packed), sigma [rows], and its
-    transformer_options. Raises :class:`Decline`."""
+    """Describe one forward.
+
+    Args:
+        model_sampling: of the model.
+        x: latent [rows, C, H, W], or another shape [rows, C, ...] (video, packed).
+        sigma: noise levels [rows].
+        options: its transformer_options.
+
+    Raises :class:`Decline` for a batch that cannot be divided into streams.
+    """
     timestep, step = timestep_and_step(model_sampling, sigma.flatten()[0], options.get("sample_sigmas"))
     return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]), input=x, step=step)
 
@@ -83,9 +102,13 @@ def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str,
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
     """One stream per cond in the batch.
 
-    Its key holds the cond's uuid and index (area conds share one uuid), its place among equals, the attention blocks that
-    another node replaces in this forward, so that the extra pass of PAG or SLG has pairs of its own, and the frames of
+    Its key has the cond's uuid and index (area conds share one uuid), its place among equals, the attention blocks that
+    another node replaces in this forward, so that the extra pass of PAG or SLG has its own pairs, and the frames of
     its context window.
+
+    Args:
+        options: transformer_options of the forward.
+        rows: in the batch.
     """
     conds = list(options.get("cond_or_uncond") or (0,))
     uuids = list(options.get("uuids") or (None,) * len(conds))
@@ -110,23 +133,28 @@ Window = tuple[tuple[int, ...], int | None]
 
 
 def window_of(options: Mapping[str, Any]) -> Window | None:
-    """The context window that this forward is of; None for a forward of all frames."""
+    """The context window of this forward; None for a forward of all frames."""
     window = options.get("context_window")
     frames = getattr(window, "index_list", None)
     return None if frames is None else (tuple(frames), getattr(window, "causal_anchor_index", None))
 
 
 class Windows:
-    """The context windows of one run. They must stay where they are: a cached value serves its own frames only."""
+    """The context windows of one run. They must stay the same: a cached value is valid for its own frames only."""
 
     def __init__(self) -> None:
-        """Before the first call."""
+        """Start before the first call."""
         self._known: set[Window] = set()
         self._first: float | None = None
         self._moved = False
 
     def check(self, timestep: float, options: Mapping[str, Any]) -> None:
-        """Register one forward. Raises :class:`Decline` from the first window on that the first call did not have."""
+        """Register one forward. Raises :class:`Decline` from the first window on that the first call did not have.
+
+        Args:
+            timestep: of the call.
+            options: transformer_options of the forward.
+        """
         window = window_of(options)
         if window is None:
             return

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..core.recipe.fields import Field, default_of, field_of
 
 CUSTOM = "custom"
-"""Option of a list that has a text box for a list of one's own."""
+"""Option of a list that has a text box for the user's own list."""
 
 Drawn = tuple[Any, dict[str, Any]]
 """Type of a widget, such as `io.Float`, and the arguments of its input."""
@@ -49,7 +49,7 @@ class Control:
         return self.field.parse(text) if self.field.parse else _number_or_text(text)
 
     def own_list(self) -> dict[str, Drawn]:
-        """The text box for a list of one's own, where the field takes one."""
+        """The text box for the user's own list, if the field takes one."""
         box = (io.String, {"default": self.field.example, "tooltip": self.field.custom})
         return {f"{CUSTOM}_{self.name}": box} if self.field.custom else {}
 
@@ -82,7 +82,7 @@ class Choice(Control):
     """A field with a few values."""
 
     def draw(self) -> dict[str, Drawn]:
-        """A list; with a text box where a list of one's own is allowed."""
+        """A list; with a text box if the user may give a list."""
         options = [str(c) for c in self.field.choices if c not in self.field.unlisted]
         options += [CUSTOM] if self.field.custom else []
         drawn = {"options": options, "default": str(self.default), "tooltip": self.field.help}
@@ -100,7 +100,7 @@ class Number(Control):
     """A field that is a number in a range. What is allowed can be typed; common shares and thresholds have a slider."""
 
     def draw(self) -> dict[str, Drawn]:
-        """A number box or slider; with a text box where a list of one's own is allowed."""
+        """A number box or slider; with a text box if the user may give a list."""
         kind = io.Int if isinstance(self.start, int) else io.Float
         drawn = {"default": self.start, "min": self.field.low, "max": self.field.high, "tooltip": self.field.help}
         if self.field.step is not None:

@@ -160,7 +160,12 @@ class SamplerDenoiser:
         return Trajectory(x, self._conds(seeds, noise), History(x, tuple(seeds)))
 
     def predict(self, at: Trajectory, call: int) -> Tensor:
-        """Denoised latents [2, B, ...], without and with the conditioning (guidance of 1: [1, B, ...])."""
+        """Denoised latents [2, B, ...], without and with the conditioning (guidance of 1: [1, B, ...]).
+
+        Args:
+            at: the trajectory.
+            call: number of the call.
+        """
         sigma, model = self._sigmas[call].expand(len(at.x)), self._guider.inner_model
         norms = KeptNorms() if torch.is_grad_enabled() else nullcontext()
         with self._forwards(len(at.x)), stoppable(), norms:
@@ -169,7 +174,13 @@ class SamplerDenoiser:
         return torch.stack(outputs)
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
-        """Guidance, then the sampler's step, sample by sample: a sample never depends on the others in its batch."""
+        """Guidance, then the sampler's step, sample by sample: a sample never depends on the others in its batch.
+
+        Args:
+            at: the trajectory.
+            output: of :meth:`predict`.
+            call: number of the call.
+        """
         with stoppable():
             denoised = (*at.history.denoised, self._guided(at, output, call))
         history = History(at.history.start, at.history.seeds, denoised)

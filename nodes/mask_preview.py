@@ -39,7 +39,13 @@ class SkipstoneMaskPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, steps: int, mask: BlockSkip | None = None) -> io.NodeOutput:
-        """Draw the mask; if it cannot be drawn, the picture says why."""
+        """Draw the mask; if it cannot be drawn, the picture says why.
+
+        Args:
+            model: the ModelPatcher.
+            steps: number of calls.
+            mask: a rule or a mask; None if the node before failed.
+        """
         try:
             made, graph = mask_of(model, mask, steps)
             states = states_of(made, graph)

@@ -40,7 +40,14 @@ class SkipstoneMaskSaver(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, steps: int, filename_prefix: str, mask: BlockSkip | None = None) -> io.NodeOutput:
-        """Write the file, and show its name and content on the node."""
+        """Write the file, and show its name and content on the node.
+
+        Args:
+            model: the ModelPatcher.
+            steps: number of calls.
+            filename_prefix: start of the file name.
+            mask: a rule or a mask; None if the node before failed.
+        """
         node_id = cls.hidden.unique_id
         try:
             made, _ = mask_of(model, mask, steps)

@@ -36,7 +36,12 @@ def mask_of(model: Any, settings: BlockSkip | None, calls: int) -> tuple[Mask, B
 
 
 def states_of(mask: Mask, graph: BlockGraph) -> np.ndarray:
-    """[calls, blocks] of :class:`State`: which blocks run, are reused, or are not needed."""
+    """[calls, blocks] of :class:`State`: which blocks run, are reused, or are not needed.
+
+    Args:
+        mask: for the graph's network.
+        graph: of the network.
+    """
     return liveness(mask.run, graph)[:, list(graph.masked)]
 
 

@@ -1,10 +1,9 @@
-"""Saying something to the user: in the log, and as text on the node."""
+"""Messages to the user: in the log, and as text on the node."""
 
 from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterable
 from textwrap import wrap
 from typing import Any
 
@@ -61,7 +60,13 @@ _shown = _Shown()
 
 
 def show_run(text: str, node_id: Any, showing: str = "") -> None:
-    """Show what one run did, below what earlier runs of the same prompt did. showing: the text that the node shows already."""
+    """Show what one run did, below what earlier runs of the same prompt did.
+
+    Args:
+        text: of the run.
+        node_id: the node.
+        showing: text that the node shows already.
+    """
     joined = _shown.add(text, node_id)
     if joined != showing:
         show_on_node(joined, node_id)
@@ -70,7 +75,11 @@ def show_run(text: str, node_id: Any, showing: str = "") -> None:
 def show_on_node(text: str, node_id: Any) -> None:
     """Write text under the node's widgets in every open browser; without a server (tests, scripts) nothing happens.
 
-    ComfyUI's page puts this text into the document as HTML, so it is escaped here, and nowhere else.
+    ComfyUI's page inserts this text as HTML, so it is escaped here, and nowhere else.
+
+    Args:
+        text: plain text.
+        node_id: the node; None for none.
     """
     if node_id is None:
         return
@@ -81,18 +90,17 @@ def show_on_node(text: str, node_id: Any) -> None:
         server.send_progress_text(html.escape(text, quote=False), str(node_id))
 
 
-def show_on_nodes(text: str, nodes: Iterable[Any]) -> None:
-    """The same text under several nodes."""
-    for node_id in nodes:
-        show_on_node(text, node_id)
-
-
 def warn(text: str, node_id: Any) -> None:
-    """One warning, in the log and on the node."""
+    """Write one warning to the log and onto the node.
+
+    Args:
+        text: plain text.
+        node_id: the node; None for none.
+    """
     log.warning("Skipstone: %s", text)
     show_on_node(wrapped(text), node_id)
 
 
 def wrapped(text: str) -> str:
-    """A sentence in lines that fit a node."""
+    """Break a sentence into lines that fit a node."""
     return "\n".join(wrap(text, LINE))

@@ -34,17 +34,27 @@ class SkipstoneRecipeLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, file: str) -> io.NodeOutput:
-        """Patch the model. For a file that is not a recipe, the node says so and the model is returned as it is."""
+        """Patch the model. For a file that is not a recipe, the node says so and the model is returned unchanged.
+
+        Args:
+            model: the ModelPatcher.
+            file: its name in the list.
+        """
         return patched(model, lambda: read_recipe(RECIPE_FILES.path(file)), _content, cls.hidden.unique_id)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: Any) -> float:
-        """When the file was written: a changed file is read again."""
+        """Time of the file's last change: a changed file is read again.
+
+        Args:
+            file: its name in the list.
+            others: not used.
+        """
         return RECIPE_FILES.changed(file)
 
 
 def read_recipe(path: str) -> Recipe:
-    """A recipe file; its mask lies beside it or in the folder of masks. Raises :class:`SkipstoneError`."""
+    """Read a recipe file; its mask is beside it or in the folder of masks. Raises :class:`SkipstoneError`."""
     recipe = Recipe.load(path)
     skip = recipe.skip
     if skip is None or not isinstance(skip.mask, str) or not skip.mask:

@@ -37,7 +37,12 @@ class SkipstoneRecipeSaver(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, filename_prefix: str) -> io.NodeOutput:
-        """Write the file, and show its name and content on the node."""
+        """Write the file, and show its name and content on the node.
+
+        Args:
+            model: the ModelPatcher.
+            filename_prefix: start of the file name.
+        """
         node_id = cls.hidden.unique_id
         try:
             show_on_node(write_recipe(recipe_on(model), filename_prefix), node_id)

@@ -46,7 +46,12 @@ class SkipstoneTokenMerge(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        """Patch the model. For a list that cannot be read, the node says so and the model is returned as it is."""
+        """Patch the model. For a list that cannot be read, the node says so and the model is returned unchanged.
+
+        Args:
+            model: the ModelPatcher.
+            widgets: values of the widgets by id.
+        """
         return patched(
             model, lambda: build_recipe(**widgets), off("these settings merge nothing"), cls.hidden.unique_id
         )

@@ -74,7 +74,13 @@ class SkipstoneTrainMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, filename_prefix: str = "trained", **widgets: Any) -> io.NodeOutput:
-        """Train and save the mask. If it cannot be trained, the node says why and its output is None."""
+        """Train and save the mask. If it cannot be trained, the node says why and its output is None.
+
+        Args:
+            model: the ModelPatcher.
+            filename_prefix: start of the file name.
+            widgets: values of the other widgets by id.
+        """
         node_id = cls.hidden.unique_id
         sampling = Sampling(**{field.name: widgets.pop(field.name) for field in fields(Sampling)})
         try:

@@ -92,7 +92,7 @@ def _empty(model: Any, latent: dict[str, Any], samples: int) -> torch.Tensor:
 
 
 class TrainingRun(comfy.samplers.Sampler):
-    """Stands in for a sampler in one of ComfyUI's runs, and trains there."""
+    """Replaces the sampler in one of ComfyUI's runs, and trains there."""
 
     def __init__(self, sampler: Any, settings: TrainSettings, on_progress: Callable[[Progress], None]) -> None:
         """Before the run.
@@ -108,7 +108,16 @@ class TrainingRun(comfy.samplers.Sampler):
     def sample(
         self, model_wrap: Any, sigmas: Any, extra_args: Any, callback: Any, noise: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train. `model_wrap` is the guider, whose model is loaded; the other arguments are those of ComfyUI's samplers."""
+        """Train. ComfyUI calls this as the sampler of a run.
+
+        Args:
+            model_wrap: the guider, whose model is loaded.
+            sigmas: noise levels [steps + 1], falling.
+            extra_args: with the model options.
+            callback: not used.
+            noise: of the shape of the latents.
+            args, kwargs: not used.
+        """
         denoiser = SamplerDenoiser(model_wrap, self._sampler, sigmas, noise.shape[1:], extra_args["model_options"])
         gradients = _takes_gradients(self._settings)
         if gradients:

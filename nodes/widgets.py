@@ -40,9 +40,9 @@ class Panel:
 
     Args:
         fields: settings class -> names of the fields that the node shows.
-        order: widgets in the order in which they were released, by the fields' names. A field with a text box for a list of
-            one's own has a second widget, `custom_NAME`; one with parts has a widget `NAME.PART` for each. Widgets of fields
-            that are added later follow at the end; name them here before a release, so that they keep their place.
+        order: widgets in the order in which they were released, by the fields' names. A field with a text box for a list has
+            a second widget, `custom_NAME`; one with parts has a widget `NAME.PART` for each. Widgets of fields that are
+            added later follow at the end; name them here before a release, so that they keep their place.
         ids: name -> id of the widget, where they differ.
         common: names of advanced fields that this node does not hide among the advanced ones.
         tooltips: name -> text of this node around the field's own, which stands in place of `{help}`.

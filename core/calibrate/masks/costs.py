@@ -132,7 +132,7 @@ def live(run: np.ndarray, graph: BlockGraph) -> np.ndarray:
 
 
 def _filled(run: np.ndarray, order: np.ndarray, target: float, costs: Costs) -> np.ndarray:
-    """Runs that somebody reads, added in this order wherever they still fit."""
+    """Add runs whose values are read, in this order, wherever they still fit."""
     share, idle = costs.share(run), [place for place in order if not run[1:].reshape(-1)[place]]
     for place in idle[:_MOST_FILLED]:
         if target - share < costs.masked.min() / len(run):

@@ -165,7 +165,7 @@ class GatedNetwork:
         return as_values(inner(*args, **kwargs))
 
     def _value(self, number: int, place: int, fresh: Callable[[], Values], inputs: Values | None) -> Values:
-        """What the block hands on. What is kept for later calls is a tensor of its own: hosts edit in place."""
+        """The block's output. Values kept for later calls are copies, because hosts edit in place."""
         held = None if self._caches is None or place >= len(self._caches) else self._caches[place]
         gates, runs = self._row.gates, self._row.runs
         if held is None or (gates is None and (runs is None or runs[number])):

@@ -193,7 +193,7 @@ def _found(study: Study) -> list[Found]:
 
 
 def _storage(where: str | None) -> BaseStorage | str | None:
-    """A file becomes a journal, which needs no server and may lie on a share; a URL is optuna's to open."""
+    """Open a file as a journal, which needs no server and works on a network share; pass a URL to optuna."""
     if where is None or "://" in where:
         return where
     from optuna.storages import JournalStorage
@@ -206,7 +206,7 @@ def _storage(where: str | None) -> BaseStorage | str | None:
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Without optuna's own lines and its notes on what is experimental. Raises :class:`RecipeError` when it is absent."""
+    """Context manager: silence optuna's log lines and experimental warnings. Raises :class:`RecipeError` if it is absent."""
     try:
         import optuna
     except ImportError:
