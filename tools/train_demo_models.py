@@ -19,10 +19,11 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from ..core.files import make_folder, whole_file, write_json, write_safetensors
-from ..lab.demo_models.classifier import accuracy, held_out_accuracy, load_classifier, save_classifier, train_classifier
+from ..lab.demo_models.classifier import accuracy, load_classifier
 from ..lab.demo_models.model import load_demo, new_pipeline, pipeline_modules, save_demo
 from ..lab.demo_models.pictures import CLASSES, SIZE, draw_pictures
 from ..lab.demo_models.pipeline import NULL, IconPipeline, to_latents, to_pil
+from .train_classifier import held_out_accuracy, save_classifier, train_classifier
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ def optimizers_for(settings: Settings, pipe: IconPipeline) -> list[torch.optim.O
 
 def save_run(run: Run, path: Path) -> None:
     """Write the whole state of `run`."""
-    tensors = {f"weights.{name}": tensor for name, tensor in weights_of(run.pipe).items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in run.average.items()}
+    kept = {"weights": weights_of(run.pipe), "average": run.average}
+    tensors = {f"{kind}.{name}": tensor for kind, found in kept.items() for name, tensor in found.items()}
     for which, optimizer in enumerate(run.optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{which}.{index}.{name}": tensor for name, tensor in state.items()}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_safetensors(path, tensors, {"step": str(run.step), "seconds": str(run.seconds)})
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_safetensors(path, whole, {"step": str(run.step), "seconds": str(run.seconds)})
 
 
 def resume_run(run: Run, path: Path) -> None:
@@ -284,7 +285,6 @@ def main(settings: Settings) -> None:
     make_folder(settings.out)
     torch.manual_seed(settings.seed)
     pictures, labels = draw_pictures(settings.pictures, settings.seed)
-    log(drawn=len(pictures))
     held_out = prepare_classifier(settings, pictures, labels)
     run = new_run(settings)
     state = settings.out / "state.safetensors"

@@ -6,6 +6,7 @@ Each function takes a model and a share of the multiply-adds, and returns a mask
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from ...errors import RecipeError, SkipstoneError
 from ...plan.rules.deepcache import deepcache
 from .costs import Costs, to_budget
-from .gated import Caches
 from .masked_model import MaskedModel
 
 _HALVINGS = 24
@@ -155,20 +155,15 @@ def block_changes(model: MaskedModel, seeds: Sequence[int]) -> np.ndarray:
         >>> block_changes(model, seeds=[0, 1]).shape
         (4, 4)
     """
-    at = model.denoiser.begin(seeds)
     changes, blocks = np.zeros(model.shape), model.shape[1]
-    before: Caches | None = None
-    for call in range(model.calls):
-        outcome = model.dense(at, call)
-        if before is not None:
-            for number, (new, old) in enumerate(zip(outcome.caches, before, strict=True)):
-                moved = [
-                    (v - w).abs().sum() / w.abs().sum().clamp_min(1e-12)
-                    for v, w in zip(new.values, old.values, strict=True)
-                    if v is not None and w is not None
-                ]
-                changes[call, number % blocks] += float(torch.stack(moved).mean()) * blocks / len(before)
-        at, before = model.denoiser.advance(at, outcome.output, call), outcome.caches
+    for call, (before, now) in enumerate(pairwise(model.dense_run(seeds)), 1):
+        for number, (new, old) in enumerate(zip(now.caches, before.caches, strict=True)):
+            moved = [
+                (v - w).abs().sum() / w.abs().sum().clamp_min(1e-12)
+                for v, w in zip(new.values, old.values, strict=True)
+                if v is not None and w is not None
+            ]
+            changes[call, number % blocks] += float(torch.stack(moved).mean()) * blocks / len(before.caches)
     return changes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -113,6 +113,18 @@ class MaskedModel:
             caches: of the call before.
         """
         return self.gated.recomputed(self.predictor(at, call), row, caches, self.denoiser.timesteps[call])
+
+    def dense_run(self, seeds: Sequence[int]) -> Iterator[Outcome]:
+        """Run dense, call by call.
+
+        Args:
+            seeds: of the samples.
+        """
+        at = self.denoiser.begin(seeds)
+        for call in range(self.calls):
+            outcome = self.dense(at, call)
+            yield outcome
+            at = self.denoiser.advance(at, outcome.output, call)
 
     @torch.no_grad()
     def rollout(self, seeds: Sequence[int], run: np.ndarray | None = None) -> Tensor:

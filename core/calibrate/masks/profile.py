@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,12 +25,5 @@ def profile(model: MaskedModel, seeds: Sequence[int]) -> Tensor:
         >>> v[0].item(), bool((v[1:] > 0).all())
         (inf, True)
     """
-    at = model.denoiser.begin(seeds)
-    v = torch.full((model.calls,), torch.inf)
-    before: Tensor | None = None
-    for call in range(model.calls):
-        outcome = model.dense(at, call)
-        if before is not None:
-            v[call] = float(variation(outcome.end, before))
-        at, before = model.denoiser.advance(at, outcome.output, call), outcome.end
-    return v
+    changes = (variation(now.end, before.end) for before, now in pairwise(model.dense_run(seeds)))
+    return torch.tensor([torch.inf, *map(float, changes)])
