@@ -21,13 +21,13 @@ from ..lab.demo_models.loading import DEMO, load_model
 from ..pipelines.accelerate import accelerate
 from ..pipelines.loading import draw
 from ..pipelines.schedule import PipelineSchedule
-from .options import helped
+from .options import OnPipeline, helped
 
 PROMPTS = ("a photograph of a cat on a sofa", "a wide mountain landscape at dawn, oil painting")
 
 
 @dataclass(frozen=True)
-class CalibratePairs:
+class CalibratePairs(OnPipeline):
     """Measure how merged pairs drift from call to call on a model, and write the checkpoint list that suits it.
 
     Example:
@@ -43,10 +43,6 @@ class CalibratePairs:
     """Sampling steps."""
     seed: int = 0
     """Seed of the first run's noise; each further run takes the next."""
-    guidance: float | None = None
-    """Guidance scale; the pipeline's own by default."""
-    size: int | None = None
-    """Picture side in pixels; the model's own by default."""
     recipe: str = "ca_tome"
     """Preset or JSON file whose other settings are kept."""
     threshold: Annotated[float | None, helped(TokenMerge, "threshold")] = None
@@ -54,12 +50,6 @@ class CalibratePairs:
     """How many checkpoints to place (CONFIG_3 has 13)."""
     absolute: bool = False
     """Write calls of a run with this many steps, instead of the paper's 51."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, mps."""
-    half: bool = False
-    """Run in fp16."""
-    config: Path | None = None
-    """For a single checkpoint: local diffusers folder of the same kind of model."""
     out: Path = Path("out")
     """Folder for pairs_recipe.json, pairs_drift.json and pairs_drift.png."""
 
@@ -115,7 +105,7 @@ def measure(
     Returns the drift and the runs' timesteps. Raises :class:`SkipstoneError` if no pairs were found.
 
     Example:
-        >>> pipe = load_model("demo")
+        >>> pipe = load_model("demo-dit")
         >>> pipe.set_progress_bar_config(disable=True)
         >>> options = CalibratePairs(prompts=("sun",), steps=2, guidance=1.0)
         >>> measure(pipe, TokenMerge(threshold=0.5), options, lambda text: None)[0].calls

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
@@ -10,6 +12,27 @@ import tyro
 from ..core.recipe.fields import field_of, fields_of
 
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPipeline:
+    """The options of commands that run the user's pipeline.
+
+    Example:
+        >>> OnPipeline(device="cuda").half
+        False
+    """
+
+    guidance: float | None = None
+    """Guidance scale; the pipeline's own by default."""
+    size: int | None = None
+    """Picture side in pixels; the model's own by default."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps."""
+    half: bool = False
+    """Run in fp16."""
+    config: Path | None = None
+    """For a single checkpoint: local diffusers folder of the same kind of model."""
 
 
 def helped(settings: type[Any], name: str) -> Any:

@@ -27,6 +27,7 @@ from ..lab.demo_models.classifier import icon_frechet
 from ..lab.demo_models.loading import DEMO, load_model
 from ..pipelines.pictures import PipelinePictures, Samples
 from .calibrate import default_prompts
+from .options import OnPipeline
 
 FEWER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 """Shares of the steps at which the dense pipeline is drawn as a control."""
@@ -34,7 +35,7 @@ JOURNAL = "search.journal"
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(OnPipeline):
     """Search schedules for a model: error to the dense run against modelled multiply-adds (NSGA-II).
 
     Example:
@@ -81,22 +82,12 @@ class Search:
     """Seed of the first picture's noise; each further one takes the next, and the check continues from there."""
     batch: int = 10
     """Pictures drawn together."""
-    guidance: float | None = None
-    """Guidance scale; the pipeline's own by default."""
-    size: int | None = None
-    """Picture side in pixels; the model's own by default."""
     keep: int = 6
     """Recipe files to write, spread over the front."""
     storage: str | None = None
     """Where trials are kept: a journal file, or any optuna URL; a journal in --out by default."""
     study: str | None = None
     """The study's name in the storage; by stage and steps by default."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, mps."""
-    half: bool = False
-    """Run in fp16."""
-    config: Path | None = None
-    """For a single checkpoint: local diffusers folder of the same kind of model."""
     out: Path = Path("out/search")
     """Folder for search.json, search.png and the recipes."""
 

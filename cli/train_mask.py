@@ -21,7 +21,7 @@ from ..core.files import make_folder
 from ..lab.demo_models.loading import load_model
 from ..pipelines.conditions import conditions_of
 from ..pipelines.denoiser import PipelineDenoiser, denoiser_of
-from .options import described, plain
+from .options import OnPipeline, described, plain
 from .processes import joined
 
 Model = Annotated[str, tyro.conf.Positional]
@@ -29,7 +29,7 @@ TrainOptions = described(TrainSettings)
 
 
 @dataclass(frozen=True)
-class TrainMask:
+class TrainMask(OnPipeline):
     """Learn which blocks run at which call on a model, from noise alone. Ctrl-C keeps what was learned.
 
     Example:
@@ -42,21 +42,11 @@ class TrainMask:
     training: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)  # type: ignore[valid-type]
     steps: int = 20
     """Sampling steps that the mask is for, with the pipeline's own scheduler."""
-    guidance: float | None = None
-    """Guidance scale; the pipeline's own by default."""
     prompts: tuple[str, ...] = ()
     """Texts, or class names and numbers; each sample takes one of them."""
     embeddings: Path | None = None
     """Instead of prompts: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, ...];
     for SDXL and SD3 also `pooled` [n, channels] and `empty_pooled`."""
-    size: int | None = None
-    """Picture side in pixels; the model's own by default."""
-    device: str = "cpu"
-    """Where to run: cpu, cuda, mps."""
-    half: bool = False
-    """Run the network in fp16."""
-    config: Path | None = None
-    """For a single checkpoint: local diffusers folder of the same kind of model."""
     resume: bool = False
     """Continue the training that was stopped, from OUT/mask_training.safetensors."""
     out: Path = Path("out")

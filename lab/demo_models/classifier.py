@@ -52,6 +52,7 @@ def accuracy(model: IconClassifier, pictures: torch.Tensor, labels: torch.Tensor
         labels: int64 [B].
 
     Example:
+        >>> from .pictures import draw_pictures
         >>> pictures, labels = draw_pictures(20, seed=0)
         >>> accuracy(load_classifier(), pictures / 255, labels)
         1.0
@@ -84,6 +85,7 @@ def icon_frechet(outputs: torch.Tensor, dense: torch.Tensor) -> float:
         dense: of the same shape.
 
     Example:
+        >>> from .pictures import draw_pictures
         >>> pictures = draw_pictures(20, seed=0)[0] / 255
         >>> round(icon_frechet(pictures, pictures), 3)
         0.0
