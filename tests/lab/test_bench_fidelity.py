@@ -22,7 +22,6 @@ from skipstone.lab.bench import fidelity_tables
 from skipstone.lab.bench.fidelity import FidelityBench, Painter, run_fidelity_bench
 from skipstone.lab.bench.fidelity_tables import FIDELITY
 from skipstone.lab.bench.fidelity_ways import FEWER, Way, ways
-from skipstone.lab.demo_models.model import new_pipeline, pipeline_modules, save_demo
 
 ROOT = Path(__file__).parents[2]
 DRAWN = ("4 steps", "2 steps", "DeepCache 2", "CA-ToMe 0.7")
@@ -36,8 +35,8 @@ def few(*names: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], FidelityBench]:
-    """A small bench of the U-Net, with files that merge nothing, fit another model, and have no call to act on."""
+def made(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], FidelityBench]:
+    """A small bench of the narrow U-Net, with files that merge nothing, fit another model, and have no call to act on."""
     folder = tmp_path_factory.mktemp("fidelity")
     Recipe(merge=TokenMerge(threshold=0.999999, absolute=True, checkpoints=(0,)), name="idle").save(
         folder / "idle.json"
@@ -53,6 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Fide
         noises=2,
         seeds=(0, 1),
         rounds=0,
+        weights=narrow["unet"],
         plot=folder / "plot.png",
         out=folder / "fidelity.json",
         markdown=page,
@@ -161,15 +161,13 @@ def test_models_that_are_kept_are_not_drawn_again(
 ) -> None:
     result, options = made
     monkeypatch.setattr(bench_fidelity, "_compare", lambda kind, *rest: {**result["models"][0], "model": kind})
-    more = replace(options, models=("unet", "dit"), keep=options.out, out=tmp_path / "x.json", plot=tmp_path / "x.png")
+    both = replace(options, models=("unet", "dit"), weights=None, keep=options.out)
+    more = replace(both, out=tmp_path / "x.json", plot=tmp_path / "x.png")
     assert [m["model"] for m in run_fidelity_bench(more, lambda line: None)["models"]] == ["unet", "dit"]
 
 
-def test_half_of_the_ways_run_on_each_model(tmp_path: Path) -> None:
-    pipe = new_pipeline("dit")
-    tiny.randomise(pipe.network)
-    save_demo("dit", pipeline_modules(pipe).state_dict(), tmp_path / "dit.safetensors", {})
-    for model, weights in (("unet", None), ("dit", tmp_path / "dit.safetensors")):
+def test_half_of_the_ways_run_on_each_model(narrow: dict[str, Path]) -> None:
+    for model, weights in narrow.items():
         painter = Painter(model, FidelityBench(steps=8, weights=weights))  # type: ignore[arg-type]
         dense = painter.draw(count=1)
         for way in ways(model, 8)[model == "unet" :: 2]:  # type: ignore[arg-type]

@@ -37,11 +37,19 @@ from skipstone.pipelines.denoiser import PipelineDenoiser
 KEYS = {"time_ratio", "macs_ratio", "psnr_db", "ssim", "tokens_merged_share", "seed", "device", "recipe"}
 
 
+def narrow_demo(narrow: dict[str, Path], options: DemoOptions) -> dict[str, Any]:
+    """What a demo of the narrow models returns."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, path in narrow.items():
+            patch.setitem(WEIGHTS, kind, path)
+        return demo(options)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def made(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A short demo, and where it wrote."""
     out = tmp_path_factory.mktemp("demo")
-    return demo(DemoOptions(steps=4, rounds=1, seed=3, out=out)), out
+    return narrow_demo(narrow, DemoOptions(steps=4, rounds=1, seed=3, out=out)), out
 
 
 def test_it_writes_the_picture_and_the_figures(made: tuple[dict[str, Any], Path]) -> None:
@@ -62,9 +70,9 @@ def test_its_figures_belong_together(made: tuple[dict[str, Any], Path]) -> None:
     assert Recipe.from_dict(result["recipe"]).merge is not None
 
 
-def test_a_recipe_file_is_run_as_it_says(tmp_path: Path) -> None:
+def test_a_recipe_file_is_run_as_it_says(narrow: dict[str, Path], tmp_path: Path) -> None:
     Recipe(merge=TokenMerge(threshold=1.0), name="off").save(tmp_path / "off.json")
-    result = demo(DemoOptions(recipe=tmp_path / "off.json", steps=2, rounds=1, out=tmp_path))
+    result = narrow_demo(narrow, DemoOptions(recipe=tmp_path / "off.json", steps=2, rounds=1, out=tmp_path))
     assert result["tokens_merged_share"] == 0 and result["macs_ratio"] == 1
     assert result["psnr_db"] is None, "equal pictures have no PSNR, and JSON no infinity"
     assert result["recipe"]["name"] == "off"
@@ -104,12 +112,13 @@ class MaskDemo:
     """A short `skipstone demo --mask`: what it returned, where it wrote, and the noises [12, 32, 32] of its training."""
 
     result: dict[str, Any]
+    weights: Path
     out: Path
     trained_on: list[Tensor]
 
     def latents(self, recipe: BlockSkip | None = None) -> Tensor:
         """What the DiT draws from the noise that the demo says it shows."""
-        pipe, size = load_demo("dit"), (len(CLASSES), 12, 32, 32)
+        pipe, size = load_demo("dit", self.weights), (len(CLASSES), 12, 32, 32)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(self.result["noise_seed"]))
         call = partial(pipe, range(len(CLASSES)), STEPS, latents=noise, output_type="latent")
         if recipe is None:
@@ -119,7 +128,7 @@ class MaskDemo:
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> MaskDemo:
+def masked(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> MaskDemo:
     """One pass of two moves on two noises."""
     out, seen, begin = tmp_path_factory.mktemp("mask"), [], PipelineDenoiser.begin
 
@@ -132,8 +141,8 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> MaskDemo:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_demo, "TRAINING", quick)
         patch.setattr(PipelineDenoiser, "begin", recorded)
-        result = demo(DemoOptions(mask=True, passes=1, steps=STEPS, rounds=1, seed=SEED, out=out))
-    return MaskDemo(result, out, seen)
+        result = narrow_demo(narrow, DemoOptions(mask=True, passes=1, steps=STEPS, rounds=1, seed=SEED, out=out))
+    return MaskDemo(result, narrow["dit"], out, seen)
 
 
 def test_a_mask_is_trained_and_set_beside_dense_fora_and_fewer_steps(masked: MaskDemo) -> None:

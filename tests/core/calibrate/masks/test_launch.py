@@ -1,4 +1,4 @@
-"""`accelerate launch` with two CPU processes: one voice, one end. That they learn what one learns is in test_shards."""
+"""Two processes on CPUs: one voice, one end. That they learn what one learns is in test_shards."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import model_folders as folders
 import pytest
 import torch
+from processes import run_together
 
+from skipstone.cli import main as cli
 from skipstone.cli.processes import joined
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.mask import Mask
@@ -47,21 +50,32 @@ def launched(*words: str) -> subprocess.Popen[str]:
 
 def test_interrupting_one_process_ends_both_and_keeps_what_was_learned(model: Path, tmp_path: Path) -> None:
     process = launched(str(model), *WORDS, "--passes", "100000", "--out", str(tmp_path))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not (tmp_path / "mask_training.safetensors").exists() and time.monotonic() < until:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert (said.count("stopped early"), said.count("of the multiply-adds")) == (1, 1), "one voice"
     assert Mask.load(tmp_path / "mask.safetensors").provenance["passes"] < 100000
 
 
+def command(rank: int, folder: str, words: list[str]) -> None:
+    """The command line in one of the processes; keeps what it wrote and its exit code."""
+    with open(Path(folder) / f"{rank}.txt", "w") as said, redirect_stdout(said), redirect_stderr(said):
+        try:
+            code = cli.main(words)
+        except SystemExit as error:
+            code = error.code
+        print(f"exit code {code}")
+
+
 def test_a_failure_is_told_once(tmp_path: Path) -> None:
-    process = launched("no/such/model", *WORDS, "--out", str(tmp_path))
-    _, error = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert error.count("skipstone: no model at 'no/such/model'") == 1
-    assert "core/calibrate" not in error and not list(tmp_path.iterdir())
+    out = tmp_path / "out"
+    run_together(command, str(tmp_path), ["train-mask", "no/such/model", *WORDS, "--out", str(out)])
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert first.startswith("skipstone: no model at 'no/such/model'") and first.count("\n") == 2
+    assert first.endswith("exit code 2\n") and second == "exit code 2\n"
+    assert not out.exists()
 
 
 def test_accelerate_that_started_one_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

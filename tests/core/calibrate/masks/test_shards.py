@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run_together
 from toys import Residual, toy
 
 from skipstone.cli.processes import joined
@@ -28,10 +27,8 @@ def settings(form: str) -> TrainSettings:
     return TrainSettings(target=0.5, refine=4, tries=4, profile_batch=2, loss_at="output", **given)
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    """What a launched process does; the environment is accelerate's and torchrun's."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def work(rank: int, folder: str) -> None:
+    """What a launched process does."""
     with joined("cpu") as (shards, device):
         assert (shards.rank, shards.count, device) == (rank, 2, "cpu")
         for form in FORMS:
@@ -40,21 +37,11 @@ def work(rank: int, port: int, folder: str) -> None:
             seen = [len(batch) for batch in model.denoiser.begun]
             assert set(seen) <= {2}, seen
             trained.mask.save(Path(folder) / f"{form}{rank}.safetensors")
-    os._exit(0)  # taking torch's own threads down at the end of a process aborts now and then on a busy machine
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 def test_two_processes_learn_what_one_learns_at_the_same_global_batch(tmp_path: Path) -> None:
-    mp.spawn(work, (free_port(), str(tmp_path)), nprocs=2)
+    run_together(work, str(tmp_path))
     for form in FORMS:
         alone = train_masked(toy(Residual(6), calls=8), settings(form))
         for rank in (0, 1):
