@@ -64,7 +64,10 @@ def test_what_does_not_compare_is_refused_in_one_line(tmp_path: Path) -> None:
         run_mask_bench(MaskBench(train=("papre",)))
 
 
-def test_forms_are_trained_once_for_every_seed_and_shown_with_their_spread(tmp_path: Path) -> None:
+def test_forms_are_trained_once_for_every_seed_and_shown_with_their_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(mask_forms.FORMS, "search", {"passes": 1, "tries": 2, "refine_batch": 2, "profile_batch": 1})
     more = {"train": ("paper", "search"), "passes": 2, "batch": 1, "seeds": 2, "router": True, "targets": (0.8,)}
     options = MaskBench(**{**QUICK, **more}, masks=tmp_path / "m", out=tmp_path / "b.json", plot=tmp_path / "p.png")  # type: ignore[arg-type]
     result = run_mask_bench(options, lambda line: None)

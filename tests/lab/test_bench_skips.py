@@ -20,7 +20,7 @@ from skipstone.lab.bench.skip_ways import Walk, call_macs, held_bytes, ways
 from skipstone.lab.bench.skips import SKIPS, SkipBench, measure, run_skip_bench
 from skipstone.lab.bench.unet import UNetInputs
 
-SMALL = SkipBench(size=128, calls=3, dato_calls=5, intervals=(3,))
+SMALL = SkipBench(size=128, calls=3, dato_calls=5, intervals=(3,), rounds=1)
 ROOT = Path(__file__).parents[2]
 NAMES = [
     "dense",
@@ -109,7 +109,7 @@ def test_multiply_adds_without_numbers_are_those_of_the_real_run() -> None:
     unet = small_unet()
     with torch.device("meta"):
         bare = small_unet()
-    for way in ways(2, (2,), 5):
+    for way in ways(2, (2,), 3):
         walk = Walk(unet, way, UNetInputs(unet, 2, 128))
         real = [count_macs(lambda k=k, walk=walk: walk.call(k)) for k in range(way.calls)]
         assert call_macs(bare, way, UNetInputs(bare, 2, 128)) == real

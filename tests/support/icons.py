@@ -18,7 +18,7 @@ NARROW: dict[str, dict[str, Any]] = {
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "norm_num_groups": 4,
     },
-    "dit": {**demo_models.DIT_CONFIG, "attention_head_dim": 8},
+    "dit": {**demo_models.DIT_CONFIG, "attention_head_dim": 8, "num_layers": 4},
 }
 """No attention at the latent's own thousand tokens, which takes most of the time."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from doubles.components import GRADIO_ARGUMENTS, Component
+from doubles.kept_core import KeptCore
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -250,14 +251,15 @@ def load_shim(shim: Path = SHIM) -> ModuleType:
     spec = importlib.util.spec_from_file_location(shim.name, shim)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with KeptCore.installed(shim == SHIM):
+        spec.loader.exec_module(module)
     return module
 
 
 def forget_shim() -> None:
     """Take the private package out of sys.modules again."""
     for name in [n for n in sys.modules if n.split(".")[0] == "_skipstone_webui"]:
-        del sys.modules[name]
+        KeptCore.keep(name, sys.modules.pop(name))
 
 
 def traces(root: nn.Module) -> Iterator[str]:

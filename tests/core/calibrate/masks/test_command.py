@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from skipstone.cli import main as cli
 from skipstone.cli import train_mask as command
+from skipstone.core.calibrate.masks import report
 from skipstone.core.errors import FileError
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
@@ -25,6 +26,12 @@ def _models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny pipelines by name."""
     makers = {"dit": tiny.dit_pipeline, "sd": tiny.sd_pipeline}
     monkeypatch.setattr(command, "load_model", lambda model, *a: makers[model]())
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No curve and no histogram: they take longer than such a training."""
+    monkeypatch.setattr(report, "write_report", lambda *_: [])
 
 
 def test_a_mask_is_trained_written_drawn_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +50,7 @@ def test_a_mask_is_trained_written_drawn_and_runs(tmp_path: Path, capsys: pytest
         assert handle.report().blocks_run == int(mask.run.sum())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_given_embeddings_and_a_speedup(tmp_path: Path) -> None:
     file = tmp_path / "embeddings.safetensors"
     save_file({"embeddings": tiny.noise(3, *tiny.CONTEXT), "empty": tiny.noise(1, *tiny.CONTEXT, seed=9)}, file)
@@ -52,6 +60,7 @@ def test_given_embeddings_and_a_speedup(tmp_path: Path) -> None:
     assert abs(mask.provenance["share"] - 1 / 1.5) < 0.03 and mask.caching == "output"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resuming_adds_passes_to_those_that_are_done(tmp_path: Path) -> None:
     words = ["train-mask", "dit", *QUICK, "--out", str(tmp_path), "--form", "interleaved"]
     assert cli.main(words) == 0
@@ -84,6 +93,7 @@ def test_a_file_without_embeddings_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert "no embeddings in 'no.safetensors'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_mask_that_cannot_be_written_where_it_should_is_written_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +134,7 @@ def test_a_folder_that_cannot_be_written_into_is_refused_before_training(
     assert "cannot write" in line and len(line) < 300 and "\n" not in line
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_form_is_one_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train-mask", "dit", *QUICK, "--form", "paper", "--out", str(tmp_path)]
     assert cli.main(words) == 0

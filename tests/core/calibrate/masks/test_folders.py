@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skipstone.cli import main as cli
+from skipstone.core.calibrate.masks import report
 from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.plan.liveness import State, liveness
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -113,8 +114,9 @@ def test_another_prompt_is_another_picture(folder: Folder) -> None:
 
 @pytest.mark.parametrize("kind", [k for k in folders.MAKERS if k not in ("pixart_alpha_1024", "sd3_shifted")])
 def test_a_mask_trained_from_the_command_line_draws_what_training_saw(
-    kind: str, folder: Folder, tmp_path: Path
+    kind: str, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report, "write_report", lambda *_: [])
     words = ["--prompts", *asked(kind)] if asked(kind) else []
     assert cli.main(["train-mask", str(folder(kind)), *QUICK, *words, "--out", str(tmp_path)]) == 0
     mask = Mask.load(tmp_path / "mask.safetensors")

@@ -37,8 +37,7 @@ def launched(*words: str) -> subprocess.Popen[str]:
     launch = [
         sys.executable,
         "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
+        "accelerate.commands.launch",
         "--multi_gpu",
         "--num_processes",
         "2",
