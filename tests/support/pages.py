@@ -44,7 +44,7 @@ def do(page: Path, folder: Path) -> dict[str, Any]:
     """
     package = folder / "skipstone"
     for room in ROOMS:
-        shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, package / room)  # compiled files too: Python takes those whose source is unchanged
     shutil.copy(ROOT / "__init__.py", package)
     names: dict[str, Any] = {"__name__": page.stem}
     with _imported_from(folder):

@@ -126,18 +126,9 @@ def gain(unet: nn.Module, recipe: Recipe) -> float:
     return 51 * count_macs(lambda: unet(x, t, encoder_hidden_states=cond)) / spent
 
 
-@pytest.mark.parametrize(
-    ("name", "ratio", "matching", "bound"),
-    [
-        ("dato_coco", 0.0, "dense", 7.66),
-        ("dato_coco", 0.4, "dense", 8.63),
-    ],
-)
-def test_published_schedules_reach_their_multiply_add_bound_on_stable_diffusion(
-    name: str, ratio: float, matching: str, bound: float
-) -> None:
-    """P_COCO with ratio 0.4 would be 8.80 if similarities cost nothing."""
-    published = preset(name)
+def test_the_published_schedule_reaches_its_multiply_add_bound_on_stable_diffusion() -> None:
+    """P_COCO with ratio 0.4 would be 8.80 if similarities cost nothing, and is 7.66 unpruned."""
+    published = preset("dato_coco")
     assert published.prune
-    recipe = dataclasses.replace(published, prune=dataclasses.replace(published.prune, ratio=ratio, matching=matching))
-    assert gain(sd15(), recipe) == pytest.approx(bound, abs=0.01)
+    recipe = dataclasses.replace(published, prune=dataclasses.replace(published.prune, ratio=0.4, matching="dense"))
+    assert gain(sd15(), recipe) == pytest.approx(8.63, abs=0.01)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import icons
 import pytest
 import tiny
 import torch
@@ -14,6 +16,7 @@ from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.calibrate.masks.masked_model import prepare
 from skipstone.core.errors import ModelError
 from skipstone.core.models import recognise
+from skipstone.lab.demo_models.model import load_demo
 from skipstone.pipelines.conditions import Conditions, from_embeddings
 from skipstone.pipelines.denoiser import PipelineDenoiser, denoiser_of
 
@@ -83,12 +86,9 @@ def test_unconditional_pixels() -> None:
     torch.testing.assert_close((latents / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy(), pictures, rtol=0, atol=1e-5)
 
 
-def test_the_demos_pipelines() -> None:
-    from skipstone.lab.demo_models.model import new_pipeline
-
-    for kind in ("unet", "dit"):
-        pipe = new_pipeline(kind)
-        tiny.randomise(pipe.network)
+def test_the_demos_pipelines(tmp_path: Path) -> None:
+    for kind, path in icons.save_narrow(tmp_path).items():
+        pipe = load_demo(kind, path)
         pipe.set_progress_bar_config(disable=True)
         denoiser = denoiser_of(pipe, 3, prompts=["2"])
         at = denoiser.begin([5])

@@ -15,6 +15,7 @@ import pytest
 from skipstone.cli import main as cli
 from skipstone.cli import search as command
 from skipstone.cli.search import PlotSearch, Search, plot_search, run_search
+from skipstone.core.calibrate.search import report
 from skipstone.core.calibrate.search.evaluator import Evaluator
 from skipstone.core.calibrate.search.metrics import metric
 from skipstone.core.errors import RecipeError
@@ -36,6 +37,12 @@ def loads(pipe: Any) -> Iterator[None]:
         patch.setattr(command, "DATO", ("dato_coco", "dato_d"))
         patch.setattr(command, "FEWER", (0.4,))
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plot: it takes longer than a few trials."""
+    monkeypatch.setattr(report, "plot", lambda *_: None)
 
 
 def small_search(out: Path, **changed: Any) -> Search:
@@ -85,6 +92,7 @@ def test_dense_fewer_steps_deepcache_and_presets_stand_beside(searched: tuple[Pa
     assert all("check_error" in row for name, row in rows.items() if name != "dense")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_repeats_exactly_and_goes_on(
     loads: None, searched: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -98,11 +106,13 @@ def test_a_search_repeats_exactly_and_goes_on(
         run_search(small_search(tmp_path, trials=11, check=0, worst=0.5), quiet)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_limits_keep_trials_where_they_are_wanted(loads: None, tmp_path: Path) -> None:
     result = run_search(small_search(tmp_path, most_cost=0.5, worst=0.02, check=0), quiet)
     assert all(cost <= 0.5 and error <= 0.02 for cost, error in result["tried"])
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("changes", [{"stage": "ratios", "recipe": "dato_coco"}, {"stage": "joint", "tokens": "merge"}])
 def test_other_stages_and_metrics_search_too(loads: None, tmp_path: Path, changes: dict[str, Any]) -> None:
     result = run_search(small_search(tmp_path, trials=4, check=0, metric="psnr", **changes), quiet)
@@ -110,6 +120,7 @@ def test_other_stages_and_metrics_search_too(loads: None, tmp_path: Path, change
     assert methods == {"block_skip", "token_prune" if changes["stage"] == "ratios" else "token_merge"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_measured_time_may_be_the_cost(loads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(n * n for n in range(10, 10_000))
     monkeypatch.setattr("skipstone.core.calibrate.search.evaluator.perf_counter", lambda: next(ticks))
