@@ -37,7 +37,8 @@ def launched(*words: str) -> subprocess.Popen[str]:
     launch = [
         sys.executable,
         "-m",
-        "accelerate.commands.launch",
+        "accelerate.commands.accelerate_cli",
+        "launch",
         "--multi_gpu",
         "--num_processes",
         "2",
