@@ -22,6 +22,7 @@ _PUBLIC = {
     "accelerate": ".pipelines.accelerate",
     "Handle": ".pipelines.accelerate",
     "BlockSkip": ".core.recipe.block_skip",
+    "CallSkip": ".core.recipe.call_skip",
     "TokenMerge": ".core.recipe.token_merge",
     "TokenPrune": ".core.recipe.token_prune",
     "Recipe": ".core.recipe.recipe",

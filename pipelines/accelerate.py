@@ -19,6 +19,7 @@ from ..core.engine.override import override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline, ModelError
+from ..core.forecast.space import Noise
 from ..core.models import Inputs
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
@@ -147,16 +148,19 @@ class Handle:
         return self._threads[thread]
 
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
-        removers = [RootHooks(root, self._before, self._after, self.engine.family.calls_forward).remove]
+        overrides = self.engine.family.calls_forward or self.engine.skips_calls
+        removers = [RootHooks(root, self._before, self._after, overrides).remove]
         if getattr(pipeline, "scheduler", None) is not None:
             watch = PipelineWatch(pipeline, self.end)
             self._schedule = PipelineSchedule(pipeline, watch)
             removers.append(watch.remove)
         return removers
 
-    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._removed:
-            self.engine.enter(lambda: self._call(args, kwargs))
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Prepare a forward; returns its output if it is skipped."""
+        if self._removed:
+            return None
+        return self.engine.enter(lambda: self._call(args, kwargs)).forecast_or_none()
 
     def _after(self, output: Any) -> None:
         if self.engine.running:
@@ -173,7 +177,7 @@ class Handle:
         streams = self._watch.labels.label(now.timestep, inputs.conditioning, inputs.latent.shape[0])
         if begins:
             self._begin(now)
-        return Call(now.timestep, now.latent, streams, input=inputs.latent)
+        return Call(now.timestep, now.latent, streams, input=inputs.latent, noise=self._noise(now))
 
     def _seen(self, inputs: Inputs) -> Seen:
         latent, scale = _latent(inputs.latent), self.engine.family.time_scale
@@ -181,12 +185,15 @@ class Handle:
         timestep = found.value if found else one_timestep(inputs.timestep) * scale
         return Seen(timestep, inputs.latent, latent, found)
 
+    def _noise(self, now: Seen) -> Noise | None:
+        return self._schedule.noise(now.found) if self._schedule and now.found and self.engine.skips_calls else None
+
     def _begin(self, now: Seen) -> None:
         if self._schedule is None or now.found is None:
             self.engine.begin()
         else:
             calls, stages = self._schedule.calls_from(now.found)
-            self.engine.begin(calls, self._schedule.train_steps, stages)
+            self.engine.begin(calls, self._schedule.train_steps, stages, stochastic=self._schedule.stochastic)
 
     def _orphaned(self, thread: int) -> None:
         """End a thread's run when its conditionings were freed: an unwatched pipeline has returned.

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ..core.engine.call import one_timestep
 from ..core.engine.copies import copied_without, without_attribute
+from ..core.forecast.space import Noise
+from .noise import adds_noise, noise_at
 
 _ROUNDED = 3e-3
 """Share of the training range by which a timestep may differ from the schedule's: bf16 keeps 8 bits."""
@@ -102,6 +104,15 @@ class PipelineSchedule:
         if place is None and drawing is not None and values:
             place = self._nearest(one_timestep(timestep) * scale)
         return None if place is None else ScheduledCall(values[place], place, drawing or listed, drawing is not None)
+
+    def noise(self, found: ScheduledCall) -> Noise | None:
+        """Return the noise level of a call; None if the scheduler's levels are not known."""
+        return noise_at(self._pipeline.scheduler, found.value)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the scheduler adds noise at its steps."""
+        return adds_noise(self._pipeline.scheduler)
 
     def calls_from(self, found: ScheduledCall) -> tuple[list[float], int]:
         """Return the timesteps of this call and those to come, and the number of calls per sampler step."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import Decline
+from ..forecast.space import Noise
 from .clock import Stream
 
 
@@ -24,6 +25,7 @@ class Call:
         input: what the rows denoise [rows, ...]; equal rows are one sample under several conds. Without it, the streams
             are taken to hold the same samples in the same order.
         step: number of the sampler step, if the host counts them. A rule decides once per step.
+        noise: noise level of the input, and what the output predicts; None if the host does not know.
 
     Example:
         >>> call = Call(999.0, (64, 64), (Stream("cond", 2), Stream("uncond", 2)))
@@ -37,6 +39,7 @@ class Call:
     last: bool = False
     input: Tensor | None = field(default=None, compare=False, repr=False)
     step: int | None = None
+    noise: Noise | None = None
 
     @property
     def rows(self) -> int:

@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import Decline
 from ..models import KeyBias
 from ..plan.run import Horizon
+from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .call import Call
 from .network import Network
@@ -71,11 +72,13 @@ class Engine:
         threads: bool = False,
     ) -> None:
         """Recognise the model; nothing is changed on it."""
-        network = Network.of(root, key_bias, observer)
+        parts = [method for method in recipe.methods if not isinstance(method, CallSkip)]
+        network = Network.of(root, key_bias, observer, anything=not parts)
         self.family = network.family
         self.recipe = recipe
         self.report = Report()
-        self._makers = makers(recipe.methods, network)
+        self._makers = makers(parts, network)
+        self._calls = recipe.calls if recipe.calls and not recipe.calls.neutral else None
         self._tap = Tap(root)
         self._root = root
         self._threads = threads
@@ -92,16 +95,31 @@ class Engine:
         """This thread's runs under way, innermost last."""
         return self._runs.setdefault(current_thread() if self._threads else self, [])
 
-    def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0, stages: int = 1) -> Session:
+    @property
+    def skips_calls(self) -> bool:
+        """Whether whole forwards may be skipped, so that the host must use :meth:`forward`."""
+        return self._calls is not None
+
+    def begin(
+        self,
+        timesteps: Sequence[float] | None = None,
+        train_steps: float = 1000.0,
+        stages: int = 1,
+        steps: int | None = None,
+        stochastic: bool = False,
+    ) -> Session:
         """Begin a run.
 
         Args:
             timesteps: training timestep of each call, in order; None if the host does not know them for certain.
             train_steps: number of training timesteps.
             stages: calls per sampler step, when the calls are known (:class:`skipstone.core.plan.run.Horizon`).
+            steps: number of sampler steps, if it is known without the calls.
+            stochastic: whether the sampler adds noise.
         """
         known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
-        session = Session(Horizon(known, train_steps, stages), self._makers)
+        horizon = Horizon(known, train_steps, stages, steps, stochastic)
+        session = Session(horizon, self._makers, self._calls)
         self._stack.append(session)
         return session
 
@@ -156,6 +174,23 @@ class Engine:
         else:
             session.enter(call)
         return session
+
+    def forward(self, read: Callable[[], Call], run: Callable[[], Any]) -> Any:
+        """Run one forward of the model, or return the forecast of its output where the plan skips it.
+
+        Args:
+            read: as in :meth:`enter`.
+            run: runs the model.
+        """
+        session = self.enter(read)
+        output = None
+        try:
+            answer = session.forecast_or_none()
+            if answer is None:
+                output = answer = run()
+            return answer
+        finally:
+            session.leave(output)
 
     @contextmanager
     def call(self, call: Call | Callable[[], Call]) -> Iterator[None]:

@@ -42,6 +42,15 @@ class Meter:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
+    def count_forecasts(self, calls: int, how: str) -> None:
+        """Set the number of calls whose output was forecast.
+
+        Args:
+            calls: their number so far.
+            how: what was forecast and how, such as "line on eps".
+        """
+        self.report.calls_forecast, self.report.forecast_as = calls, how
+
     def count_blocks(self, run: int, reused: int, dead: int, macs_run: int, macs_all: int) -> None:
         """Add counts of block calls.
 

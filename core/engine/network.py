@@ -34,7 +34,11 @@ class Network:
 
     @classmethod
     def of(
-        cls, root: nn.Module, key_bias: KeyBias | None = None, observer: Callable[[Any], None] | None = None
+        cls,
+        root: nn.Module,
+        key_bias: KeyBias | None = None,
+        observer: Callable[[Any], None] | None = None,
+        anything: bool = False,
     ) -> Network:
         """Recognise a model. Raises :class:`ModelError` for an unknown one.
 
@@ -42,6 +46,7 @@ class Network:
             root: the U-Net or transformer.
             key_bias: replaces the family's own way.
             observer: called with all pairs that are searched.
+            anything: accept networks of unknown families, of which only whole calls can be skipped.
         """
-        family = recognise(root)
+        family = recognise(root, anything)
         return cls(root, family, key_bias or family.key_bias, observer)

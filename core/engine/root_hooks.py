@@ -10,8 +10,8 @@ from torch import nn
 from .copies import copied_without, without_attribute, without_hooks
 from .override import Override
 
-Before = Callable[[tuple[Any, ...], dict[str, Any]], None]
-"""Called with a forward's arguments before it runs."""
+Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+"""Called with a forward's arguments before it runs. An override returns its result in place of the forward, unless it is None."""
 
 
 class RootHooks:
@@ -23,8 +23,8 @@ class RootHooks:
         root: the network.
         before: called before a forward; it must not raise.
         after: called after a forward with its output; None if it failed.
-        calls_forward: the network's own code calls `forward` without `__call__`, so that hooks would not run
-            (:class:`skipstone.core.models.Family`). An override is used instead.
+        overrides: use an override of `forward` in place of hooks. It is needed to skip whole forwards, and where the network's
+            own code calls `forward` without `__call__` (:class:`skipstone.core.models.Family`).
 
     Example:
         >>> module, seen = nn.Identity(), []
@@ -34,11 +34,11 @@ class RootHooks:
     """
 
     def __init__(
-        self, root: nn.Module, before: Before, after: Callable[[Any], None], calls_forward: bool = False
+        self, root: nn.Module, before: Before, after: Callable[[Any], None], overrides: bool = False
     ) -> None:
         """Install."""
         self.before, self._after = before, after
-        self._undo = self._overridden(root) if calls_forward else self._hooked(root)
+        self._undo = self._overridden(root) if overrides else self._hooked(root)
 
     def remove(self) -> None:
         """Remove everything. It may be called twice."""
@@ -60,11 +60,11 @@ class RootHooks:
         return [*(handle.remove for handle in handles), copied_without(root, without_hooks(*handles))]
 
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self.before(args, kwargs)
-        output = None
+        answer, output = self.before(args, kwargs), None
         try:
-            output = inner(*args, **kwargs)
-            return output
+            if answer is None:
+                output = answer = inner(*args, **kwargs)
+            return answer
         finally:
             self._after(output)
 

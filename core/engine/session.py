@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from ..errors import Decline, SkipstoneError
 from ..plan.run import Horizon
+from ..recipe.call_skip import CallSkip
 from .call import Call, raw_output
+from .call_skipping import CallSkipping
 from .clock import Clock, Tick
 from .meter import Meter
 from .override import Override, Overrides
@@ -80,6 +83,7 @@ class Session:
     Args:
         horizon: what is known of the run.
         makers: one per part (:func:`skipstone.core.engine.parts.makers`).
+        calls: settings of call skipping, which acts above all parts; None without it.
 
     Example:
         >>> from skipstone.core.engine.clock import Stream
@@ -90,12 +94,18 @@ class Session:
         1
     """
 
-    def __init__(self, horizon: Horizon, makers: Iterable[Maker]) -> None:
+    def __init__(self, horizon: Horizon, makers: Iterable[Maker], calls: CallSkip | None = None) -> None:
         """Begin a run; the model is not changed before :meth:`enter`."""
         self.meter = Meter()
+        self._answers = False
         self.idle = Event()
         self.idle.set()
-        self._clock = Clock(horizon.timesteps, horizon.train_steps)
+        self._clock = self._running = Clock(horizon.timesteps, horizon.train_steps)
+        self._skipping = CallSkipping(calls, horizon, self.meter) if calls else None
+        if self._skipping is not None:  # parts act as if skipped calls were not there
+            horizon = self._skipping.horizon_of_runs
+            self._running = Clock(horizon.timesteps, horizon.train_steps)
+        self._steps: dict[int, int] = {}
         self._trails = Trails()
         self._declined = 0
         self._level: float | None = None
@@ -103,9 +113,21 @@ class Session:
         parts = [make(horizon, self.meter) for make in makers]
         self._parts = [(part, self._overrides(part)) for part in parts]
 
+    def forecast_or_none(self) -> Any:
+        """Return the output of the forward that was entered if the plan skips it; None if it must run."""
+        if not self._answers or self._skipping is None:
+            return None
+        try:
+            return self._skipping.forecast()
+        except Exception as fault:
+            self._answers = False
+            self._fail(fault)
+            return None
+
     def enter(self, call: Call) -> None:
         """Prepare a forward: find its call, decide it, and install the overrides. Errors go to :meth:`refuse`."""
         self._remove()
+        self._answers = False
         if self._failed:
             return self._count_declined()
         before = self.meter.report.calls
@@ -157,6 +179,7 @@ class Session:
             self._end(output)
         except Exception as fault:
             self._fail(fault)
+        self._answers = False
         self.idle.set()
 
     def close(self) -> Report:
@@ -165,6 +188,8 @@ class Session:
         for part, overrides in reversed(parts):
             overrides.discard()
             part.close()
+        if self._skipping is not None:
+            self._skipping.close()
         self._trails.clear()
         self.idle.set()
         return self.meter.finish()
@@ -182,7 +207,7 @@ class Session:
     def _begin(self, call: Call) -> None:
         tick = self._clock.tick(call.timestep, call.streams)
         self._level = call.timestep
-        call = self._trails.resolve(call, tick.index)
+        streams, call = call.streams, self._trails.resolve(call, tick.index)
         self.meter.report.calls = tick.index + 1 + self._declined
         self.meter.report.planned = self._clock.planned
         if tick.surprise:
@@ -190,6 +215,12 @@ class Session:
         if tick.new:
             self._forget(self._trails.lost(tick.index - 1))
         self.idle.clear()
+        if self._skipping is not None:
+            self._answers = not self._skipping.begin(tick, call)
+            if self._answers:
+                return
+            tick = self._running.tick(call.timestep, streams)
+            call = replace(call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None)
         for part, overrides in self._parts:
             if part.begin(tick, call):
                 overrides.install()
@@ -199,6 +230,11 @@ class Session:
         self.meter.report.calls += 1
 
     def _end(self, output: Any) -> None:
+        if self._answers:
+            return
+        if self._skipping is not None:
+            self._skipping.keep(output)
+            self.meter.keep_cache(self._skipping.nbytes)
         raw = raw_output(output) if all(part.evaluates for part, _ in self._parts) else None
         for part, _ in self._parts:
             if raw is not None and isinstance(part, Listener):
@@ -209,6 +245,8 @@ class Session:
     def _forget(self, keys: Sequence[Hashable]) -> None:
         for part, _ in self._parts if keys else ():
             part.forget(keys)
+        if self._skipping is not None and keys:
+            self._skipping.forget(keys)
 
     def _fail(self, fault: Exception) -> None:
         """Stop accelerating after an unexpected error: the one policy for all of them.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from ..errors import ModelError
+from .anything import ANYTHING
 from .diffusers_unet import DIFFUSERS_DDPM, DIFFUSERS_UNET
 from .dit import DIFFUSERS_DIT, DIT
 from .family import Family, Inputs, KeyBias, Site, class_name, unwrapped
@@ -58,8 +59,12 @@ def models_served(method: str = "", families: Iterable[Family] = FAMILIES) -> tu
     return tuple(dict.fromkeys(found))
 
 
-def recognise(root: nn.Module) -> Family:
+def recognise(root: nn.Module, anything: bool = False) -> Family:
     """The family of a network.
+
+    Args:
+        root: the network.
+        anything: return :data:`ANYTHING` for a network of no known family.
 
     Raises :class:`ModelError` if no family matches.
 
@@ -72,6 +77,8 @@ def recognise(root: nn.Module) -> Family:
     for family in FAMILIES:
         if family.matches(network) and family.reads(network):
             return family
+    if anything:
+        return ANYTHING
     known = ", ".join(models_served())
     raise ModelError(f"{class_name(root)} is not of a supported family ({known}): give the U-Net or transformer itself")
 

@@ -78,6 +78,8 @@ class Horizon:
         timesteps: training timestep of each call, in order; None when the calls are not known.
         train_steps: number of training timesteps.
         stages: calls per sampler step when the calls are known (2 for Heun and DPM2).
+        steps: number of sampler steps, if the host knows it without the calls.
+        stochastic: whether the sampler adds noise.
 
     Example:
         >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
@@ -90,6 +92,8 @@ class Horizon:
     timesteps: tuple[float, ...] | None = None
     train_steps: float = 1000.0
     stages: int = 1
+    steps: int | None = None
+    stochastic: bool = False
 
     @cached_property
     def positions(self) -> Positions:

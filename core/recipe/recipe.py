@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import RecipeError, reason_of, shown, shown_path
 from ..files import write_text
 from .block_skip import BlockSkip
+from .call_skip import CallSkip
 from .token_merge import TokenMerge
 from .token_prune import TokenPrune
 from .validate import known_keys, text
@@ -25,9 +26,9 @@ _MOST_NAME = 200
 _MOST_BYTES = 1 << 20
 
 
-Method = TokenMerge | TokenPrune | BlockSkip
+Method = TokenMerge | TokenPrune | BlockSkip | CallSkip
 
-METHODS: dict[str, type[Any]] = {"merge": TokenMerge, "prune": TokenPrune, "skip": BlockSkip}
+METHODS: dict[str, type[Any]] = {"merge": TokenMerge, "prune": TokenPrune, "skip": BlockSkip, "calls": CallSkip}
 """Name of a method in a recipe -> its settings class, in the order in which methods act. A new method is one line here."""
 
 _KINDS = {cls.kind: name for name, cls in METHODS.items()}
@@ -43,6 +44,7 @@ class Recipe:
         name: short name for lists of recipes.
         skip: settings of block skipping, or None, in the same way.
         prune: settings of token pruning, or None, in the same way.
+        calls: settings of call skipping, or None, in the same way.
         methods: settings objects of any kinds.
 
     Raises :class:`RecipeError` for wrong types, for two methods of one kind, and if two methods reduce the same tokens.
@@ -63,10 +65,11 @@ class Recipe:
         skip: BlockSkip | None = _UNCHANGED,
         prune: TokenPrune | None = _UNCHANGED,
         methods: Iterable[Method] = (),
+        calls: CallSkip | None = _UNCHANGED,
     ) -> None:
         """Put the methods in their order and check them."""
         found = _by_name(methods)
-        for slot, given in (("merge", merge), ("prune", prune), ("skip", skip)):
+        for slot, given in (("merge", merge), ("prune", prune), ("skip", skip), ("calls", calls)):
             if given is not _UNCHANGED:
                 found[slot] = _checked(slot, given)
         ordered = (found.get(slot) for slot in METHODS)
@@ -110,6 +113,11 @@ class Recipe:
     def skip(self) -> BlockSkip | None:
         """Settings of block skipping, or None."""
         return self._of_kind(BlockSkip)
+
+    @property
+    def calls(self) -> CallSkip | None:
+        """Settings of call skipping, or None."""
+        return self._of_kind(CallSkip)
 
     def _of_kind(self, cls: type[Any]) -> Any:
         return next((m for m in self.methods if isinstance(m, cls)), None)
@@ -164,8 +172,9 @@ class Recipe:
     def load(cls, path: str | Path) -> Recipe:
         """Read a recipe file. Its mask file may be in the same folder. Raises :class:`RecipeError` if it cannot be read."""
         recipe = cls.from_json(_read(path))
-        skip = recipe.skip and recipe.skip.beside(Path(path).parent)
-        return cls(methods=recipe.methods, name=recipe.name, skip=skip)
+        folder = Path(path).parent
+        skip, calls = recipe.skip and recipe.skip.beside(folder), recipe.calls and recipe.calls.beside(folder)
+        return cls(methods=recipe.methods, name=recipe.name, skip=skip, calls=calls)
 
 
 def _by_name(methods: Iterable[Method]) -> dict[str, Method | None]:

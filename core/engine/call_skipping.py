@@ -1,0 +1,195 @@
+"""Call skipping in one run: decides at which calls the network runs, and forecasts its output at the others.
+
+It acts on whole forwards, above all parts: at a skipped call no part does anything, and at the others they act as if the
+skipped calls were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RecipeError
+from ..forecast.history import History, fits
+from ..forecast.predictors import PREDICTORS
+from ..forecast.space import RAW, Affine, Space
+from ..plan.call_plan import CallPlan
+from ..plan.run import Horizon
+from ..recipe.call_skip import CallSkip
+from .call import Call
+from .clock import Tick
+from .gates import Gate, gate_of
+from .meter import Meter
+from .outputs import detached, prediction, with_prediction
+
+
+class CallSkipping:
+    """Call skipping in one run.
+
+    Args:
+        settings: which calls run, and how the others are forecast.
+        horizon: what is known of the run.
+        meter: where counts and notes go.
+
+    Example:
+        >>> from .clock import Stream
+        >>> run = CallSkipping(CallSkip(keys=(0, 1)), Horizon((900.0, 600.0, 300.0)), Meter())
+        >>> for index, t in enumerate((900.0, 600.0, 300.0)):
+        ...     call = Call(t, (8, 8), (Stream("cond", 1),), input=torch.zeros(1, 4, 8, 8))
+        ...     if run.begin(Tick(index, new=True), call):
+        ...         run.keep(torch.full((1, 4, 8, 8), float(index)))
+        >>> float(run.forecast().mean())
+        2.0
+    """
+
+    def __init__(self, settings: CallSkip, horizon: Horizon, meter: Meter) -> None:
+        """Choose the calls that run. What does not fit the run goes to the report, and every call runs."""
+        self._meter, self._horizon = meter, horizon
+        self._plan: CallPlan | None = None
+        try:
+            self._plan = CallPlan(settings, horizon)
+        except RecipeError as error:
+            meter.decline("call skipping", str(error))
+        self._settings = settings
+        self._predictor = PREDICTORS[settings.predictor]
+        self._space: Space = _space_of(settings, horizon)
+        self._said: str = self._space
+        self._gate: Gate | None = gate_of(settings) if self._plan else None
+        self._histories: dict[Hashable, History] = {}
+        self._template: Any = None
+        self._dtype: torch.dtype | None = None
+        self._decided: dict[int, bool] = {}
+        self._ran: set[int] = set()
+        self._skipped: set[int] = set()
+        self._call, self._index = Call(0.0, (0, 0), ()), -1
+
+    @property
+    def horizon_of_runs(self) -> Horizon:
+        """What is known ahead of the calls that run."""
+        return self._plan.horizon_of_runs() if self._plan else self._horizon
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(history.nbytes for history in self._histories.values())
+
+    def begin(self, tick: Tick, call: Call) -> bool:
+        """Return whether the network runs in this forward; if not, :meth:`forecast` has its output.
+
+        Args:
+            tick: the call that the forward belongs to.
+            call: the forward.
+        """
+        self._call, self._index = call, tick.index
+        if self._plan is None:
+            return self._counted(True)
+        if tick.surprise:
+            self._plan.abandon()
+        step = call.step if call.step is not None else tick.index // self._horizon.stages
+        if step not in self._decided:
+            self._decided = {step: self._runs(step, call)}
+        return self._counted(tick.surprise or self._decided[step] or not self._all_known(call))
+
+    def forecast(self) -> Any:
+        """Return the output of the forward that :meth:`begin` decided not to run, in the form of the network's own."""
+        position, parts, at = self._position, [], 0
+        for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
+            rows = self._call.input[at : at + stream.rows] if self._call.input is not None else torch.zeros(0)
+            at += stream.rows
+            history = self._histories[key]
+            parts.append(history.forecast(position, self._affine(history.raw) or RAW, rows))
+            history.passed(position)
+        return with_prediction(self._template, torch.cat(parts).to(self._dtype))
+
+    def keep(self, output: Any) -> None:
+        """Store the output of the forward that ran.
+
+        Args:
+            output: what the network returned; None if it failed.
+        """
+        found = None if output is None else prediction(output)
+        if found is None or self._plan is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
+            return
+        found = found.detach()
+        if found.shape[0] != self._call.rows:
+            return
+        self._template, self._dtype = detached(output), found.dtype
+        at = 0
+        for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
+            rows = slice(at, at + stream.rows)
+            at += stream.rows
+            self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
+        if self._gate is not None:
+            self._gate.ran(self._call.input, found)
+
+    def forget(self, keys: Sequence[Hashable]) -> None:
+        """Free the values of streams that left the run."""
+        for key in keys:
+            self._histories.pop(key, None)
+
+    def close(self) -> None:
+        """Free everything."""
+        self._histories.clear()
+        self._template = self._gate = None
+
+    @property
+    def _position(self) -> float:
+        return self._horizon.positions.at(self._call.timestep)
+
+    def _runs(self, step: int, call: Call) -> bool:
+        assert self._plan is not None
+        if self._plan.runs(step, call.last):
+            return True
+        return self._gate is not None and call.input is not None and self._gate.opens(call.input)
+
+    def _all_known(self, call: Call) -> bool:
+        """Return whether all streams have the values that a forecast needs."""
+        least = min(self._predictor.needs, self._settings.warmup, 2)
+        position = self._position
+        for key in call.keys():
+            history = self._histories.get(key)
+            space = self._affine(history.raw) if history else None
+            if history is None or len(history) < least or not history.reaches(position):
+                return False
+            if space is None or not space.invertible:
+                return False
+        return self._template is not None
+
+    def _add(self, key: Hashable, output: Tensor, x: Tensor | None) -> None:
+        """Store a true value. Where its space is not defined, the stream begins again."""
+        known = self._histories.get(key)
+        raw = known.raw if known else self._space == "raw" or self._call.noise is None or not fits(output, x)
+        space = self._affine(raw)
+        if space is None:
+            self._histories.pop(key, None)
+            return
+        history = self._histories.setdefault(key, History(self._predictor, raw))
+        history.add(self._position, space, x if x is not None else output, output)
+
+    def _affine(self, raw: bool) -> Affine | None:
+        """Return how this call's value in the chosen space follows from input and output; None where it does not."""
+        if raw:
+            self._said = "raw"
+            return RAW
+        return self._call.noise.affine(self._space) if self._call.noise is not None else None
+
+    def _counted(self, runs: bool) -> bool:
+        """Count the call; one of which any forward runs is a call that runs."""
+        if runs:
+            self._ran.add(self._index)
+            self._skipped.discard(self._index)
+        elif self._index not in self._ran:
+            self._skipped.add(self._index)
+        if self._skipped:
+            self._meter.count_forecasts(len(self._skipped), f"{self._settings.predictor} on {self._said}")
+        return runs
+
+
+def _space_of(settings: CallSkip, horizon: Horizon) -> Space:
+    """Return what is forecast. The noise, or the picture where the sampler adds noise of its own."""
+    if settings.space == "auto":
+        return "x0" if horizon.stochastic else "eps"
+    return settings.space  # type: ignore[return-value]

@@ -1,0 +1,199 @@
+"""Chooses the steps at which the network runs, for call skipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import RecipeError
+from ..recipe.call_skip import CallSkip
+from .rules.base import steps_of
+from .run import Horizon
+
+FEWEST_STEPS = 8
+"""With this many steps or fewer, each step changes so much that a forecast loses to fewer steps."""
+
+Keys = tuple[int, ...]
+"""Numbers of the steps that run, rising from 0."""
+
+
+def even_keys(steps: int, calls: int, warmup: int = 2, tail: int = 1) -> Keys:
+    """Return evenly spread steps after a warm-up, the last steps among them.
+
+    Args:
+        steps: number of steps of the run.
+        calls: how many of them run.
+        warmup: first steps that all run, as far as the calls suffice.
+        tail: last steps that all run, as far as the calls suffice.
+
+    Example:
+        >>> even_keys(20, 7), even_keys(6, 1)
+        ((0, 1, 5, 8, 12, 15, 19), (0,))
+    """
+    tail = min(tail, calls - 1)
+    warmup = max(1, min(warmup, calls - tail))
+    middle = np.linspace(warmup - 1, steps - max(tail, 1), calls - warmup - max(tail, 1) + 2).round().astype(int)
+    inner = middle[1:] if tail else np.linspace(warmup - 1, steps, calls - warmup + 2).round().astype(int)[1:-1]
+    return tuple(sorted({*range(warmup), *inner.tolist(), *range(steps - tail, steps)}))
+
+
+def growing_keys(steps: int, warmup: int, tail: int, growth: float, window: float = 2.0) -> Keys:
+    """Return steps whose distance grows by `growth` from one to the next: Spectrum's rule (arXiv 2603.01623).
+
+    Args:
+        steps: number of steps of the run.
+        warmup: first steps that all run.
+        tail: last steps that all run.
+        growth: added to the distance at each step that runs.
+        window: first distance.
+
+    Example:
+        >>> growing_keys(20, warmup=5, tail=0, growth=0.75)
+        (0, 1, 2, 3, 4, 6, 8, 11, 15)
+    """
+    keys, at = set(range(min(warmup, steps))), float(warmup - 1)
+    while (at := at + math.floor(window)) < steps:
+        keys.add(int(at))
+        window = round(window + growth, 3)
+    return tuple(sorted(keys | set(range(max(0, steps - tail), steps))))
+
+
+def limited(keys: Iterable[int], steps: int, max_gap: int) -> Keys:
+    """Return the keys, with more of them where longer gaps than `max_gap` are forecast; 0 is no limit.
+
+    Args:
+        keys: steps that run.
+        steps: number of steps of the run.
+        max_gap: most forecast steps in a row.
+
+    Example:
+        >>> limited((0, 6), steps=10, max_gap=2)
+        (0, 2, 4, 6, 9)
+    """
+    keys = sorted(keys)
+    if not max_gap:
+        return tuple(keys)
+    found = set(keys)
+    for left, right in zip(keys, [*keys[1:], steps], strict=True):
+        parts = math.ceil((right - left) / (max_gap + 1))
+        found |= {left + round(i * (right - left) / parts) for i in range(parts)}
+    return tuple(sorted(found))
+
+
+def wanted_calls(settings: CallSkip, steps: int) -> int:
+    """Return how many steps run.
+
+    Args:
+        settings: `calls`, or `speedup`.
+        steps: number of steps of the run.
+
+    Raises :class:`RecipeError` for more calls than there are steps.
+
+    Example:
+        >>> wanted_calls(CallSkip(speedup=2.5), 20)
+        8
+    """
+    if settings.calls > steps:
+        raise RecipeError(f"calls={settings.calls}, but this run has {steps} steps: give at most {steps}")
+    return settings.calls or max(1, round(steps / settings.speedup))
+
+
+def keys_for(settings: CallSkip, steps: int) -> Keys:
+    """Return the steps that run.
+
+    Args:
+        settings: how many and which.
+        steps: number of steps of the run.
+
+    Raises :class:`RecipeError` for settings that do not fit the run.
+
+    Example:
+        >>> keys_for(CallSkip(every=3), 10), keys_for(CallSkip(calls=4), 10)
+        ((0, 1, 3, 6, 9), (0, 1, 5, 9))
+    """
+    if settings.keys:
+        if settings.keys[-1] >= steps:
+            raise RecipeError(f"keys has step {settings.keys[-1]}, but this run's last step is {steps - 1}")
+        return limited(settings.keys, steps, settings.max_gap)
+    if settings.every:
+        keys = {*range(0, steps, settings.every), *range(settings.warmup), *range(steps - settings.tail, steps)}
+        return limited((k for k in keys if 0 <= k < steps), steps, settings.max_gap)
+    calls = wanted_calls(settings, steps)
+    if settings.rule == "growing":
+        keys = _grown(settings, steps, calls)
+    else:
+        keys = even_keys(steps, calls, settings.warmup, settings.tail)
+    return limited(keys, steps, settings.max_gap)
+
+
+def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
+    """Return growing keys of about this many calls; with the warm-up shortened if it takes more of them."""
+    warmup = max(1, min(settings.warmup, calls - settings.tail - 1))
+    found = [growing_keys(steps, warmup, settings.tail, growth) for growth in np.arange(0.0, 4.0, 0.05)]
+    return min(found, key=lambda keys: abs(len(keys) - calls))
+
+
+class CallPlan:
+    """Call skipping bound to one run: whether the network runs at a step.
+
+    Args:
+        settings: how many steps run, and which.
+        horizon: the calls of the run.
+
+    Raises :class:`RecipeError` for settings that do not fit the run.
+
+    Example:
+        >>> plan = CallPlan(CallSkip(calls=4), Horizon(tuple(float(t) for t in range(900, -1, -100))))
+        >>> [step for step in range(10) if plan.runs(step)]
+        [0, 1, 5, 9]
+    """
+
+    def __init__(self, settings: CallSkip, horizon: Horizon) -> None:
+        """Choose the steps, if their number is known."""
+        self.settings, self._horizon = settings, horizon
+        self.steps = steps_of(horizon) if horizon.timesteps else horizon.steps
+        self._refuse_few()
+        self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
+
+    def _refuse_few(self) -> None:
+        chosen = self.settings.keys or self.settings.calls or self.settings.every
+        if self.steps and self.steps <= FEWEST_STEPS and not chosen:
+            raise RecipeError(
+                f"{self.steps} steps are too few to forecast any: use token merging, or more than {FEWEST_STEPS} steps"
+            )
+
+    def abandon(self) -> None:
+        """Decide step by step from now on, because the run left its announced calls."""
+        self.keys = self.steps = None
+
+    def runs(self, step: int, last: bool = False) -> bool:
+        """Return whether the network runs at a step.
+
+        Args:
+            step: number of the sampler step, from 0.
+            last: whether the host counts this as the last step. Used only when their number is not known.
+        """
+        s = self.settings
+        if self.keys is not None:
+            return step in self.keys or (self.steps is not None and step >= self.steps)
+        if step < s.warmup or (last and s.tail):
+            return True
+        if self.steps and step >= self.steps - s.tail:
+            return True
+        if s.rule == "easycache":
+            return False  # the gate decides
+        if s.keys:
+            return step in s.keys
+        every = float(s.every or s.speedup)
+        return math.floor(step / every) > math.floor((step - 1) / every)
+
+    def horizon_of_runs(self) -> Horizon:
+        """Return what is known ahead of the calls that run."""
+        known = self._horizon.timesteps
+        if self.keys is None or known is None:
+            return replace(self._horizon, timesteps=None)
+        stages, keys = self._horizon.stages, set(self.keys)
+        return replace(self._horizon, timesteps=tuple(t for i, t in enumerate(known) if i // stages in keys))

@@ -1,0 +1,65 @@
+"""The noise levels of diffusers' schedulers, and what their networks predict. diffusers is not imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..core.forecast.space import Noise, Predicts
+
+_PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+_NOISY = ("Ancestral", "SDE", "DDPM", "LCM", "TCD")
+
+
+def noise_at(scheduler: Any, timestep: float) -> Noise | None:
+    """Return the noise level of a network's input at a training timestep; None for schedulers of other kinds (EDM).
+
+    All schedulers of variance-preserving models hand the network an input of unit variance.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        timestep: training timestep, between two of the schedule's too.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> noise = noise_at(DDIMScheduler(), 500.0)
+        >>> noise.predicts, round(noise.alpha**2 + noise.sigma**2, 6)
+        ('eps', 1.0)
+    """
+    config = scheduler.config
+    if is_flow(scheduler):
+        return Noise.of_flow(min(1.0, max(0.0, timestep / float(config.num_train_timesteps))))
+    predicts = _PREDICTS.get(getattr(config, "prediction_type", ""))
+    levels = getattr(scheduler, "alphas_cumprod", None)
+    if predicts is None or predicts == "flow" or levels is None:
+        return None
+    table = levels.double().cpu().numpy()
+    sigmas = np.sqrt((1 - table) / np.maximum(table, 1e-12))
+    log_sigma = np.interp(timestep, np.arange(len(table)), np.log(np.maximum(sigmas, 1e-12)))
+    return Noise.of_karras(float(np.exp(log_sigma)), predicts)
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a scheduler samples a flow model, whose input is (1 - sigma) x0 + sigma eps.
+
+    Example:
+        >>> from diffusers import FlowMatchEulerDiscreteScheduler
+        >>> is_flow(FlowMatchEulerDiscreteScheduler())
+        True
+    """
+    config = scheduler.config
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(getattr(config, "use_flow_sigmas", False))
+
+
+def adds_noise(scheduler: Any) -> bool:
+    """Return whether a scheduler adds noise at its steps.
+
+    Example:
+        >>> from diffusers import EulerAncestralDiscreteScheduler
+        >>> adds_noise(EulerAncestralDiscreteScheduler())
+        True
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    kind = str(getattr(config, "algorithm_type", ""))
+    return any(part in name for part in _NOISY) or kind.startswith("sde") or bool(getattr(config, "stochastic_sampling", 0))
