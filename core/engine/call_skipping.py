@@ -59,6 +59,7 @@ class CallSkipping:
         self._said: str = self._space
         self._gate: Gate | None = gate_of(settings) if self._plan else None
         self._histories: dict[Hashable, History] = {}
+        self._first: set[Hashable] = set()  # streams of the first call
         self._template: Any = None
         self._dtype: torch.dtype | None = None
         self._decided: dict[int, bool] = {}
@@ -146,13 +147,14 @@ class CallSkipping:
         return self._gate is not None and call.input is not None and self._gate.opens(call.input)
 
     def _all_known(self, call: Call) -> bool:
-        """Return whether all streams have the values that a forecast needs."""
-        least = min(self._predictor.needs, self._settings.warmup, 2)
+        """Return whether all streams have the values that a forecast needs. One that enters later needs two for a line."""
         position = self._position
         for key in call.keys():
             history = self._histories.get(key)
             space = self._affine(history.raw) if history else None
-            if history is None or len(history) < least or not history.reaches(position):
+            if history is None or not history.reaches(position):
+                return False
+            if len(history) < (1 if key in self._first else min(2, self._predictor.needs)):
                 return False
             if space is None or not space.invertible:
                 return False
@@ -166,6 +168,8 @@ class CallSkipping:
         if space is None:
             self._histories.pop(key, None)
             return
+        if self._index == 0:
+            self._first.add(key)
         history = self._histories.setdefault(key, History(self._predictor, raw))
         history.add(self._position, space, x if x is not None else output, output)
 

@@ -20,8 +20,8 @@ Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
 
 
-def even_keys(steps: int, calls: int, warmup: int = 2, tail: int = 1) -> Keys:
-    """Return evenly spread steps after a warm-up, the last steps among them.
+def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1) -> Keys:
+    """Return evenly spread steps, the first and the last ones among them.
 
     Args:
         steps: number of steps of the run.
@@ -31,7 +31,7 @@ def even_keys(steps: int, calls: int, warmup: int = 2, tail: int = 1) -> Keys:
 
     Example:
         >>> even_keys(20, 7), even_keys(6, 1)
-        ((0, 1, 5, 8, 12, 15, 19), (0,))
+        ((0, 3, 6, 10, 13, 16, 19), (0,))
     """
     tail = min(tail, calls - 1)
     warmup = max(1, min(warmup, calls - tail))
@@ -112,7 +112,7 @@ def keys_for(settings: CallSkip, steps: int) -> Keys:
 
     Example:
         >>> keys_for(CallSkip(every=3), 10), keys_for(CallSkip(calls=4), 10)
-        ((0, 1, 3, 6, 9), (0, 1, 5, 9))
+        ((0, 3, 6, 9), (0, 3, 6, 9))
     """
     if settings.keys:
         if settings.keys[-1] >= steps:
@@ -148,7 +148,7 @@ class CallPlan:
     Example:
         >>> plan = CallPlan(CallSkip(calls=4), Horizon(tuple(float(t) for t in range(900, -1, -100))))
         >>> [step for step in range(10) if plan.runs(step)]
-        [0, 1, 5, 9]
+        [0, 3, 6, 9]
     """
 
     def __init__(self, settings: CallSkip, horizon: Horizon) -> None:

@@ -84,7 +84,7 @@ class CallSkip:
         choices=tuple(PREDICTORS), advanced=True,
     )  # fmt: skip
     warmup: int = setting(
-        2, "The first steps that always run.",
+        1, "The first steps that always run.",
         low=1, high=MOST_CALLS, usual=(1, 10), step=1, unit="steps", remedy="the first step always runs", advanced=True,
     )  # fmt: skip
     tail: int = setting(
