@@ -23,11 +23,13 @@ _PUBLIC = {
     "Handle": ".pipelines.accelerate",
     "BlockSkip": ".core.recipe.block_skip",
     "CallSkip": ".core.recipe.call_skip",
+    "Auto": ".core.recipe.auto",
     "TokenMerge": ".core.recipe.token_merge",
     "TokenPrune": ".core.recipe.token_prune",
     "Recipe": ".core.recipe.recipe",
     "preset": ".core.recipe.presets",
     "SkipstoneError": ".core.errors",
+    "load_demo": ".lab.demo_models.model",
 }
 
 __all__ = ["WEB_DIRECTORY", "__version__", *_PUBLIC]

@@ -29,6 +29,10 @@ class MaskError(SkipstoneError):
     """A mask or mask file that cannot be read or does not fit the model."""
 
 
+class ProfileError(SkipstoneError):
+    """A profile that cannot be read or does not fit the run."""
+
+
 class FileError(SkipstoneError):
     """A file that cannot be written."""
 

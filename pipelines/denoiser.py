@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.calibrate.denoiser import Trajectory
+from ..core.forecast.space import Noise
 from .conditions import Conditions, conditions_of
+from .noise import adds_noise, noise_at
 from .prompts import network_of
 from .runs import guidance_of, latent_shape, set_timesteps
 
@@ -80,9 +82,38 @@ class PipelineDenoiser:
             at: the trajectory.
             call: number of the call, from 0.
         """
-        x = torch.cat([at.x, at.x]) if self._guidance > 1 else at.x
+        x = self.network_input(at, call)
         t = self._t[call].to(x.device).expand(len(x))
-        return self.network(x * self._scales[call], timestep=t, return_dict=False, **at.cond)[0]
+        return self.network(x, timestep=t, return_dict=False, **at.cond)[0]
+
+    def network_input(self, at: Trajectory, call: int) -> Tensor:
+        """Return the latents that :meth:`predict` gives the network [rows, C, h, w].
+
+        Args:
+            at: the trajectory.
+            call: number of the call, from 0.
+        """
+        x = torch.cat([at.x, at.x]) if self._guidance > 1 else at.x
+        return x * self._scales[call]
+
+    def noise(self, call: int) -> Noise | None:
+        """Return the noise level of a call; None if it is not known."""
+        return noise_at(self._scheduler, self.timesteps[call])
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the sampler adds noise."""
+        return adds_noise(self._scheduler)
+
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler."""
+        return type(self._scheduler).__name__
+
+    @property
+    def guidance(self) -> float:
+        """Scale of classifier-free guidance."""
+        return self._guidance
 
     def advance(self, at: Trajectory, output: Tensor, call: int) -> Trajectory:
         """Apply guidance and the scheduler's step.

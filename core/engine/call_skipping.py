@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RecipeError
 from ..forecast.history import History, fits
 from ..forecast.predictors import PREDICTORS
 from ..forecast.space import RAW, Affine, Space
+from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
@@ -25,18 +25,28 @@ from .gates import Gate, gate_of
 from .meter import Meter
 from .outputs import detached, prediction, with_prediction
 
+_SLACK = 1.25
+"""A one-call error this many times the profile's bound means that the run is unlike the profile's."""
+_UNLIKE = "unlike the profile"
+
 
 class CallSkipping:
     """Call skipping in one run.
 
     Args:
-        settings: which calls run, and how the others are forecast.
+        choice: which calls run, and how the others are forecast.
         horizon: what is known of the run.
         meter: where counts and notes go.
 
+    Raises :class:`RecipeError` for settings that do not fit the run.
+
+    Attributes:
+        surprises: step -> relative error of the output that would have been forecast where the network ran after a skipped
+            step: the largest of the rows.
+
     Example:
         >>> from .clock import Stream
-        >>> run = CallSkipping(CallSkip(keys=(0, 1)), Horizon((900.0, 600.0, 300.0)), Meter())
+        >>> run = CallSkipping(Choice(CallSkip(keys=(0, 1))), Horizon((900.0, 600.0, 300.0)), Meter())
         >>> for index, t in enumerate((900.0, 600.0, 300.0)):
         ...     call = Call(t, (8, 8), (Stream("cond", 1),), input=torch.zeros(1, 4, 8, 8))
         ...     if run.begin(Tick(index, new=True), call):
@@ -45,19 +55,19 @@ class CallSkipping:
         2.0
     """
 
-    def __init__(self, settings: CallSkip, horizon: Horizon, meter: Meter) -> None:
-        """Choose the calls that run. What does not fit the run goes to the report, and every call runs."""
-        self._meter, self._horizon = meter, horizon
-        self._plan: CallPlan | None = None
-        try:
-            self._plan = CallPlan(settings, horizon)
-        except RecipeError as error:
-            meter.decline("call skipping", str(error))
-        self._settings = settings
+    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter) -> None:
+        """Choose the calls that run."""
+        self._settings = settings = choice.settings
+        self._meter, self._horizon, self._choice = meter, horizon, choice
+        self._plan = CallPlan(settings, horizon)
+        self._added: list[int] = []
+        meter.report.estimated_error = choice.promise
+        if choice.why:
+            meter.note(choice.why)
         self._predictor = PREDICTORS[settings.predictor]
         self._space: Space = _space_of(settings, horizon)
         self._said: str = self._space
-        self._gate: Gate | None = gate_of(settings) if self._plan else None
+        self._gate: Gate | None = gate_of(settings)
         self._histories: dict[Hashable, History] = {}
         self._first: set[Hashable] = set()  # streams of the first call
         self._template: Any = None
@@ -65,12 +75,14 @@ class CallSkipping:
         self._decided: dict[int, bool] = {}
         self._ran: set[int] = set()
         self._skipped: set[int] = set()
-        self._call, self._index = Call(0.0, (0, 0), ()), -1
+        self._call, self._index, self._step = Call(0.0, (0, 0), ()), -1, -1
+        self._last_ran = -1
+        self.surprises: dict[int, float] = {}
 
     @property
     def horizon_of_runs(self) -> Horizon:
         """What is known ahead of the calls that run."""
-        return self._plan.horizon_of_runs() if self._plan else self._horizon
+        return self._plan.horizon_of_runs()
 
     @property
     def nbytes(self) -> int:
@@ -85,11 +97,9 @@ class CallSkipping:
             call: the forward.
         """
         self._call, self._index = call, tick.index
-        if self._plan is None:
-            return self._counted(True)
         if tick.surprise:
             self._plan.abandon()
-        step = call.step if call.step is not None else tick.index // self._horizon.stages
+        self._step = step = call.step if call.step is not None else tick.index // self._horizon.stages
         if step not in self._decided:
             self._decided = {step: self._runs(step, call)}
         return self._counted(tick.surprise or self._decided[step] or not self._all_known(call))
@@ -112,11 +122,12 @@ class CallSkipping:
             output: what the network returned; None if it failed.
         """
         found = None if output is None else prediction(output)
-        if found is None or self._plan is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
+        if found is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
             return
         found = found.detach()
         if found.shape[0] != self._call.rows:
             return
+        self._compare(found)
         self._template, self._dtype = detached(output), found.dtype
         at = 0
         for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
@@ -125,6 +136,27 @@ class CallSkipping:
             self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
         if self._gate is not None:
             self._gate.ran(self._call.input, found)
+
+    def _compare(self, truth: Tensor) -> None:
+        """Register how far the forecast would have been from the truth, where the network ran after a skipped call."""
+        if self._last_ran >= self._index - 1 or not self._all_known(self._call):
+            self._last_ran = self._index
+            return
+        self._last_ran = self._index
+        error = _largest_error(prediction(self.forecast()), truth)
+        self.surprises[self._step] = max(error, self.surprises.get(self._step, 0.0))
+        self._guard()
+
+    def _guard(self) -> None:
+        """Run one more step of the next gap if this run is unlike the profile's."""
+        bound = self._choice.bounds.get(self._step)
+        if bound is None or self.surprises[self._step] <= _SLACK * bound or self._step in self._added:
+            return
+        if (extra := self._plan.add_after(self._step)) is None:
+            return
+        self._added.append(extra)
+        self._meter.report.estimated_error = None
+        self._meter.replace_note(_UNLIKE, f"{_UNLIKE} at step {self._step}: {len(self._added)} more run")
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the values of streams that left the run."""
@@ -141,7 +173,6 @@ class CallSkipping:
         return self._horizon.positions.at(self._call.timestep)
 
     def _runs(self, step: int, call: Call) -> bool:
-        assert self._plan is not None
         if self._plan.runs(step, call.last):
             return True
         return self._gate is not None and call.input is not None and self._gate.opens(call.input)
@@ -197,3 +228,11 @@ def _space_of(settings: CallSkip, horizon: Horizon) -> Space:
     if settings.space == "auto":
         return "x0" if horizon.stochastic else "eps"
     return settings.space  # type: ignore[return-value]
+
+
+def _largest_error(forecast: Tensor | None, truth: Tensor) -> float:
+    """Return the largest relative error of a row. Waits for the device once."""
+    if forecast is None:
+        return 0.0
+    rows, true = forecast.flatten(1).float(), truth.flatten(1).float()
+    return float(((rows - true).norm(dim=1) / true.norm(dim=1).clamp(min=1e-12)).max())

@@ -17,12 +17,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ..errors import Decline
+from ..errors import Decline, SkipstoneError
 from ..models import KeyBias
+from ..models.family import identity
+from ..plan.call_choice import choose_calls
 from ..plan.run import Horizon
+from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .call import Call
+from .call_skipping import CallSkipping
+from .meter import Meter
 from .network import Network
 from .override import Tap
 from .parts import makers
@@ -72,13 +77,15 @@ class Engine:
         threads: bool = False,
     ) -> None:
         """Recognise the model; nothing is changed on it."""
-        parts = [method for method in recipe.methods if not isinstance(method, CallSkip)]
+        parts = [method for method in recipe.methods if not isinstance(method, (CallSkip, Auto))]
         network = Network.of(root, key_bias, observer, anything=not parts)
         self.family = network.family
         self.recipe = recipe
         self.report = Report()
         self._makers = makers(parts, network)
-        self._calls = recipe.calls if recipe.calls and not recipe.calls.neutral else None
+        whole = [method for method in (recipe.calls, recipe.auto) if method and not method.neutral]
+        self._calls = whole[0] if whole else None
+        self._identity = identity(root) if self._calls and self._calls.profile else ""
         self._tap = Tap(root)
         self._root = root
         self._threads = threads
@@ -100,6 +107,16 @@ class Engine:
         """Whether whole forwards may be skipped, so that the host must use :meth:`forward`."""
         return self._calls is not None
 
+    def _skipping(self, horizon: Horizon, meter: Meter) -> CallSkipping | None:
+        """Return call skipping for one run; None without it. What does not fit the run goes to the report."""
+        if self._calls is None:
+            return None
+        try:
+            return CallSkipping(choose_calls(self._calls, horizon, self._identity), horizon, meter)
+        except SkipstoneError as error:
+            meter.decline("call skipping", str(error))
+            return None
+
     def begin(
         self,
         timesteps: Sequence[float] | None = None,
@@ -119,7 +136,7 @@ class Engine:
         """
         known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
         horizon = Horizon(known, train_steps, stages, steps, stochastic)
-        session = Session(horizon, self._makers, self._calls)
+        session = Session(horizon, self._makers, self._skipping)
         self._stack.append(session)
         return session
 

@@ -37,6 +37,16 @@ class Meter:
         """
         self._declined[reason].add(what)
 
+    def replace_note(self, start: str, text: str) -> None:
+        """Put a line in the place of the one that begins so, or add it.
+
+        Args:
+            start: how the earlier line begins.
+            text: the line.
+        """
+        self.report.notes = [note for note in self.report.notes if not note.startswith(start)]
+        self.note(text)
+
     def note(self, text: str) -> None:
         """Add one line to the report, once."""
         if text not in self.report.notes:

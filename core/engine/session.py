@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import Decline, SkipstoneError
 from ..plan.run import Horizon
-from ..recipe.call_skip import CallSkip
 from .call import Call, raw_output
 from .call_skipping import CallSkipping
 from .clock import Clock, Tick
@@ -67,6 +66,10 @@ Maker = Callable[[Horizon, Meter], Part]
 """(horizon, meter) -> the part of one run."""
 
 
+Skipping = Callable[[Horizon, Meter], CallSkipping | None]
+"""(horizon, meter) -> call skipping of one run; None where it does not fit."""
+
+
 @runtime_checkable
 class Listener(Protocol):
     """A part that reads the network's raw output."""
@@ -83,7 +86,7 @@ class Session:
     Args:
         horizon: what is known of the run.
         makers: one per part (:func:`skipstone.core.engine.parts.makers`).
-        calls: settings of call skipping, which acts above all parts; None without it.
+        skipping: makes call skipping, which acts above all parts; None without it.
 
     Example:
         >>> from skipstone.core.engine.clock import Stream
@@ -94,14 +97,14 @@ class Session:
         1
     """
 
-    def __init__(self, horizon: Horizon, makers: Iterable[Maker], calls: CallSkip | None = None) -> None:
+    def __init__(self, horizon: Horizon, makers: Iterable[Maker], skipping: Skipping | None = None) -> None:
         """Begin a run; the model is not changed before :meth:`enter`."""
         self.meter = Meter()
         self._answers = False
         self.idle = Event()
         self.idle.set()
         self._clock = self._running = Clock(horizon.timesteps, horizon.train_steps)
-        self._skipping = CallSkipping(calls, horizon, self.meter) if calls else None
+        self._skipping = skipping(horizon, self.meter) if skipping else None
         if self._skipping is not None:  # parts act as if skipped calls were not there
             horizon = self._skipping.horizon_of_runs
             self._running = Clock(horizon.timesteps, horizon.train_steps)
@@ -112,6 +115,11 @@ class Session:
         self._failed = False
         parts = [make(horizon, self.meter) for make in makers]
         self._parts = [(part, self._overrides(part)) for part in parts]
+
+    @property
+    def surprises(self) -> dict[int, float]:
+        """Step -> one-call error of call skipping (:class:`.call_skipping.CallSkipping`)."""
+        return dict(self._skipping.surprises) if self._skipping else {}
 
     def forecast_or_none(self) -> Any:
         """Return the output of the forward that was entered if the plan skips it; None if it must run."""

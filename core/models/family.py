@@ -155,6 +155,17 @@ def class_name(module: nn.Module) -> str:
     return type(unwrapped(module)).__name__
 
 
+def identity(root: nn.Module) -> str:
+    """What identifies a network in a profile, whatever host's code it runs in: its number of weights, without LoRA's.
+
+    Example:
+        >>> identity(nn.Linear(3, 2))
+        '8 weights'
+    """
+    count = sum(p.numel() for name, p in unwrapped(root).named_parameters() if "lora" not in name.lower())
+    return f"{count} weights"
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside torch.compile's wrapper; any other module as it is.
 

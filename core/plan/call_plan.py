@@ -71,7 +71,7 @@ def limited(keys: Iterable[int], steps: int, max_gap: int) -> Keys:
 
     Example:
         >>> limited((0, 6), steps=10, max_gap=2)
-        (0, 2, 4, 6, 9)
+        (0, 3, 6, 8)
     """
     keys = sorted(keys)
     if not max_gap:
@@ -168,6 +168,21 @@ class CallPlan:
     def abandon(self) -> None:
         """Decide step by step from now on, because the run left its announced calls."""
         self.keys = self.steps = None
+
+    def add_after(self, step: int) -> int | None:
+        """Run one more step, in the middle of the gap after a step. Return its number; None if there is no gap.
+
+        Args:
+            step: one that runs.
+        """
+        if self.keys is None or self.steps is None:
+            return None
+        after = min((key for key in self.keys if key > step), default=self.steps)
+        extra = (step + after) // 2
+        if extra == step:
+            return None
+        self.keys = tuple(sorted({*self.keys, extra}))
+        return extra
 
     def runs(self, step: int, last: bool = False) -> bool:
         """Return whether the network runs at a step.

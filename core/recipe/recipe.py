@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import RecipeError, reason_of, shown, shown_path
 from ..files import write_text
+from .auto import Auto
 from .block_skip import BlockSkip
 from .call_skip import CallSkip
 from .token_merge import TokenMerge
@@ -26,9 +27,15 @@ _MOST_NAME = 200
 _MOST_BYTES = 1 << 20
 
 
-Method = TokenMerge | TokenPrune | BlockSkip | CallSkip
+Method = TokenMerge | TokenPrune | BlockSkip | CallSkip | Auto
 
-METHODS: dict[str, type[Any]] = {"merge": TokenMerge, "prune": TokenPrune, "skip": BlockSkip, "calls": CallSkip}
+METHODS: dict[str, type[Any]] = {
+    "merge": TokenMerge,
+    "prune": TokenPrune,
+    "skip": BlockSkip,
+    "calls": CallSkip,
+    "auto": Auto,
+}
 """Name of a method in a recipe -> its settings class, in the order in which methods act. A new method is one line here."""
 
 _KINDS = {cls.kind: name for name, cls in METHODS.items()}
@@ -45,6 +52,7 @@ class Recipe:
         skip: settings of block skipping, or None, in the same way.
         prune: settings of token pruning, or None, in the same way.
         calls: settings of call skipping, or None, in the same way.
+        auto: settings of Auto, or None, in the same way.
         methods: settings objects of any kinds.
 
     Raises :class:`RecipeError` for wrong types, for two methods of one kind, and if two methods reduce the same tokens.
@@ -66,10 +74,11 @@ class Recipe:
         prune: TokenPrune | None = _UNCHANGED,
         methods: Iterable[Method] = (),
         calls: CallSkip | None = _UNCHANGED,
+        auto: Auto | None = _UNCHANGED,
     ) -> None:
         """Put the methods in their order and check them."""
         found = _by_name(methods)
-        for slot, given in (("merge", merge), ("prune", prune), ("skip", skip), ("calls", calls)):
+        for slot, given in (("merge", merge), ("prune", prune), ("skip", skip), ("calls", calls), ("auto", auto)):
             if given is not _UNCHANGED:
                 found[slot] = _checked(slot, given)
         ordered = (found.get(slot) for slot in METHODS)
@@ -77,6 +86,8 @@ class Recipe:
         object.__setattr__(self, "name", name)
         text("name", self.name, _MOST_NAME)
         _check_targets(self.merge, self.prune)
+        if self.calls and self.auto and not self.calls.neutral and not self.auto.neutral:
+            raise RecipeError("auto and call_skip both choose the calls that run: keep one of them")
 
     @classmethod
     def of(cls, methods: Iterable[Method], name: str = "") -> Recipe:
@@ -118,6 +129,11 @@ class Recipe:
     def calls(self) -> CallSkip | None:
         """Settings of call skipping, or None."""
         return self._of_kind(CallSkip)
+
+    @property
+    def auto(self) -> Auto | None:
+        """Settings of Auto, or None."""
+        return self._of_kind(Auto)
 
     def _of_kind(self, cls: type[Any]) -> Any:
         return next((m for m in self.methods if isinstance(m, cls)), None)
@@ -173,8 +189,8 @@ class Recipe:
         """Read a recipe file. Its mask file may be in the same folder. Raises :class:`RecipeError` if it cannot be read."""
         recipe = cls.from_json(_read(path))
         folder = Path(path).parent
-        skip, calls = recipe.skip and recipe.skip.beside(folder), recipe.calls and recipe.calls.beside(folder)
-        return cls(methods=recipe.methods, name=recipe.name, skip=skip, calls=calls)
+        methods = [m.beside(folder) if hasattr(m, "beside") else m for m in recipe.methods]
+        return cls(methods=methods, name=recipe.name)
 
 
 def _by_name(methods: Iterable[Method]) -> dict[str, Method | None]:

@@ -1,0 +1,217 @@
+"""Profiles a model, and chooses the calls that run and how the others are forecast: proposed by the profile, run to judge.
+
+Proposals come from even spreads and from shortest paths through the profile's one-call errors. Each is run closed-loop,
+through the engine, on noises of its own; the least error wins, and the winner's errors are measured on further noises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.call import Call
+from ..engine.clock import Stream
+from ..engine.engine import Engine
+from ..errors import ModelError
+from ..forecast.profile import HeldOut, Profile, gram_of
+from ..forecast.shortest_path import best_keys, one_call_costs
+from ..forecast.space import Noise, Space
+from ..measure.fidelity import relative_errors
+from ..models.family import identity
+from ..plan.call_plan import Keys, even_keys
+from ..recipe.call_skip import CallSkip
+from ..recipe.recipe import Recipe
+from .denoiser import Denoiser, Trajectory
+
+
+class ProfiledDenoiser(Denoiser, Protocol):
+    """A denoiser that knows its noise levels."""
+
+    sampler: str
+    guidance: float
+
+    def network_input(self, at: Trajectory, call: int) -> Tensor:
+        """Return the latents that `predict` gives the network [rows, ...]."""
+
+    def guided(self, output: Tensor) -> Tensor:
+        """Return an output of `predict` with guidance applied."""
+
+    def noise(self, call: int) -> Noise | None:
+        """Return the noise level of a call; None if it is not known."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One way to skip calls.
+
+    Args:
+        keys: steps at which the network runs.
+        space: what is forecast.
+        predictor: how.
+        name: how the keys were chosen.
+
+    Example:
+        >>> Proposal((0, 2), "eps").settings().keys
+        (0, 2)
+    """
+
+    keys: Keys
+    space: Space
+    predictor: str = "line"
+    name: str = "even"
+
+    def settings(self) -> CallSkip:
+        """Return the proposal as settings."""
+        return CallSkip(keys=self.keys, space=self.space, predictor=self.predictor)
+
+
+@torch.no_grad()
+def dense(denoiser: ProfiledDenoiser, seeds: Sequence[int]) -> tuple[Tensor, np.ndarray]:
+    """Return the final latents [B, ...] of a dense run, and its Gram matrix float64 [2T, 2T].
+
+    Args:
+        denoiser: the model with its sampler.
+        seeds: one per sample.
+    """
+    at, inputs, outputs = denoiser.begin(seeds), [], []
+    for call in range(len(denoiser.timesteps)):
+        output = denoiser.predict(at, call)
+        inputs.append(denoiser.network_input(at, call)[-len(seeds) :].clone())
+        outputs.append(denoiser.guided(output)[:, : inputs[0].shape[1]].clone())
+        at = denoiser.advance(at, output, call)
+    return at.x, gram_of(torch.stack(inputs), torch.stack(outputs))
+
+
+@torch.no_grad()
+def closed_loop(denoiser: ProfiledDenoiser, seeds: Sequence[int], settings: CallSkip) -> tuple[Tensor, dict[int, float]]:
+    """Return the final latents [B, ...] of a run with skipped calls, and the one-call error at each key.
+
+    Args:
+        denoiser: the model with its sampler.
+        seeds: one per sample.
+        settings: which calls run, and how the others are forecast.
+    """
+    engine, at = Engine(denoiser.network, Recipe.of([settings])), denoiser.begin(seeds)
+    session = engine.begin(denoiser.timesteps)
+    for number, timestep in enumerate(denoiser.timesteps):
+        x = denoiser.network_input(at, number)
+        call = Call(timestep, tuple(x.shape[2:]), (Stream("all", len(x)),), input=x, noise=denoiser.noise(number))
+        output = engine.forward(lambda call=call: call, lambda at=at, number=number: denoiser.predict(at, number))
+        at = denoiser.advance(at, output, number)
+    surprises = session.surprises
+    engine.end()
+    return at.x, surprises
+
+
+def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) -> Profile:
+    """Return the profile of dense runs, without plans.
+
+    Args:
+        denoiser: the model with its sampler.
+        seeds: one per sample.
+        batch: samples that run together.
+
+    Raises :class:`ModelError` if the sampler's noise levels are not known.
+    """
+    steps = len(denoiser.timesteps)
+    noises = tuple(noise for noise in map(denoiser.noise, range(steps)) if noise is not None)
+    if len(noises) < steps:
+        raise ModelError(f"the noise levels of {denoiser.sampler} are not known: use another sampler to profile")
+    grams = [dense(denoiser, part)[1] for part in _parts(seeds, batch)]
+    sizes = [len(part) for part in _parts(seeds, batch)]
+    gram = np.average(grams, axis=0, weights=sizes)
+    return Profile(
+        gram, tuple(denoiser.timesteps), noises, identity(denoiser.network), denoiser.sampler, denoiser.guidance,
+        provenance={"samples": len(seeds)},
+    )  # fmt: skip
+
+
+def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0")) -> list[Proposal]:
+    """Return what is worth a try: even keys, and shortest paths by two measures of what an error counts.
+
+    Args:
+        known: the profile.
+        calls: how many steps run.
+        spaces: what may be forecast.
+    """
+    even = even_keys(known.steps, calls)
+    found = [Proposal(even, space, name="even") for space in spaces]
+    weights = known.step_weights() if known.sensitivity is None else known.sensitivity
+    for space in spaces:
+        costs = one_call_costs(known, space, "line")
+        found.append(Proposal(best_keys(costs, calls), space, name="shortest path"))
+        found.append(Proposal(best_keys(costs, calls, weights), space, name="weighted shortest path"))
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A proposal and its errors.
+
+    Args:
+        proposal: the keys and how the other calls are forecast.
+        errors: relative error of each noise's final latent.
+    """
+
+    proposal: Proposal
+    errors: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean of geometric and arithmetic mean: typical pictures count, and those that turn into others."""
+        logs = np.log(np.maximum(self.errors, 1e-9)).mean()
+        return float((np.exp(logs) + np.mean(self.errors)) / 2)
+
+
+def choose(
+    denoiser: ProfiledDenoiser,
+    tried: Sequence[Proposal],
+    choosing: Sequence[int],
+    promised: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+) -> tuple[HeldOut, list[Judged]]:
+    """Return the best proposal with its held-out errors, and all of them as judged.
+
+    Args:
+        denoiser: the model with its sampler.
+        tried: the proposals.
+        choosing: seeds on which they are compared.
+        promised: other seeds, on which the winner's errors are measured.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+    """
+    judged = [Judged(p, _errors(denoiser, p, choosing, reference, batch)[0]) for p in tried]
+    best = min(judged, key=lambda found: found.score).proposal
+    errors, one_call = _errors(denoiser, best, promised, reference, batch)
+    return HeldOut(best.keys, best.space, best.predictor, errors, one_call, best.name), judged
+
+
+def _errors(
+    denoiser: ProfiledDenoiser,
+    proposal: Proposal,
+    seeds: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return each sample's error, and the one-call errors that 95 % of the batches stay under at each key but the first."""
+    errors, surprises = [], []
+    for part in _parts(seeds, batch):
+        final, found = closed_loop(denoiser, part, proposal.settings())
+        errors += relative_errors(final, reference(part)).tolist()
+        surprises.append([found.get(key, 0.0) for key in proposal.keys[1:]])
+    return tuple(errors), tuple(np.quantile(np.asarray(surprises), 0.95, axis=0).tolist())
+
+
+def with_plans(known: Profile, plans: Iterable[HeldOut]) -> Profile:
+    """Return the profile with further held-out plans."""
+    return replace(known, plans=(*known.plans, *plans))
+
+
+def _parts(seeds: Sequence[int], batch: int) -> list[Sequence[int]]:
+    return [seeds[i : i + batch] for i in range(0, len(seeds), batch)]

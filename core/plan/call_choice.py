@@ -1,0 +1,135 @@
+"""Chooses the settings of call skipping for one run: from a number, and a profile of the model where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import ProfileError, RecipeError
+from ..forecast.profile import HeldOut, Profile
+from ..forecast.shortest_path import best_keys, one_call_costs
+from ..recipe.auto import Auto
+from ..recipe.call_skip import CallSkip
+from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
+from .rules.base import steps_of
+from .run import Horizon
+
+PROMISED = 0.9
+"""Share of pictures whose error is promised."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one run.
+
+    Args:
+        settings: call skipping, ready to run.
+        why: one line for the report.
+        promise: error of the final latent that 90 % of the pictures stay under; None without held-out results.
+        bounds: step -> one-call error that 95 % of the profile's runs stayed under.
+
+    Example:
+        >>> Choice(CallSkip(calls=7)).promise is None
+        True
+    """
+
+    settings: CallSkip
+    why: str = ""
+    promise: float | None = None
+    bounds: Mapping[int, float] = field(default_factory=dict)
+
+
+def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Choice:
+    """Return the settings for one run.
+
+    Args:
+        method: what the user set.
+        horizon: the calls of the run.
+        network: identifies the network (:func:`skipstone.core.models.family.identity`).
+
+    Raises :class:`RecipeError` for an error that cannot be met, :class:`ProfileError` for a profile that does not fit.
+
+    Example:
+        >>> choose_calls(Auto(speedup=2.0), Horizon(steps=20), "toy").settings.speedup
+        2.0
+    """
+    steps = steps_of(horizon) if horizon.timesteps else horizon.steps
+    if isinstance(method, CallSkip) and not method.profile:
+        return Choice(method)
+    if not method.profile:
+        return _without_profile(method)
+    profile = Profile.load(method.profile)
+    profile.fits(network)
+    if steps is None:
+        raise ProfileError("this run's steps are not known ahead, so the profile cannot be used: use a speedup alone")
+    if steps <= FEWEST_STEPS:
+        return Choice(CallSkip(speedup=max(method.speedup, 1.1)))
+    return _by_profile(method, profile, steps, horizon)
+
+
+def _without_profile(auto: Auto) -> Choice:
+    if auto.max_error:
+        raise RecipeError("max_error needs a profile of the model: make one with `skipstone profile`, or give a speedup")
+    return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
+
+
+def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon) -> Choice:
+    plans = [plan for plan in profile.plans if profile.steps == steps]
+    if isinstance(method, Auto) and method.max_error:
+        return _within(method.max_error, plans, profile, steps)
+    settings = method if isinstance(method, CallSkip) else CallSkip(speedup=method.speedup)
+    calls = wanted_calls(settings, steps)
+    held = next((plan for plan in plans if len(plan.keys) == calls), None)
+    if held is not None:
+        return _held(held, profile)
+    keys, space = _unheld(profile, calls, steps, horizon)
+    why = f"{calls} of {steps} steps were not measured with this profile: no error is promised"
+    return Choice(CallSkip(keys=keys, space=space), why)
+
+
+def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> Choice:
+    """Return the plan with the fewest calls whose promised error is small enough."""
+    fitting = [plan for plan in plans if plan.quantile(PROMISED) <= most]
+    if not plans:
+        raise RecipeError(f"the profile has plans for {profile.steps} steps, not {steps}: make one with --steps {steps}")
+    if not fitting:
+        least = min(plans, key=lambda plan: plan.quantile(PROMISED))
+        raise RecipeError(
+            f"max_error={most:g} cannot be met by this profile: the nearest is {least.quantile(PROMISED):.3f}, "
+            f"with {len(least.keys)} of {steps} steps"
+        )
+    return _held(min(fitting, key=lambda plan: len(plan.keys)), profile)
+
+
+def _held(plan: HeldOut, profile: Profile) -> Choice:
+    settings = CallSkip(keys=plan.keys, space=plan.space, predictor=plan.predictor)
+    bounds = dict(zip(plan.keys[1:], plan.one_call, strict=False))
+    why = f"{plan.name or 'chosen'} steps, by the profile ({profile.sampler}, guidance {profile.guidance:g})"
+    promise = plan.quantile(PROMISED)
+    return Choice(settings, why, promise if np.isfinite(promise) else None, bounds)
+
+
+def _unheld(profile: Profile, calls: int, steps: int, horizon: Horizon) -> tuple[Keys, str]:
+    """Return keys that were not measured: the nearest measured plan's kind, mapped to this run."""
+    nearest = min(profile.plans, key=lambda p: abs(len(p.keys) / profile.steps - calls / steps), default=None)
+    space = nearest.space if nearest else "eps"
+    if nearest is None or nearest.name == "even" or profile.steps != steps:
+        return even_keys(steps, calls), space
+    weights = profile.step_weights() if nearest.name.startswith("weighted") else None
+    return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space  # type: ignore[arg-type]
+
+
+def settled(settings: CallSkip, space: str) -> CallSkip:
+    """Return settings with the space that was used, for a recipe that is saved.
+
+    Args:
+        settings: as chosen.
+        space: what was forecast.
+
+    Example:
+        >>> settled(CallSkip(calls=7), "eps").space
+        'eps'
+    """
+    return replace(settings, space=space)
