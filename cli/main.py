@@ -64,6 +64,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "search plot": Command("show the figures of a finished search", ".cli.search", "PlotSearch", "plot_search"),
     "search": Command("search schedules for your model, write recipes", ".cli.search", "Search", "run_search", True),
+    "profile": Command("measure a model, choose which steps to run", ".cli.profile", "MakeProfile", "make_profile"),
+    "plan": Command("print the steps that run by a profile", ".cli.profile", "Plan", "show_plan"),
     "train-mask": Command("train a block mask on your model", ".cli.train_mask", "TrainMask", "train_mask"),
     "blocks": Command("print the blocks of a model", ".cli.mask", "Blocks", "show_blocks"),
     "mask make": Command("write a mask by a rule", ".cli.mask", "MakeMask", "make_mask"),

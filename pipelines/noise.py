@@ -62,4 +62,8 @@ def adds_noise(scheduler: Any) -> bool:
     """
     config, name = scheduler.config, type(scheduler).__name__
     kind = str(getattr(config, "algorithm_type", ""))
-    return any(part in name for part in _NOISY) or kind.startswith("sde") or bool(getattr(config, "stochastic_sampling", 0))
+    return (
+        any(part in name for part in _NOISY)
+        or kind.startswith("sde")
+        or bool(getattr(config, "stochastic_sampling", 0))
+    )

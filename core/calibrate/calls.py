@@ -23,7 +23,7 @@ from ..forecast.shortest_path import best_keys, one_call_costs
 from ..forecast.space import Noise, Space
 from ..measure.fidelity import relative_errors
 from ..models.family import identity
-from ..plan.call_plan import Keys, even_keys
+from ..plan.call_plan import Keys, dense_keys, even_keys
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .denoiser import Denoiser, Trajectory
@@ -88,7 +88,9 @@ def dense(denoiser: ProfiledDenoiser, seeds: Sequence[int]) -> tuple[Tensor, np.
 
 
 @torch.no_grad()
-def closed_loop(denoiser: ProfiledDenoiser, seeds: Sequence[int], settings: CallSkip) -> tuple[Tensor, dict[int, float]]:
+def closed_loop(
+    denoiser: ProfiledDenoiser, seeds: Sequence[int], settings: CallSkip
+) -> tuple[Tensor, dict[int, float]]:
     """Return the final latents [B, ...] of a run with skipped calls, and the one-call error at each key.
 
     Args:
@@ -131,22 +133,31 @@ def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) ->
     )  # fmt: skip
 
 
+POWERS = {"even, denser early": 1.25, "even, denser late": 0.85}
+"""Name of a spread -> its power (:func:`skipstone.core.plan.call_plan.dense_keys`)."""
+
+
 def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0")) -> list[Proposal]:
-    """Return what is worth a try: even keys, and shortest paths by two measures of what an error counts.
+    """Return what is worth a try: spread keys, and shortest paths by two measures of what an error counts.
 
     Args:
         known: the profile.
         calls: how many steps run.
-        spaces: what may be forecast.
+        spaces: what may be forecast; the first one with all keys, the others with some.
     """
-    even = even_keys(known.steps, calls)
-    found = [Proposal(even, space, name="even") for space in spaces]
     weights = known.step_weights() if known.sensitivity is None else known.sensitivity
-    for space in spaces:
+    found = []
+    for place, space in enumerate(spaces):
         costs = one_call_costs(known, space, "line")
+        found.append(Proposal(even_keys(known.steps, calls), space, name="even"))
         found.append(Proposal(best_keys(costs, calls), space, name="shortest path"))
-        found.append(Proposal(best_keys(costs, calls, weights), space, name="weighted shortest path"))
-    return list(dict.fromkeys(found))
+        if place == 0:
+            found.append(Proposal(best_keys(costs, calls, np.sqrt(weights)), space, name="weighted shortest path"))
+            found += [Proposal(dense_keys(known.steps, calls, p), space, name=n) for n, p in POWERS.items()]
+    first: dict[tuple[Keys, Space], Proposal] = {}
+    for proposal in found:
+        first.setdefault((proposal.keys, proposal.space), proposal)
+    return list(first.values())
 
 
 @dataclass(frozen=True)

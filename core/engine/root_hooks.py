@@ -33,9 +33,7 @@ class RootHooks:
         (1, None, 2, [(1,), 1])
     """
 
-    def __init__(
-        self, root: nn.Module, before: Before, after: Callable[[Any], None], overrides: bool = False
-    ) -> None:
+    def __init__(self, root: nn.Module, before: Before, after: Callable[[Any], None], overrides: bool = False) -> None:
         """Install."""
         self.before, self._after = before, after
         self._undo = self._overridden(root) if overrides else self._hooked(root)

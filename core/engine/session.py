@@ -228,7 +228,9 @@ class Session:
             if self._answers:
                 return
             tick = self._running.tick(call.timestep, streams)
-            call = replace(call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None)
+            call = replace(
+                call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None
+            )
         for part, overrides in self._parts:
             if part.begin(tick, call):
                 overrides.install()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .predictors import Predictor
-from .space import RAW, Affine
+from .space import Affine
 
 
 def weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -108,7 +108,9 @@ class Profile:
         """Refuse contradictions."""
         steps, gram = len(self.timesteps), self.gram
         if not 1 < steps <= _MOST_CALLS or len(self.noises) != steps:
-            raise ProfileError(f"a profile of {steps} calls and {len(self.noises)} noise levels: record 2 calls or more")
+            raise ProfileError(
+                f"a profile of {steps} calls and {len(self.noises)} noise levels: record 2 calls or more"
+            )
         if gram.shape != (2 * steps, 2 * steps) or not np.isfinite(gram).all():
             raise ProfileError(f"a Gram matrix of shape {list(gram.shape)} does not fit {steps} calls")
         if self.sensitivity is not None and self.sensitivity.shape != (steps,):

@@ -71,7 +71,9 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Cho
 
 def _without_profile(auto: Auto) -> Choice:
     if auto.max_error:
-        raise RecipeError("max_error needs a profile of the model: make one with `skipstone profile`, or give a speedup")
+        raise RecipeError(
+            "max_error needs a profile of the model: make one with `skipstone profile`, or give a speedup"
+        )
     return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
 
 
@@ -93,7 +95,9 @@ def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> 
     """Return the plan with the fewest calls whose promised error is small enough."""
     fitting = [plan for plan in plans if plan.quantile(PROMISED) <= most]
     if not plans:
-        raise RecipeError(f"the profile has plans for {profile.steps} steps, not {steps}: make one with --steps {steps}")
+        raise RecipeError(
+            f"the profile has plans for {profile.steps} steps, not {steps}: make one with --steps {steps}"
+        )
     if not fitting:
         least = min(plans, key=lambda plan: plan.quantile(PROMISED))
         raise RecipeError(
@@ -115,9 +119,9 @@ def _unheld(profile: Profile, calls: int, steps: int, horizon: Horizon) -> tuple
     """Return keys that were not measured: the nearest measured plan's kind, mapped to this run."""
     nearest = min(profile.plans, key=lambda p: abs(len(p.keys) / profile.steps - calls / steps), default=None)
     space = nearest.space if nearest else "eps"
-    if nearest is None or nearest.name == "even" or profile.steps != steps:
+    if nearest is None or nearest.name.startswith("even") or profile.steps != steps:
         return even_keys(steps, calls), space
-    weights = profile.step_weights() if nearest.name.startswith("weighted") else None
+    weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
     return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space  # type: ignore[arg-type]
 
 

@@ -40,6 +40,28 @@ def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1) -> Keys:
     return tuple(sorted({*range(warmup), *inner.tolist(), *range(steps - tail, steps)}))
 
 
+def dense_keys(steps: int, calls: int, power: float) -> Keys:
+    """Return steps that lie denser early (power above 1) or late (below 1), the first and the last one among them.
+
+    Args:
+        steps: number of steps of the run.
+        calls: how many of them run.
+        power: of the share of the run at which each lies.
+
+    Example:
+        >>> dense_keys(20, 5, power=2.0)
+        (0, 1, 5, 11, 19)
+    """
+    if calls < 2:
+        return (0,)
+    keys = ((steps - 1) * np.linspace(0, 1, calls) ** power).round().astype(int).tolist()
+    for place in range(1, calls):  # no step twice
+        keys[place] = max(keys[place], keys[place - 1] + 1)
+    for place in range(calls - 1, -1, -1):
+        keys[place] = min(keys[place], steps - calls + place)
+    return tuple(keys)
+
+
 def growing_keys(steps: int, warmup: int, tail: int, growth: float, window: float = 2.0) -> Keys:
     """Return steps whose distance grows by `growth` from one to the next: Spectrum's rule (arXiv 2603.01623).
 
