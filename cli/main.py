@@ -59,6 +59,13 @@ COMMANDS: dict[str, Command] = {
     "bench masks": Command(
         "compare trained masks with rules and fewer steps", ".lab.bench.masks", "MaskBench", "run_mask_bench", True
     ),
+    "bench calls": Command(
+        "compare forecast calls with fewer steps and with peers",
+        ".lab.bench.calls",
+        "CallBench",
+        "run_call_bench",
+        True,
+    ),
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".cli.calibrate", "CalibratePairs", "calibrate_pairs"
     ),

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import current_thread
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch

@@ -120,5 +120,5 @@ def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     if isinstance(value, str):
         return preset(value)
     raise RecipeError(
-        f"cannot make a recipe of {type(value).__name__}: give a Recipe, TokenMerge, TokenPrune, BlockSkip, CallSkip, preset or JSON file"
+        f"cannot make a recipe of {type(value).__name__}: give a Recipe, the settings of a method, a preset or a JSON file"
     )

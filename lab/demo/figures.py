@@ -24,6 +24,7 @@ class Figures:
 
     Args:
         steps: of the sampler.
+        calls: calls of the network that ran.
         seconds: median time of a run.
         time_ratio: the dense run's seconds over these.
         macs: multiply-adds of a run.
@@ -34,11 +35,12 @@ class Figures:
         readable: share of the pictures that the classifier names correctly.
 
     Example:
-        >>> Figures(50, 2.0, 1.5, 10**9, 1.4, psnr_db=None, ssim=1.0, error=0.0, readable=1.0).decibels
+        >>> Figures(50, 50, 2.0, 1.5, 10**9, 1.4, psnr_db=None, ssim=1.0, error=0.0, readable=1.0).decibels
         'equal'
     """
 
     steps: int
+    calls: int
     seconds: float
     time_ratio: float
     macs: int
@@ -72,6 +74,7 @@ def _figures(row: Measured, dense: Measured, classifier: IconClassifier) -> Figu
     close = fidelity(row.pictures, dense.pictures)
     return Figures(
         steps=row.way.steps,
+        calls=row.way.steps - row.report.calls_forecast,
         seconds=row.seconds,
         time_ratio=dense.seconds / row.seconds,
         macs=row.macs,

@@ -1,8 +1,8 @@
 """`skipstone demo`: the shipped model draws the same icons dense and accelerated, from the same noise.
 
-Writes `demo.png` (dense | accelerated | difference) and `demo.json`, and prints the figures as a table. Times are
-medians of interleaved rounds, after a round to warm up. The same model with as many steps as fit into the accelerated run's
-time is the control.
+Writes `demo.png` and `demo.json`, and prints the figures as a table: dense, 2.5x by Auto, fewer steps at the same cost, token
+merging, a mask. Times are medians of interleaved rounds, after a round to warm up. The same model with as many steps as fit
+into the time of token merging is the control.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from ...core.engine.report import Report
+from ...core.recipe.auto import Auto
+from ...core.recipe.block_skip import BlockSkip
 from ...core.recipe.recipe import Recipe
 from ...core.recipe.token_merge import TokenMerge
-from ..demo_models.model import load_demo
+from ..demo_models.model import load_demo, profile_of
 from ..demo_models.pictures import CLASSES
 from .figures import Figures, figures_of, keep, show
 from .options import DemoOptions
@@ -26,6 +28,8 @@ DEMO_RECIPE = Recipe(
     merge=TokenMerge(threshold=0.8, checkpoints="config_3", matching="local", proportional=True), name="demo"
 )
 """The demo's recipe unless one is given: the paper's best checkpoint list with our two options on."""
+SPEEDUP = 2.5
+_AUTO, _MERGING, _MASK = f"{SPEEDUP:g}x (Auto)", "token merging", "mask (DeepCache)"
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -38,18 +42,33 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         skipstone.core.errors.RecipeError: ...
     """
     recipe = Recipe.load(options.recipe) if options.recipe else DEMO_RECIPE
-    ways = [Way("dense", options.calls), Way("Skipstone", options.calls, recipe)]
-    rows = measure(Drawing(load_demo(device=options.device), options.seed), ways, options.rounds)
-    figures, report = figures_of(rows), rows[1].report
+    rows = measure(Drawing(load_demo(device=options.device), options.seed), _ways(options, recipe), options.rounds, 3)
+    figures = figures_of(rows)
+    reports = {row.way.name: row.report for row in rows}
+    report = reports[_MERGING]
     result = _result(figures, report, recipe, options)
     wrote = keep(options.out, "demo", contact_sheet(_strips(rows, figures), CLASSES), result)
     title = f"Ten icons, {options.calls} DDIM steps with guidance, on {options.device}"
-    show(title, figures, f"{report.merged_share:.0%} of the served tokens merged; {wrote}", leave_out=["error"])
+    said = (f"{name}: {reports[name].headline()}" for name in (_AUTO, _MERGING, _MASK))
+    show(title, figures, *said, wrote, leave_out=["error"])
     return result
 
 
+def _ways(options: DemoOptions, recipe: Recipe) -> list[Way]:
+    steps, fewer = options.calls, max(1, round(options.calls / SPEEDUP))
+    auto = Auto(speedup=SPEEDUP, profile=profile_of("unet", steps))
+    return [
+        Way("dense", steps),
+        Way(_AUTO, steps, Recipe(auto=auto)),
+        Way(f"dense, {fewer} steps", fewer),
+        Way(_MERGING, steps, recipe),
+        Way(_MASK, steps, Recipe(skip=BlockSkip(every=2, forecast=True, last_full=True))),
+    ]
+
+
 def _result(figures: dict[str, Figures], report: Report, recipe: Recipe, options: DemoOptions) -> dict[str, Any]:
-    ours, (fewer, control) = figures["Skipstone"], list(figures.items())[-1]
+    ours, (fewer, control) = figures[_MERGING], list(figures.items())[-1]
+    named = {"Skipstone" if name == _MERGING else name: one for name, one in figures.items()}
     return {
         **{name: getattr(ours, name) for name in ("time_ratio", "macs_ratio", "psnr_db", "ssim")},
         "tokens_merged_share": report.merged_share,
@@ -58,17 +77,29 @@ def _result(figures: dict[str, Figures], report: Report, recipe: Recipe, options
         "recipe": recipe.to_dict(),
         "steps": options.calls,
         "rounds": options.rounds,
-        **{of: {name: asdict(one)[of] for name, one in figures.items()} for of in ("seconds", "macs", "readable")},
+        "ways": [_way(name, one) for name, one in figures.items()],
+        **{of: {name: asdict(one)[of] for name, one in named.items()} for of in ("seconds", "macs", "readable")},
         "fewer_steps": {"name": fewer, "psnr_db": control.psnr_db, "ssim": control.ssim},
         "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
         "report": report.to_dict(),
     }
 
 
+def _way(name: str, figures: Figures) -> dict[str, Any]:
+    kept = asdict(figures)
+    return {
+        "name": name,
+        "calls": kept["calls"],
+        **{k: kept[k] for k in ("macs_ratio", "time_ratio", "psnr_db", "ssim")},
+    }
+
+
 def _strips(rows: list[Measured], figures: dict[str, Figures]) -> list[tuple[str, torch.Tensor]]:
-    dense, ours = figures["dense"], figures["Skipstone"]
-    return [
-        (f"dense  {dense.seconds:.1f} s", rows[0].pictures),
-        (f"Skipstone  {ours.seconds:.1f} s  ({ours.time_ratio:.2f}x)", rows[1].pictures),
-        (f"difference x4  ({ours.decibels} dB)", difference(rows[1].pictures, rows[0].pictures)),
-    ]
+    """The dense pictures, then each way's and how far they are from the dense ones."""
+    dense, *others = rows
+    strips = [(f"dense  {dense.seconds:.1f} s", dense.pictures)]
+    for row in others[:-1]:
+        one = figures[row.way.name]
+        strips.append((f"{row.way.name}  {one.seconds:.1f} s  ({one.time_ratio:.2f}x)", row.pictures))
+        strips.append((f"difference x4  ({one.decibels} dB)", difference(row.pictures, dense.pictures)))
+    return strips

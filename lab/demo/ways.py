@@ -124,8 +124,8 @@ class Drawing:
         return count_macs(lambda: self._pipe.predict(noise, torch.tensor(500, device=noise.device), labels))
 
 
-def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured]:
-    """Measure some ways, and as a last row dense with as many steps as fit into the second way's time.
+def measure(drawing: Drawing, ways: Sequence[Way], rounds: int, timed: int = 1) -> list[Measured]:
+    """Measure some ways, and as a last row dense with as many steps as fit into the time of one of them.
 
     Seconds are medians of rounds in which all take turns, after a round to warm up.
 
@@ -133,6 +133,7 @@ def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured
         drawing: of the icons.
         ways: the first is dense.
         rounds: number of timed rounds.
+        timed: number of the way whose time counts.
 
     Example:
         >>> from types import SimpleNamespace
@@ -145,24 +146,31 @@ def measure(drawing: Drawing, ways: Sequence[Way], rounds: int) -> list[Measured
     """
     drawing.by(Way("to warm up", steps=1))
     drawn = [drawing.by(way) for way in ways]
-    fewer = _fewer_steps(ways[0].steps, drawn[1].seconds / drawn[0].seconds)
-    ways, drawn = [*ways, fewer], [*drawn, drawing.by(fewer)]
+    fewer = _fewer_steps(ways[0].steps, drawn[timed].seconds / drawn[0].seconds)
+    if fewer.name not in (way.name for way in ways):
+        ways, drawn = [*ways, fewer], [*drawn, drawing.by(fewer)]
     times = interleave({way.name: partial(drawing.by, way) for way in ways}, rounds)
     per_call = drawing.macs_per_call()
     return [
-        Measured(way, one.latents, one.report, times[way.name].median, per_call * way.steps - saved(one.report))
+        Measured(way, one.latents, one.report, times[way.name].median, spent(one.report, per_call, way.steps))
         for way, one in zip(ways, drawn, strict=True)
     ]
 
 
-def saved(report: Report) -> int:
-    """Multiply-adds that a run saved, in tokens and blocks.
+def spent(report: Report, per_call: int, steps: int) -> int:
+    """Multiply-adds of a run: those of the calls that ran, less what tokens and blocks saved in them.
+
+    Args:
+        report: of the run; an empty one for a dense run.
+        per_call: multiply-adds of a dense call.
+        steps: calls of the run.
 
     Example:
-        >>> saved(Report())
-        0
+        >>> spent(Report(calls=4, calls_forecast=1), per_call=10, steps=4)
+        30
     """
-    return report.macs_dense - report.macs_done + report.block_macs_all - report.block_macs_run
+    saved = report.macs_dense - report.macs_done + report.block_macs_all - report.block_macs_run
+    return per_call * (steps - report.calls_forecast) - saved
 
 
 def _fewer_steps(steps: int, share: float) -> Way:

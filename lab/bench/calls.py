@@ -1,0 +1,213 @@
+"""`skipstone bench calls`: whole calls forecast, beside fewer steps of the same sampler and beside published forecasters.
+
+Every way draws the same noises as the dense run, through the engine. Errors are relative L2 distances of the final latents;
+the ratio to fewer steps is the geometric mean over noises, paired, with its 95 % confidence interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.calibrate.calls import closed_loop, dense
+from ...core.errors import RecipeError
+from ...core.forecast.profile import TURNED, Profile
+from ...core.measure.fidelity import relative_errors
+from ...core.measure.timing import machine, threads
+from ...core.plan.call_choice import choose_calls
+from ...core.plan.call_plan import growing_keys
+from ...core.plan.run import Horizon
+from ...core.recipe.auto import Auto
+from ...core.recipe.call_skip import CallSkip
+from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
+from ...pipelines.samplers import SAMPLERS, set_sampler
+from ..demo_models.loading import load_model
+from .figures import Bench, Figures, Progress, Table, publish
+
+_SEEDS = 40_000
+"""First seed of the reported noises: profiles use others."""
+_BATCH = 8
+FEWER = "fewer steps"
+OURS = "line on eps, even"
+PEERS = {
+    "repeat (LazyCache)": {"predictor": "hold", "space": "raw"},
+    "TaylorSeer, order 2": {"predictor": "taylorseer", "space": "raw"},
+    "HiCache": {"predictor": "hermite", "space": "raw"},
+    "FoCa": {"predictor": "foca", "space": "raw"},
+}
+"""Published forecasters at equal calls, evenly spread, on the network's output as they are published."""
+
+
+@dataclass(frozen=True)
+class CallBench:
+    """Compare forecast calls with fewer steps and with published forecasters, at equal calls of the network."""
+
+    model: str = "demo-dit"
+    """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
+    steps: int = 20
+    """Sampling steps."""
+    calls: tuple[int, ...] = (10, 7)
+    """Numbers of steps that run."""
+    samplers: tuple[str, ...] = ("ddim", "euler", "dpmpp_2m", "unipc")
+    """Samplers: ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm."""
+    guidance: tuple[float, ...] = (1.0, 3.0)
+    """Guidance scales."""
+    noises: int = 32
+    """Samples."""
+    peers: bool = False
+    """Measure the published forecasters, too."""
+    profile: Path | None = None
+    """A profile of the model: its plans join where sampler, steps and guidance are its own."""
+    threads: int | None = None
+    """torch threads; torch's own number without it."""
+    out: Path = Path("out/bench_calls.json")
+    """Where the figures go."""
+    markdown: Path | None = None
+    """A Markdown file whose section between the bench-calls markers is replaced by the tables."""
+    load: Path | None = None
+    """Show the figures of an earlier run's JSON file; measure nothing."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured. Raises :class:`RecipeError`."""
+        if self.noises < 2 or not self.calls or not all(2 <= n < self.steps for n in self.calls):
+            raise RecipeError(f"give 2 noises or more, and --calls between 2 and {self.steps - 1}")
+        unknown = [name for name in self.samplers if name not in SAMPLERS]
+        if unknown:
+            raise RecipeError(f"no sampler {unknown[0]!r}: choose {', '.join(SAMPLERS)}")
+
+
+def run_call_bench(options: CallBench, say: Progress = print, command: str = "") -> Figures:
+    """Measure, or load, then show, save and document. Returns what the JSON file holds. Raises :class:`SkipstoneError`."""
+    options.check()
+    with threads(options.threads or torch.get_num_threads()):
+        return publish(_bench_of(options.model), options, lambda: measure(options, say, command), say)
+
+
+def measure(options: CallBench, say: Progress, command: str) -> Figures:
+    """Return the figures of all samplers and guidance scales."""
+    rows: list[dict[str, Any]] = []
+    for sampler in options.samplers:
+        for guidance in options.guidance:
+            for row in _rows(options, sampler, guidance):
+                rows.append(row)
+                say(f"{sampler} {guidance:g} {row['calls']} {row['name']}: {row['geometric']:.4f}")
+    return {
+        "command": command, "machine": machine("cpu"), "absent": {}, "model": options.model, "steps": options.steps,
+        "noises": options.noises, "rows": rows,
+    }  # fmt: skip
+
+
+def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[str, Any]]:
+    seeds = range(_SEEDS, _SEEDS + options.noises)
+    denoiser = _denoiser(options.model, sampler, options.steps, guidance)
+    reference = _latents(denoiser, seeds, None)
+    for calls in options.calls:
+        control = _latents(_denoiser(options.model, sampler, calls, guidance), seeds, None)
+        fewer = _errors(control, reference)
+        told = {"sampler": sampler, "guidance": guidance, "calls": calls}
+        yield {"name": FEWER, **told, **_figures(fewer, fewer), "psnr_db": _psnr(control, reference)}
+        for name, settings in _ways(options, denoiser, sampler, guidance, calls).items():
+            found = _latents(denoiser, seeds, settings)
+            errors = _errors(found, reference)
+            yield {"name": name, **told, **_figures(errors, fewer), "psnr_db": _psnr(found, reference)}
+
+
+def _ways(
+    options: CallBench, denoiser: PipelineDenoiser, sampler: str, guidance: float, calls: int
+) -> dict[str, CallSkip]:
+    ways = {OURS: CallSkip(calls=calls)}
+    planned = _planned(options, denoiser, sampler, guidance, calls)
+    if planned is not None:
+        ways["by profile"] = planned
+    if options.peers:
+        ways |= {name: CallSkip(calls=calls, **peer) for name, peer in PEERS.items()}
+        ways["Spectrum"] = CallSkip(keys=_spectrum_keys(options.steps, calls), predictor="spectrum", space="raw")
+    return ways
+
+
+def _planned(
+    options: CallBench, denoiser: PipelineDenoiser, sampler: str, guidance: float, calls: int
+) -> CallSkip | None:
+    """Return the profile's plan; None where it was made for another run."""
+    if options.profile is None:
+        return None
+    known = Profile.load(options.profile)
+    if (known.sampler, known.steps, known.guidance) != (SAMPLERS[sampler], options.steps, guidance):
+        return None
+    auto = Auto(speedup=options.steps / calls, profile=str(options.profile))
+    return choose_calls(auto, Horizon(denoiser.timesteps), known.network).settings
+
+
+def _spectrum_keys(steps: int, calls: int) -> tuple[int, ...]:
+    """Return Spectrum's growing windows after its warm-up of 5 steps, shortened where the calls do not suffice."""
+    found = [
+        growing_keys(steps, warmup, tail=0, growth=growth)
+        for warmup in range(min(5, calls - 1), 0, -1)
+        for growth in np.arange(0, 3.01, 0.05)
+    ]
+    return next((keys for keys in found if len(keys) == calls), found[0])
+
+
+def _latents(denoiser: PipelineDenoiser, seeds: Sequence[int], settings: CallSkip | None) -> Tensor:
+    parts = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+    if settings is None:
+        return torch.cat([dense(denoiser, part)[0] for part in parts])
+    return torch.cat([closed_loop(denoiser, part, settings)[0] for part in parts])
+
+
+def _errors(latents: Tensor, reference: Tensor) -> np.ndarray:
+    return relative_errors(latents, reference).numpy()
+
+
+def _psnr(latents: Tensor, reference: Tensor) -> float:
+    """Return the mean PSNR in dB of latents in -1..1, which the demo models' pictures are."""
+    squares = (latents - reference).double().square().flatten(1).mean(dim=1).clamp(min=1e-12)
+    return float((10 * torch.log10(4 / squares)).mean())
+
+
+def _figures(errors: np.ndarray, fewer: np.ndarray) -> dict[str, float]:
+    own, theirs = (np.log(np.maximum(values, 1e-9)) for values in (errors, fewer))
+    logs = own - theirs
+    half = 1.96 * logs.std(ddof=1) / np.sqrt(len(logs))
+    return {
+        "mean": float(errors.mean()), "geometric": float(np.exp(own.mean())), "turned": float((errors >= TURNED).mean()),
+        "ratio": float(np.exp(logs.mean())), "low": float(np.exp(logs.mean() - half)), "high": float(np.exp(logs.mean() + half)),
+    }  # fmt: skip
+
+
+def _denoiser(model: str, sampler: str, steps: int, guidance: float) -> PipelineDenoiser:
+    pipe = load_model(model)
+    set_sampler(pipe, sampler)
+    return denoiser_of(pipe, steps, guidance)
+
+
+def _bench_of(model: str) -> Bench:
+    return Bench(f"calls {model}", ("model", "steps", "noises", "rows"), _tables)
+
+
+def _tables(result: Figures) -> list[Table]:
+    rows = [
+        (
+            row["sampler"], f"{row['guidance']:g}", f"{row['calls']} of {result['steps']}", row["name"],
+            f"{row['mean']:.4f}", f"{row['geometric']:.4f}", f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            f"{row['turned']:.0%}", f"{row['psnr_db']:.1f}",
+        )
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = (
+        "sampler",
+        "guidance",
+        "calls",
+        "way",
+        "error, mean",
+        "geometric",
+        "ratio to fewer steps",
+        "another picture",
+    )
+    return [Table(f"{result['model']}, {result['steps']} steps, {result['noises']} noises", header, tuple(rows))]
