@@ -21,6 +21,8 @@ from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline, ModelError
 from ..core.forecast.space import Noise
 from ..core.models import Inputs
+from ..core.recipe.auto import Auto
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
 from .run_watch import RunWatch, Seen
@@ -103,6 +105,14 @@ class Handle:
         """Return the report of this thread's run under way, or of the last run."""
         running = self.engine.running
         return running.meter.finish() if running else self.engine.report
+
+    def chosen(self) -> Recipe | None:
+        """Return what Auto or call skipping chose for the last run, as a recipe to save; None if no call was skipped."""
+        found = self.report().chosen
+        if not found:
+            return None
+        rest = [m for m in self.recipe.methods if m.kind not in (Auto.kind, CallSkip.kind)]
+        return Recipe.of([*rest, CallSkip(**{k: v for k, v in found.items() if k != "kind"})], self.recipe.name)
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> None:
         """Begin a run of a bare model by hand; an earlier run ends.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..forecast.predictors import PREDICTORS
 from ..measure.macs import CostProbe
 from ..models import unwrapped
 from ..models.graph import BlockGraph
@@ -68,7 +69,8 @@ class BlockPart:
         self._plan, self._graph = plan, graph
         self._meter = meter or Meter()
         settings = plan.settings
-        self._caches = [BlockCache(settings.offload, settings.forecast) for _ in graph.blocks]
+        predictor = PREDICTORS[settings.predictor] if settings.forecast else None
+        self._caches = [BlockCache(settings.offload, predictor) for _ in graph.blocks]
         # This forward's row, and which values to keep for later calls.
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)

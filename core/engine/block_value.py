@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..models.graph import Block
@@ -32,6 +31,7 @@ def carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
         kwargs: keyword arguments of the block's call.
 
     Example:
+        >>> import torch
         >>> block = Block("a", "block", torch.nn.Identity(), 0, carries=(("hidden_states", 0),))
         >>> carried(block, ("x",), {}), carried(block, (), {"hidden_states": "x"})
         (('x',), ('x',))
@@ -47,6 +47,7 @@ def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
         values: the block's differences; fewer than the inputs belong to the last ones.
 
     Example:
+        >>> import torch
         >>> added((torch.ones(2), torch.zeros(2)), (torch.full((2,), 5.0),))
         (tensor([5., 5.]),)
     """
@@ -61,6 +62,7 @@ def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
         inputs: what the outputs continue.
 
     Example:
+        >>> import torch
         >>> subtracted((torch.full((2,), 5.0),), (torch.ones(2),))
         (tensor([4., 4.]),)
     """
@@ -71,27 +73,12 @@ def cloned(values: Values) -> Values:
     """Return copies, because hosts edit tensors in place.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(2)
         >>> cloned((x, None))[0] is x
         False
     """
     return tuple(None if v is None else v.clone() for v in values)
-
-
-def continued(last: Values, before: Values, ahead: float) -> Values:
-    """Extrapolate along the straight line through two values.
-
-    Args:
-        last: the newer value.
-        before: the older value.
-        ahead: how far beyond `last`, in units of their distance.
-
-    Example:
-        >>> continued((torch.tensor([3.0]),), (torch.tensor([1.0]),), ahead=0.5)
-        (tensor([4.]),)
-    """
-    pairs = zip(last, before, strict=True)
-    return tuple(None if v is None or w is None else torch.lerp(w, v, 1 + ahead) for v, w in pairs)
 
 
 def as_output(values: Values, kwargs: dict[str, Any]) -> Any:

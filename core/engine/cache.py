@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from ..forecast.predictors import Predictor
 from .block_value import Values
 from .cached_value import CachedValue
 from .call import Call
@@ -17,7 +18,7 @@ class BlockCache:
 
     Args:
         offload: keep values in system memory.
-        forecast: keep the last two values and extrapolate them.
+        predictor: how values are continued; None repeats the last one.
 
     Attributes:
         nbytes: bytes held.
@@ -30,9 +31,9 @@ class BlockCache:
         tensor([[1., 1., 1., 1.]])
     """
 
-    def __init__(self, offload: bool = False, forecast: bool = False) -> None:
+    def __init__(self, offload: bool = False, predictor: Predictor | None = None) -> None:
         """Start empty."""
-        self._offload, self._forecast = offload, forecast
+        self._offload, self._predictor = offload, predictor
         self._held: dict[Hashable, CachedValue] = {}
         self._made: dict[Hashable, int] = {}
         self._like: Values | None = None
@@ -51,7 +52,7 @@ class BlockCache:
             rows = slice(at, at + stream.rows)
             stored = tuple(None if v is None else self._stored(v[rows]) for v in values)
             last = self._pop(key) or CachedValue((), call.timestep)
-            self._held[key] = held = last.followed_by(stored, call.timestep, self._forecast)
+            self._held[key] = held = last.followed_by(stored, call.timestep, self._predictor)
             self._made[key] = index
             self.nbytes += held.nbytes
             at += stream.rows

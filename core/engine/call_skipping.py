@@ -7,6 +7,7 @@ skipped calls were not there.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..forecast.space import RAW, Affine, Space
 from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
+from ..recipe.call_skip import CallSkip
 from ..recipe.call_skip import CallSkip
 from .call import Call
 from .clock import Tick
@@ -211,6 +213,12 @@ class CallSkipping:
             return RAW
         return self._call.noise.affine(self._space) if self._call.noise is not None else None
 
+    def _as_it_ran(self) -> dict[str, Any]:
+        """Return the settings as they ran: the keys where they are known, and the space."""
+        keys = self._plan.keys
+        known = {"keys": keys, "calls": 0, "every": 0, "rule": "even"} if keys else {}
+        return asdict(replace(self._settings, profile="", space=self._said, **known))
+
     def _counted(self, runs: bool) -> bool:
         """Count the call; one of which any forward runs is a call that runs."""
         if runs:
@@ -219,6 +227,7 @@ class CallSkipping:
         elif self._index not in self._ran:
             self._skipped.add(self._index)
         if self._skipped:
+            self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.count_forecasts(len(self._skipped), f"{self._settings.predictor} on {self._said}")
         return runs
 

@@ -100,7 +100,8 @@ class Report:
         block_macs_all: multiply-adds of all blocks, had they run.
         calls_forecast: calls in which the network did not run, because its output was forecast.
         forecast_as: what was forecast and how, such as "line on eps".
-        estimated_error: error of the final latent that most pictures stay under, by the profile; None without one.
+        estimated_error: error of the final latent that 90 % of pictures stay under, by the profile; None without one.
+        chosen: the settings of call skipping as they ran, in a recipe's form.
 
     Example:
         >>> report = Report(calls=2, blocks_run=3, blocks_reused=1, block_macs_run=75, block_macs_all=100)
@@ -123,6 +124,7 @@ class Report:
     calls_forecast: int = 0
     forecast_as: str = ""
     estimated_error: float | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def calls_run(self) -> int:

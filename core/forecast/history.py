@@ -20,6 +20,7 @@ def weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         weights: as many numbers.
 
     Example:
+        >>> import torch
         >>> weighted([torch.tensor([1.0]), torch.tensor([3.0])], [-0.5, 1.5])
         tensor([4.])
     """
@@ -42,7 +43,9 @@ class History:
         nbytes: bytes held.
 
     Example:
+        >>> import torch
         >>> from .predictors import PREDICTORS
+        >>> from .space import RAW
         >>> history, x = History(PREDICTORS["line"]), torch.zeros(1, 1)
         >>> for position, output in ((0.0, 1.0), (0.5, 2.0)):
         ...     history.add(position, RAW, x, torch.full((1, 1), output))
@@ -139,6 +142,7 @@ def fits(output: Tensor, x: Tensor | None) -> bool:
         x: its input [rows, ...].
 
     Example:
+        >>> import torch
         >>> fits(torch.zeros(2, 8, 4, 4), torch.zeros(2, 4, 4, 4)), fits(torch.zeros(2, 4, 4, 4), torch.zeros(2, 4, 8, 8))
         (True, False)
     """

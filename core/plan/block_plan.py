@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import MaskError, SkipstoneError
+from ..forecast.predictors import PREDICTORS
 from ..models.family import Family
 from ..models.graph import BlockGraph
 from ..recipe.block_skip import BlockSkip, Caching
@@ -93,7 +94,8 @@ class BlockPlan:
         """
         if self._run is None or self._states is None or self._kept is None:
             return _UNPLANNED_BUDGET if budget < float("inf") else ""
-        sizes = sizes * (1 + self.settings.forecast)
+        if self.settings.forecast:
+            sizes = sizes * min(PREDICTORS[self.settings.predictor].keeps, int(self._run.any(axis=1).sum()))
         if (peak := peak_bytes(self._states, self._kept, sizes)) <= budget:
             return f"predicted cache peak {peak / 2**20:.1f} MiB"
         masked = list(self._graph.masked)

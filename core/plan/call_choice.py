@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -123,17 +123,3 @@ def _unheld(profile: Profile, calls: int, steps: int, horizon: Horizon) -> tuple
         return even_keys(steps, calls), space
     weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
     return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space  # type: ignore[arg-type]
-
-
-def settled(settings: CallSkip, space: str) -> CallSkip:
-    """Return settings with the space that was used, for a recipe that is saved.
-
-    Args:
-        settings: as chosen.
-        space: what was forecast.
-
-    Example:
-        >>> settled(CallSkip(calls=7), "eps").space
-        'eps'
-    """
-    return replace(settings, space=space)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
+from ..forecast.predictors import PREDICTORS
 from .fields import check_fields, documented, fields_of, setting
 from .validate import check_window, text
 from .windows import window_end, window_start
@@ -112,6 +113,10 @@ class BlockSkip:
         "Extrapolate cached values from the last two instead of repeating the last one. Needs twice the cache memory.",
         advanced=True,
     )
+    predictor: str = setting(
+        "line", "With forecast: how cached values are continued. See call skipping for the names.",
+        choices=tuple(PREDICTORS), shown=False,
+    )  # fmt: skip
     rectify: Rectify = setting(
         "liveness",
         "How blocks whose output nothing consumes are found. liveness uses the dataflow graph and never changes the picture. "

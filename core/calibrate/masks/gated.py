@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...engine.block_value import Values, added, as_output, as_values, carried, cloned, subtracted
-from ...engine.cached_value import CachedValue
+from ...engine.cached_value import LINE, CachedValue
 from ...engine.override import Around, Override, Overrides
 from ...models.graph import BlockGraph
 
@@ -205,7 +205,7 @@ class GatedNetwork:
 
     def _keep(self, place: int, held: CachedValue | None, values: Values) -> None:
         last = held or CachedValue((), self._timestep)
-        self._made[place] = last.followed_by(cloned(values), self._timestep, self.forecast)
+        self._made[place] = last.followed_by(cloned(values), self._timestep, LINE if self.forecast else None)
 
 
 def _joined(ends: list[Tensor]) -> Tensor:

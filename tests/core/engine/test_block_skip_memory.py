@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from skipstone.core.engine.cache import BlockCache
+from skipstone.core.engine.cached_value import LINE
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.report import Report
@@ -92,7 +93,7 @@ def test_an_offloaded_value_waits_on_the_cpu_and_comes_back_to_its_device() -> N
 
 
 def test_a_forecast_continues_the_last_two_values_in_a_straight_line() -> None:
-    cache = BlockCache(forecast=True)
+    cache = BlockCache(predictor=LINE)
     for index, t in enumerate((900.0, 600.0)):
         value = torch.tensor([[t], [2 * t]])
         cache.note((value,))
@@ -108,7 +109,7 @@ def test_a_forecast_continues_the_last_two_values_in_a_straight_line() -> None:
 
 
 def test_going_back_up_in_noise_begins_a_new_line() -> None:
-    cache = BlockCache(forecast=True)
+    cache = BlockCache(predictor=LINE)
     for index, t in enumerate((900.0, 600.0, 800.0)):
         cache.note((torch.tensor([[t], [t]]),))
         cache.keep(index, call(t), (torch.tensor([[t], [t]]),))
