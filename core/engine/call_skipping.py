@@ -20,12 +20,12 @@ from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
-from ..recipe.call_skip import CallSkip
 from .call import Call
 from .clock import Tick
 from .gates import Gate, gate_of
 from .meter import Meter
 from .outputs import detached, prediction, with_prediction
+from .recording import Recording
 
 _SLACK = 1.25
 """A one-call error this many times the profile's bound means that the run is unlike the profile's."""
@@ -39,6 +39,7 @@ class CallSkipping:
         choice: which calls run, and how the others are forecast.
         horizon: what is known of the run.
         meter: where counts and notes go.
+        network: identifies the network, for a profile that is recorded.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -57,12 +58,13 @@ class CallSkipping:
         2.0
     """
 
-    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter) -> None:
+    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter, network: str = "") -> None:
         """Choose the calls that run."""
         self._settings = settings = choice.settings
         self._meter, self._horizon, self._choice = meter, horizon, choice
         self._plan = CallPlan(settings, horizon)
         self._added: list[int] = []
+        self._recording = Recording(choice.record, network, horizon.timesteps or ()) if choice.record else None
         meter.report.estimated_error = choice.promise
         if choice.why:
             meter.note(choice.why)
@@ -124,6 +126,8 @@ class CallSkipping:
             output: what the network returned; None if it failed.
         """
         found = None if output is None else prediction(output)
+        if self._recording is not None and found is not None:
+            self._recording.add(self._index, self._call, found)
         if found is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
             return
         found = found.detach()
@@ -166,7 +170,10 @@ class CallSkipping:
             self._histories.pop(key, None)
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything, and write what was recorded."""
+        if self._recording is not None:
+            self._recording.save(self._meter)
+            self._recording = None
         self._histories.clear()
         self._template = self._gate = None
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import ProfileError, RecipeError
 from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
+from ..forecast.space import Space
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
 from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
 from .rules.base import steps_of
 from .run import Horizon
 
+_MARGIN = 1.5
+"""One-call errors of a profile's own runs are multiplied by this to bound those of other pictures."""
 PROMISED = 0.9
 """Share of pictures whose error is promised."""
 
@@ -29,6 +33,7 @@ class Choice:
         why: one line for the report.
         promise: error of the final latent that 90 % of the pictures stay under; None without held-out results.
         bounds: step -> one-call error that 95 % of the profile's runs stayed under.
+        record: path of the profile to record in this run, all of whose calls run; "" for none.
 
     Example:
         >>> Choice(CallSkip(calls=7)).promise is None
@@ -39,6 +44,7 @@ class Choice:
     why: str = ""
     promise: float | None = None
     bounds: Mapping[int, float] = field(default_factory=dict)
+    record: str = ""
 
 
 def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Choice:
@@ -60,13 +66,17 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Cho
         return Choice(method)
     if not method.profile:
         return _without_profile(method)
+    if isinstance(method, Auto) and method.record and not Path(method.profile).exists():
+        if horizon.timesteps is None:
+            raise ProfileError("no profile can be recorded: this sampler's calls are not known ahead")
+        return Choice(CallSkip(calls=len(horizon.timesteps)), record=method.profile)
     profile = Profile.load(method.profile)
     profile.fits(network)
     if steps is None:
         raise ProfileError("this run's steps are not known ahead, so the profile cannot be used: use a speedup alone")
     if steps <= FEWEST_STEPS:
         return Choice(CallSkip(speedup=max(method.speedup, 1.1)))
-    return _by_profile(method, profile, steps, horizon)
+    return _by_profile(method, profile, steps)
 
 
 def _without_profile(auto: Auto) -> Choice:
@@ -77,18 +87,21 @@ def _without_profile(auto: Auto) -> Choice:
     return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
 
 
-def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon) -> Choice:
+def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int) -> Choice:
     plans = [plan for plan in profile.plans if profile.steps == steps]
     if isinstance(method, Auto) and method.max_error:
-        return _within(method.max_error, plans, profile, steps)
+        chosen = _within(method.max_error, plans, profile, steps)
+        return chosen if method.guard else replace(chosen, bounds={})
     settings = method if isinstance(method, CallSkip) else CallSkip(speedup=method.speedup)
     calls = wanted_calls(settings, steps)
     held = next((plan for plan in plans if len(plan.keys) == calls), None)
     if held is not None:
-        return _held(held, profile)
-    keys, space = _unheld(profile, calls, steps, horizon)
+        chosen = _held(held, profile)
+        return chosen if not isinstance(method, Auto) or method.guard else replace(chosen, bounds={})
+    keys, space = _unheld(profile, calls, steps)
     why = f"{calls} of {steps} steps were not measured with this profile: no error is promised"
-    return Choice(CallSkip(keys=keys, space=space), why)
+    guarded = profile.steps == steps and (isinstance(method, CallSkip) or method.guard)
+    return Choice(CallSkip(keys=keys, space=space), why, bounds=_expected(profile, keys, space) if guarded else {})
 
 
 def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> Choice:
@@ -115,7 +128,20 @@ def _held(plan: HeldOut, profile: Profile) -> Choice:
     return Choice(settings, why, promise if np.isfinite(promise) else None, bounds)
 
 
-def _unheld(profile: Profile, calls: int, steps: int, horizon: Horizon) -> tuple[Keys, str]:
+def _expected(profile: Profile, keys: Keys, space: Space) -> dict[int, float]:
+    """Return what the guard allows at each key but the first: the one-call errors of the profile's own runs, and some more."""
+    costs, steps, bounds = one_call_costs(profile, space, "line"), profile.steps, {}
+    for place in range(1, len(keys)):
+        before = keys[place - 2] if place > 1 else steps
+        if keys[place] > keys[place - 1] + 1:
+            energy = profile.gram[steps + keys[place], steps + keys[place]]
+            bounds[keys[place]] = _MARGIN * float(
+                np.sqrt(costs[before, keys[place - 1], keys[place]] / max(energy, 1e-12))
+            )
+    return bounds
+
+
+def _unheld(profile: Profile, calls: int, steps: int) -> tuple[Keys, Space]:
     """Return keys that were not measured: the nearest measured plan's kind, mapped to this run."""
     nearest = min(profile.plans, key=lambda p: abs(len(p.keys) / profile.steps - calls / steps), default=None)
     space = nearest.space if nearest else "eps"

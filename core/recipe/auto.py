@@ -44,6 +44,12 @@ class Auto:
         advanced=True,
     )
 
+    record: bool = setting(
+        False,
+        "If the profile file does not exist: run the next picture in full and record the file from it.",
+        advanced=True,
+    )
+
     kind = "auto"
 
     def __post_init__(self) -> None:
