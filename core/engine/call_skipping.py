@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..forecast.history import History, fits
+from ..forecast.names import Space
 from ..forecast.predictors import PREDICTORS
-from ..forecast.space import RAW, Affine, Space
+from ..forecast.space import RAW, Affine
 from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
@@ -30,6 +31,8 @@ from .recording import Recording
 _SLACK = 1.25
 """A one-call error this many times the profile's bound means that the run is unlike the profile's."""
 _UNLIKE = "unlike the profile"
+
+_NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
 
 
 class CallSkipping:
@@ -79,8 +82,8 @@ class CallSkipping:
         self._decided: dict[int, bool] = {}
         self._ran: set[int] = set()
         self._skipped: set[int] = set()
-        self._call, self._index, self._step = Call(0.0, (0, 0), ()), -1, -1
-        self._last_ran = -1
+        self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
+        self._step = self._last_ran = -1
         self.surprises: dict[int, float] = {}
 
     @property
@@ -104,9 +107,10 @@ class CallSkipping:
         if tick.surprise:
             self._plan.abandon()
         self._step = step = call.step if call.step is not None else tick.index // self._horizon.stages
-        if step not in self._decided:
-            self._decided = {step: self._runs(step, call)}
-        return self._counted(tick.surprise or self._decided[step] or not self._all_known(call))
+        self._opens = step not in self._decided
+        if self._opens or tick.surprise:
+            self._decided = {step: self._runs(step, call) or tick.surprise}
+        return self._counted(self._decided[step] or not self._all_known(call))
 
     def forecast(self) -> Any:
         """Return the output of the forward that :meth:`begin` decided not to run, in the form of the network's own."""
@@ -119,6 +123,10 @@ class CallSkipping:
             history.passed(position)
         return with_prediction(self._template, torch.cat(parts).to(self._dtype))
 
+    def failed(self) -> None:
+        """Count the call that could not be forecast as one that ran."""
+        self._counted(True)
+
     def keep(self, output: Any) -> None:
         """Store the output of the forward that ran.
 
@@ -128,11 +136,11 @@ class CallSkipping:
         found = None if output is None else prediction(output)
         if self._recording is not None and found is not None:
             self._recording.add(self._index, self._call, found)
-        if found is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
+        if output is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
             return
+        if found is None or found.shape[:1] != (self._call.rows,):
+            return self._meter.decline("call skipping", _NO_ROWS)
         found = found.detach()
-        if found.shape[0] != self._call.rows:
-            return
         self._compare(found)
         self._template, self._dtype = detached(output), found.dtype
         at = 0
@@ -140,7 +148,9 @@ class CallSkipping:
             rows = slice(at, at + stream.rows)
             at += stream.rows
             self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
-        if self._gate is not None:
+        if (
+            self._gate is not None and self._opens
+        ):  # one forward of a step decides, so all its figures are of this forward
             self._gate.ran(self._call.input, found)
 
     def _compare(self, truth: Tensor) -> None:
@@ -233,9 +243,10 @@ class CallSkipping:
             self._skipped.discard(self._index)
         elif self._index not in self._ran:
             self._skipped.add(self._index)
+        how = f"{self._settings.predictor} on {self._said}" if self._skipped else ""
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
-            self._meter.count_forecasts(len(self._skipped), f"{self._settings.predictor} on {self._said}")
+        self._meter.count_forecasts(len(self._skipped), how)
         return runs
 
 

@@ -125,6 +125,7 @@ class Engine:
         stages: int = 1,
         steps: int | None = None,
         stochastic: bool = False,
+        distilled: bool = False,
     ) -> Session:
         """Begin a run.
 
@@ -134,9 +135,10 @@ class Engine:
             stages: calls per sampler step, when the calls are known (:class:`skipstone.core.plan.run.Horizon`).
             steps: number of sampler steps, if it is known without the calls.
             stochastic: whether the sampler adds noise.
+            distilled: whether the sampler is for distilled models (LCM, TCD).
         """
         known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
-        horizon = Horizon(known, train_steps, stages, steps, stochastic)
+        horizon = Horizon(known, train_steps, stages, steps, stochastic, distilled)
         session = Session(horizon, self._makers, self._skipping)
         self._stack.append(session)
         return session

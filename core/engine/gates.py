@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from torch import Tensor
 
 from ..recipe.call_skip import CallSkip
@@ -51,8 +53,8 @@ class Gate:
         if x is None:
             return
         if self._known is not None:
-            moved = _mean(x, self._known[0])
-            self._ratio = _mean(output, self._known[1]) / moved if moved else 0.0
+            moved, changed = _mean(x, self._known[0]), _mean(output, self._known[1])
+            self._ratio = changed / moved if moved and isfinite(moved + changed) else 0.0
         self._known = x.detach().clone(), output.detach().clone()
         self._input, self._size, self._sum = self._known[0], float(output.abs().mean()), 0.0
 

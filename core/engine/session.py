@@ -129,6 +129,7 @@ class Session:
             return self._skipping.forecast()
         except Exception as fault:
             self._answers = False
+            self._skipping.failed()
             self._fail(fault)
             return None
 
@@ -242,15 +243,15 @@ class Session:
     def _end(self, output: Any) -> None:
         if self._answers:
             return
-        if self._skipping is not None:
+        if self._skipping is not None and not self._failed:
             self._skipping.keep(output)
-            self.meter.keep_cache(self._skipping.nbytes)
         raw = raw_output(output) if all(part.evaluates for part, _ in self._parts) else None
         for part, _ in self._parts:
             if raw is not None and isinstance(part, Listener):
                 part.listen(raw)
             part.end()
-        self.meter.keep_cache(sum(part.nbytes for part, _ in self._parts))
+        own = self._skipping.nbytes if self._skipping is not None else 0
+        self.meter.keep_cache(own + sum(part.nbytes for part, _ in self._parts))
 
     def _forget(self, keys: Sequence[Hashable]) -> None:
         for part, _ in self._parts if keys else ():

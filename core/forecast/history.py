@@ -69,8 +69,8 @@ class History:
         return sum(value.nbytes for value in self._values)
 
     def reaches(self, position: float) -> bool:
-        """Return whether a position lies beyond the last known value."""
-        return bool(self._positions) and position > self._positions[-1]
+        """Return whether a position lies at the last known value (Heun's steps share a noise level) or beyond it."""
+        return bool(self._positions) and position >= self._positions[-1]
 
     def add(self, position: float, space: Affine, x: Tensor, output: Tensor) -> None:
         """Store a true output. One at a known position replaces it; one at an earlier position begins the series again.
@@ -95,16 +95,18 @@ class History:
         """Return the forecast output [rows, ...] in float32.
 
         Args:
-            position: of the call, beyond the last known one.
+            position: of the call, at the last known one or beyond it.
             space: what is forecast.
             x: the network's input [rows, ...].
         """
-        weights = self._predictor.weights(self._positions, position, self._between)
+        between = [place for place in self._between if place < position]
+        weights = self._predictor.weights(self._positions, position, between)
         return _separated(space, x.float(), weighted(self._values, weights.tolist()))
 
     def passed(self, position: float) -> None:
-        """Register a forecast call."""
-        self._between.append(position)
+        """Register a forecast call. One noise level may be evaluated several times."""
+        if position > (self._between or self._positions)[-1]:
+            self._between.append(position)
 
 
 def _combined(space: Affine, x: Tensor, output: Tensor) -> Tensor:

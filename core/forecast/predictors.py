@@ -13,6 +13,8 @@ from math import factorial
 import numpy as np
 from numpy.polynomial import chebyshev, hermite
 
+from .names import PredictorName
+
 Weights = np.ndarray
 """float64 [m]: the weight of each known value, the oldest first."""
 
@@ -52,11 +54,13 @@ class Predictor:
 
         Args:
             known: positions of the known values, rising, at least one.
-            target: position of the forecast, beyond the last known one.
+            target: position of the forecast, at the last known one or beyond it.
             between: positions of the calls between the last known one and the target.
         """
         at = np.asarray(known, dtype=np.float64)[-self.keeps :]
-        if len(at) < self.needs:
+        if target == at[-1]:
+            found = np.ones(1)
+        elif len(at) < self.needs:
             found = _line(at, target)
         else:
             found = self.weigh(at, target, np.asarray(between, dtype=np.float64))
@@ -93,42 +97,49 @@ def _taylor(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
     return lagrange(at, target)
 
 
-def _series(at: np.ndarray, target: float, basis: Callable[[int, float], float]) -> Weights:
-    """Return the weights of sum_i basis(i, steps) D^i / i!, with D^i the i-th backward difference of the known values.
+def _series(at: np.ndarray, target: float, between: np.ndarray, basis: Callable[[int, float], float]) -> Weights:
+    """Return the weights of sum_i basis(i, steps) D_i / i!, with D_i the i-th backward difference of the known values.
 
-    Differences and distance are in units of the last gap, as in TaylorSeer and HiCache.
+    A difference is divided by the distance to the known value before, as in TaylorSeer and HiCache, which count in steps.
+
+    Args:
+        at: positions of the known values.
+        target: position of the forecast.
+        between: positions of the skipped calls in between; a step is the mean distance of these calls.
+        basis: (order, distance in steps) -> value.
     """
-    gap = at[-1] - at[-2]
-    steps, differences = (target - at[-1]) / gap, np.eye(len(at))[::-1]  # newest first
+    step = (target - at[-1]) / (len(between) + 1)
+    gaps, differences = np.diff(at)[::-1] / step, np.eye(len(at))[::-1]  # newest first
     total = differences[0].copy()
     for order in range(1, len(at)):
-        differences = differences[:-1] - differences[1:]
-        total += basis(order, steps) / factorial(order) * differences[0]
+        differences = (differences[:-1] - differences[1:]) / gaps[: len(differences) - 1, None]
+        total += basis(order, len(between) + 1.0) / factorial(order) * differences[0]
     return total
 
 
 def _taylorseer(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
-    return _series(at, target, lambda order, steps: steps**order)
+    return _series(at, target, between, lambda order, steps: steps**order)
 
 
 def _hermite(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
     """Return HiCache's weights: TaylorSeer's with scaled Hermite polynomials in place of powers."""
-    return _series(
-        at, target, lambda order, k: _CONTRACTION**order * float(hermite.Hermite.basis(order)(_CONTRACTION * k))
-    )
+    return _series(at, target, between, _scaled_hermite)
+
+
+def _scaled_hermite(order: int, steps: float) -> float:
+    return _CONTRACTION**order * float(hermite.Hermite.basis(order)(_CONTRACTION * steps))
 
 
 def _foca(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
     """Return FoCa's weights: the mean of the slopes at the last known value and at the last value or forecast."""
-    gap = at[-1] - at[-2]
-    last, slope = np.array([0.0, 1.0]), np.array([-1.0, 1.0])  # in terms of the last two known values
-    window = [np.array([1.0, 0.0]), last]
-    for place in [*between, target]:
-        steps = (place - at[-1]) / gap
-        reach = min(steps, _HORIZON)
-        heun = last + reach / 2 * (slope + window[1] - window[0])
-        window = [window[1], heun + (steps > _HORIZON) * (1 - _HORIZON / max(steps, _HORIZON)) * (last - heun)]
-    return window[1]
+    last = np.array([0.0, 1.0])  # in terms of the last two known values
+    slope = local = np.array([-1.0, 1.0]) / (at[-1] - at[-2])
+    before, value = at[-1], last
+    for steps, place in enumerate([*between, target], start=1):
+        damping = min(1.0, _HORIZON / steps)
+        found = last + damping**2 * (place - at[-1]) / 2 * (slope + local)
+        local, before, value = (found - value) / (place - before), place, found
+    return value
 
 
 def _spectrum(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
@@ -140,13 +151,13 @@ def _spectrum(at: np.ndarray, target: float, between: np.ndarray) -> Weights:
     return _BLEND * fit + (1 - _BLEND) * np.concatenate([np.zeros(len(at) - len(line)), line])
 
 
-PREDICTORS: dict[str, Predictor] = {
+PREDICTORS: dict[PredictorName, Predictor] = {
     "line": Predictor(_line, needs=2, keeps=2),
     "hold": Predictor(_hold, needs=1, keeps=1),
     "taylor2": Predictor(_taylor, needs=3, keeps=3),
     "taylor3": Predictor(_taylor, needs=4, keeps=4),
-    "taylorseer": Predictor(_taylorseer, needs=3, keeps=3),
-    "hermite": Predictor(_hermite, needs=3, keeps=3),
+    "taylorseer": Predictor(_taylorseer, needs=2, keeps=3),
+    "hermite": Predictor(_hermite, needs=2, keeps=3),
     "foca": Predictor(_foca, needs=2, keeps=2),
     "spectrum": Predictor(_spectrum, needs=2, keeps=100),
 }

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Literal
 
-Space = Literal["raw", "v", "eps", "x0", "difference"]
-Predicts = Literal["eps", "v", "x0", "flow"]
+from .names import Space
 
-# raw: the output as it is. difference: what the output adds to the input.
-SPACES: tuple[Space, ...] = ("raw", "v", "eps", "x0", "difference")
+Predicts = Literal["eps", "v", "x0", "flow", "-flow"]
 
 _SMALLEST = 1e-3
 """Least |o-factor| at which an output can be found from its forecast: errors grow by its inverse."""
@@ -27,7 +25,8 @@ class Noise:
     Args:
         alpha: factor of the picture in the input x = alpha x0 + sigma eps.
         sigma: factor of the noise.
-        predicts: meaning of the output: noise "eps", angular velocity "v", picture "x0", or the velocity eps - x0 "flow".
+        predicts: meaning of the output: noise "eps", angular velocity "v", picture "x0", the velocity eps - x0 "flow", or
+            x0 - eps "-flow", of networks whose time runs from noise to picture (Lumina2, Z-Image).
         flow: whether the model is a flow model, alpha = 1 - sigma, whose velocity is eps - x0.
 
     Example:
@@ -123,4 +122,4 @@ def _mix(kind: str, at: Noise) -> tuple[float, float]:
     if kind == "v":
         length = hypot(at.alpha, at.sigma)
         return at.alpha / length, -at.sigma / length
-    return {"eps": (1.0, 0.0), "x0": (0.0, 1.0), "flow": (1.0, -1.0)}[kind]
+    return {"eps": (1.0, 0.0), "x0": (0.0, 1.0), "flow": (1.0, -1.0), "-flow": (-1.0, 1.0)}[kind]

@@ -181,8 +181,13 @@ class CallPlan:
         self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
 
     def _refuse_few(self) -> None:
-        chosen = self.settings.keys or self.settings.calls or self.settings.every
-        if self.steps and self.steps <= FEWEST_STEPS and not chosen:
+        if self.settings.keys or self.settings.calls or self.settings.every:
+            return
+        if self._horizon.distilled:
+            raise RecipeError(
+                "this sampler draws with distilled models, in steps too large to forecast: use token merging"
+            )
+        if self.steps and self.steps <= FEWEST_STEPS:
             raise RecipeError(
                 f"{self.steps} steps are too few to forecast any: use token merging, or more than {FEWEST_STEPS} steps"
             )

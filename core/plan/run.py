@@ -80,6 +80,7 @@ class Horizon:
         stages: calls per sampler step when the calls are known (2 for Heun and DPM2).
         steps: number of sampler steps, if the host knows it without the calls.
         stochastic: whether the sampler adds noise.
+        distilled: whether the sampler is for distilled models, which need few steps (LCM, TCD).
 
     Example:
         >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
@@ -94,6 +95,7 @@ class Horizon:
     stages: int = 1
     steps: int | None = None
     stochastic: bool = False
+    distilled: bool = False
 
     @cached_property
     def positions(self) -> Positions:

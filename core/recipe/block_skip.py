@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
-from ..forecast.predictors import PREDICTORS
+from ..forecast.names import PREDICTOR_NAMES
 from .fields import check_fields, documented, fields_of, setting
 from .validate import check_window, text
 from .windows import window_end, window_start
@@ -115,7 +115,7 @@ class BlockSkip:
     )
     predictor: str = setting(
         "line", "With forecast: how cached values are continued. See call skipping for the names.",
-        choices=tuple(PREDICTORS), shown=False,
+        choices=PREDICTOR_NAMES, shown=False,
     )  # fmt: skip
     rectify: Rectify = setting(
         "liveness",

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
-from ..forecast.predictors import PREDICTORS
-from ..forecast.space import SPACES
+from ..forecast.names import PREDICTOR_NAMES, SPACES
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, text
 
@@ -81,7 +80,7 @@ class CallSkip:
     predictor: str = setting(
         "line",
         "How a value is continued: along a straight line, or as a published method does. hold repeats the last one.",
-        choices=tuple(PREDICTORS), advanced=True,
+        choices=PREDICTOR_NAMES, advanced=True,
     )  # fmt: skip
     warmup: int = setting(
         1, "The first steps that always run.",

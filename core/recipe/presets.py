@@ -1,4 +1,4 @@
-"""Ready recipes by name: merging as CA-ToMe published it and ours, and the schedules that DaTo published.
+"""Ready recipes by name: merging as CA-ToMe published it and ours, the schedules that DaTo published, and a speed-up alone.
 
 DaTo's lists (arXiv 2501.00375, released code) are cache depths for the 51 calls of 50 PLMS steps on SD1.5: one depth for
 every call from 1 on; call 0 runs everything. They are mapped to other samplers and step counts by timestep. The first and
@@ -7,11 +7,13 @@ last calls have no special treatment, as published.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError, shown
+from .auto import LEVELS, Auto
 from .block_skip import BlockSkip, parse_depths
 from .checkpoint_lists import CHECKPOINT_PRESETS
 from .recipe import Method, Recipe
@@ -56,6 +58,11 @@ DATO: dict[str, tuple[TokenPrune | BlockSkip, ...]] = {
 }
 """Preset name -> its methods. `dato_gentle` is ours, for 20 to 30 steps: calls are forecast, and no tokens are pruned."""
 
+_SPEEDUP = re.compile(r"(\d{1,4}(?:\.\d{1,4})?) ?[x×]")
+
+AUTO = {f"auto:{name}": Auto(speedup=speedup) for name, speedup in LEVELS.items()}
+"""Preset name -> Auto: 1.3, 1.8 and 2.5 times fewer calls."""
+
 _PAPER = TokenMerge(threshold=0.7, checkpoints="config_3")
 _REFERENCE = TokenMerge(destination="random", batch="max", bucket=1, max_downsample=1, index_base=1, absolute=True)
 _MERGE_PRESETS = {
@@ -80,12 +87,16 @@ def preset(name: str) -> Recipe:
         >>> preset("ca_tome").merge.threshold, preset("dato_coco").prune.ratio
         (0.7, 0.4)
     """
+    if name in AUTO:
+        return Recipe(auto=AUTO[name], name=name)
     if name in DATO:
         return Recipe.of(DATO[name], name=name)
     base, _, checkpoints = name.partition(":")
     if base not in _MERGE_PRESETS:
-        known = ", ".join((*_MERGE_PRESETS, *DATO))
-        raise RecipeError(f"no preset named {shown(name)}: choose {known}, or ca_tome:config_1 and the like")
+        known = ", ".join((*_MERGE_PRESETS, *DATO, *AUTO))
+        raise RecipeError(
+            f"no preset named {shown(name)}: choose {known}, ca_tome:config_1 or the like, or a speed-up such as 2x"
+        )
     merge = _MERGE_PRESETS[base]
     return Recipe(merge=replace(merge, checkpoints=checkpoints) if checkpoints else merge, name=name)
 
@@ -97,17 +108,19 @@ def preset_names() -> list[str]:
         >>> preset_names()[:2]
         ['ca_tome', 'balanced']
     """
-    return [*_MERGE_PRESETS, *DATO, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
+    return [*_MERGE_PRESETS, *DATO, *AUTO, *(f"ca_tome:{name}" for name in CHECKPOINT_PRESETS)]
 
 
 def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
-    """A recipe from any of its forms: recipe, settings of one method, preset name, path of a JSON file, or dict.
+    """A recipe from any of its forms: recipe, settings of one method, preset name, speed-up, path of a JSON file, or dict.
 
     Raises :class:`RecipeError` for what is none of them.
 
     Example:
         >>> as_recipe("balanced").name, as_recipe(TokenMerge()).merge == TokenMerge()
         ('balanced', True)
+        >>> as_recipe("1.8x").calls.speedup
+        1.8
     """
     if isinstance(value, Recipe):
         return value
@@ -118,7 +131,14 @@ def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
         return Recipe.load(value)
     if isinstance(value, str):
-        return preset(value)
+        return _of_speedup(value) or preset(value)
     raise RecipeError(
-        f"cannot make a recipe of {type(value).__name__}: give a Recipe, the settings of a method, a preset or a JSON file"
+        f'cannot make a recipe of {type(value).__name__}: give a Recipe, the settings of a method, a speed-up such as "2x", '
+        "a preset or a JSON file"
     )
+
+
+def _of_speedup(text: str) -> Recipe | None:
+    """A recipe that runs so many times faster, from text such as "2x"; None for other text."""
+    found = _SPEEDUP.fullmatch(text.strip())
+    return Recipe(auto=Auto(speedup=float(found[1])), name=text.strip()) if found else None
