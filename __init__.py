@@ -20,7 +20,9 @@ WEB_DIRECTORY = "./web"
 
 _PUBLIC = {
     "accelerate": ".pipelines.accelerate",
+    "apply_skipstone": ".pipelines.apply",
     "Handle": ".pipelines.accelerate",
+    "SkipstoneCacheConfig": ".pipelines.apply",
     "BlockSkip": ".core.recipe.block_skip",
     "CallSkip": ".core.recipe.call_skip",
     "Auto": ".core.recipe.auto",

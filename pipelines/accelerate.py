@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
@@ -20,14 +21,16 @@ from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline, ModelError
 from ..core.forecast.space import Noise
-from ..core.models import Inputs
+from ..core.models.anything import ANYTHING
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
+from .cache_context import Context, ContextWatch, refuse_beside_cache
 from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
+from .time_unit import UNITS, TimeUnit, unit_of
 
 
 def accelerate(
@@ -39,8 +42,9 @@ def accelerate(
 
     Args:
         target: a U-Net or transformer (`nn.Module`), or a diffusers pipeline with one as `unet` or `transformer`.
-        recipe: a :class:`Recipe`, the settings of one method (:class:`TokenMerge`, :class:`TokenPrune`,
-            :class:`BlockSkip`), the name of a preset, the path of a JSON file, or a recipe as a dict.
+        recipe: a speed-up such as "2x", a :class:`Recipe`, the settings of one method (:class:`CallSkip`,
+            :class:`TokenMerge`, :class:`TokenPrune`, :class:`BlockSkip`), the name of a preset, the path of a JSON file, or a
+            recipe as a dict.
         observer: called with all pairs that are searched, for calibration.
 
     Returns:
@@ -61,9 +65,27 @@ def accelerate(
     """
     wanted = as_recipe(recipe)
     root = network_of(target)
+    refuse_beside_cache(root)
+    return replacing(root, lambda: Handle(root, wanted, None if target is root else target, observer))
+
+
+def replacing(root: nn.Module, make: Callable[[], Handle]) -> Handle:
+    """Return a new handle on a network, in place of those on it.
+
+    Args:
+        root: the network.
+        make: makes the handle.
+
+    Example:
+        >>> from diffusers import UNet2DModel
+        >>> kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+        >>> network = UNet2DModel(layers_per_block=1, **kinds)
+        >>> replacing(network, lambda: Handle(network, as_recipe("2x"))).recipe.name
+        '2x'
+    """
     for earlier in _handles_on(root):
         earlier.remove()
-    return Handle(root, wanted, None if target is root else target, observer)
+    return make()
 
 
 class Handle:
@@ -78,6 +100,7 @@ class Handle:
         recipe: the methods to run.
         pipeline: the diffusers pipeline that draws with it, if any.
         observer: called with all pairs that are searched.
+        context: what is stated about this thread's forward; read from the network's `cache_context` by default.
 
     Example:
         >>> from diffusers import DiTTransformer2DModel
@@ -88,10 +111,21 @@ class Handle:
         0
     """
 
-    def __init__(self, root: nn.Module, recipe: Recipe, pipeline: Any = None, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        recipe: Recipe,
+        pipeline: Any = None,
+        observer: Observer | None = None,
+        context: Callable[[], Context] | None = None,
+    ) -> None:
         """Install. Use :func:`accelerate`."""
         self.engine = Engine(root, recipe, observer=observer, threads=True)
+        self._root = root
+        self._context = context or Context
         self._schedule: PipelineSchedule | None = None
+        family = self.engine.family
+        self._units = UNITS if family is ANYTHING else (TimeUnit(family.time_scale),)
         self._threads: WeakKeyDictionary[Thread, RunWatch] = WeakKeyDictionary()
         self._removed = False
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
@@ -160,6 +194,9 @@ class Handle:
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
         overrides = self.engine.family.calls_forward or self.engine.skips_calls
         removers = [RootHooks(root, self._before, self._after, overrides).remove]
+        if self._context is Context:
+            self._context = contexts = ContextWatch(root)
+            removers.append(contexts.remove)
         if getattr(pipeline, "scheduler", None) is not None:
             watch = PipelineWatch(pipeline, self.end)
             self._schedule = PipelineSchedule(pipeline, watch)
@@ -178,32 +215,43 @@ class Handle:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Return a forward as the engine takes it; begins a new run if this forward starts one. Raises :class:`Decline`."""
-        inputs = self.engine.family.inputs(args, kwargs)
-        now = self._seen(inputs)
+        refuse_beside_cache(self._root)
+        inputs, context = self.engine.family.inputs(args, kwargs), self._context()
+        latent = _stacked(inputs.latent)
+        now = self._seen(latent, inputs.timestep if context.timestep is None else context.timestep)
         begins = not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now))
         if begins:
             self.end()
         self._watch.note(now)
-        streams = self._watch.labels.label(now.timestep, inputs.conditioning, inputs.latent.shape[0])
+        streams = self._watch.labels.label(now.timestep, inputs.conditioning, latent.shape[0], context.name)
         if begins:
-            self._begin(now)
-        return Call(now.timestep, now.latent, streams, input=inputs.latent, noise=self._noise(now))
+            self._begin(now, context)
+        step = context.step_index if now.found is None else None
+        return Call(now.timestep, now.latent, streams, input=latent, step=step, noise=self._noise(now, context))
 
-    def _seen(self, inputs: Inputs) -> Seen:
-        latent, scale = _latent(inputs.latent), self.engine.family.time_scale
-        found = self._schedule.find(inputs.timestep, scale) if self._schedule else None
-        timestep = found.value if found else one_timestep(inputs.timestep) * scale
-        return Seen(timestep, inputs.latent, latent, found)
+    def _seen(self, latent: Tensor, timestep: Any) -> Seen:
+        found = self._schedule.find(timestep, self._units) if self._schedule else None
+        value = found.value if found else self._training_timestep(one_timestep(timestep))
+        return Seen(value, latent, _size(latent), found)
 
-    def _noise(self, now: Seen) -> Noise | None:
-        return self._schedule.noise(now.found) if self._schedule and now.found and self.engine.skips_calls else None
+    def _training_timestep(self, argument: float) -> float:
+        """Return the training timestep of a forward outside a schedule. A network's first one decides on its unit."""
+        if len(self._units) > 1:
+            self._units = (unit_of(argument),)
+        return self._units[0].timestep(argument)
 
-    def _begin(self, now: Seen) -> None:
+    def _noise(self, now: Seen, context: Context) -> Noise | None:
+        if not self.engine.skips_calls:
+            return None
+        return self._schedule.noise(now.found) if self._schedule and now.found else context.noise
+
+    def _begin(self, now: Seen, context: Context) -> None:
         if self._schedule is None or now.found is None:
-            self.engine.begin()
-        else:
-            calls, stages = self._schedule.calls_from(now.found)
-            self.engine.begin(calls, self._schedule.train_steps, stages, stochastic=self._schedule.stochastic)
+            self.engine.begin(steps=context.num_inference_steps)
+            return
+        known = self._schedule
+        calls, stages = known.calls_from(now.found)
+        self.engine.begin(calls, known.train_steps, stages, stochastic=known.stochastic, distilled=known.distilled)
 
     def _orphaned(self, thread: int) -> None:
         """End a thread's run when its conditionings were freed: an unwatched pipeline has returned.
@@ -218,11 +266,20 @@ class Handle:
             self.end()
 
 
-def _latent(value: Any) -> tuple[int, ...]:
-    """Return the size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
+def _stacked(value: Any) -> Tensor:
+    """Return a latent [B, C, ...], or [B, N, C] if packed. Some networks take a list of its rows (Z-Image)."""
+    if isinstance(value, list) and value and all(isinstance(row, Tensor) for row in value):
+        if len({row.shape for row in value}) > 1:
+            raise Decline("its pictures are of different sizes")
+        value = torch.stack(value)
     if not isinstance(value, Tensor) or value.ndim < 3:
         raise Decline("its input is no latent")
-    return tuple(value.shape[2:]) if value.ndim > 3 else (value.shape[1],)
+    return value
+
+
+def _size(latent: Tensor) -> tuple[int, ...]:
+    """Return the size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
+    return tuple(latent.shape[2:]) if latent.ndim > 3 else (latent.shape[1],)
 
 
 def network_of(target: Any) -> nn.Module:

@@ -9,10 +9,13 @@ import numpy as np
 from ..core.forecast.space import Noise, Predicts
 
 _PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
-_NOISY = ("Ancestral", "SDE", "DDPM", "LCM", "TCD")
+_FLOWS = ("FlowMatch", "LTXEuler")
+_NOISY = ("Ancestral", "SDE", "SASolver", "DDPM", "LCM", "TCD")
+_DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "DMD")
+# By parts of the class names of diffusers' schedulers.
 
 
-def noise_at(scheduler: Any, timestep: float) -> Noise | None:
+def noise_at(scheduler: Any, timestep: float, rising: bool = False) -> Noise | None:
     """Return the noise level of a network's input at a training timestep; None for schedulers of other kinds (EDM).
 
     All schedulers of variance-preserving models hand the network an input of unit variance.
@@ -20,6 +23,7 @@ def noise_at(scheduler: Any, timestep: float) -> Noise | None:
     Args:
         scheduler: a diffusers scheduler.
         timestep: training timestep, between two of the schedule's too.
+        rising: whether the network's time runs from noise to picture, and its velocity with it.
 
     Example:
         >>> from diffusers import DDIMScheduler
@@ -29,7 +33,8 @@ def noise_at(scheduler: Any, timestep: float) -> Noise | None:
     """
     config = scheduler.config
     if is_flow(scheduler):
-        return Noise.of_flow(min(1.0, max(0.0, timestep / float(config.num_train_timesteps))))
+        sigma = min(1.0, max(0.0, timestep / float(config.num_train_timesteps)))
+        return Noise.of_flow(sigma, "-flow" if rising else "flow")
     predicts = _PREDICTS.get(getattr(config, "prediction_type", ""))
     levels = getattr(scheduler, "alphas_cumprod", None)
     if predicts is None or predicts == "flow" or levels is None:
@@ -49,7 +54,7 @@ def is_flow(scheduler: Any) -> bool:
         True
     """
     config = scheduler.config
-    return type(scheduler).__name__.startswith("FlowMatch") or bool(getattr(config, "use_flow_sigmas", False))
+    return type(scheduler).__name__.startswith(_FLOWS) or bool(getattr(config, "use_flow_sigmas", False))
 
 
 def adds_noise(scheduler: Any) -> bool:
@@ -67,3 +72,14 @@ def adds_noise(scheduler: Any) -> bool:
         or kind.startswith("sde")
         or bool(getattr(config, "stochastic_sampling", 0))
     )
+
+
+def is_distilled(scheduler: Any) -> bool:
+    """Return whether a scheduler is for distilled models, whose few steps are too large to forecast.
+
+    Example:
+        >>> from diffusers import LCMScheduler
+        >>> is_distilled(LCMScheduler())
+        True
+    """
+    return any(part in type(scheduler).__name__ for part in _DISTILLED)

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..core.engine.call import one_timestep
 from ..core.engine.copies import copied_without, without_attribute
 from ..core.forecast.space import Noise
-from .noise import adds_noise, noise_at
+from .noise import adds_noise, is_distilled, noise_at
+from .time_unit import UNITS, TimeUnit, place_of
 
 _ROUNDED = 3e-3
 """Share of the training range by which a timestep may differ from the schedule's: bf16 keeps 8 bits."""
@@ -33,13 +34,14 @@ class ScheduledCall:
         place: index in the schedule.
         token: an object that identifies the run.
         watched: whether the pipeline itself draws, so that the end of the run is noticed.
+        rising: whether the network's time runs from noise to picture.
 
     Example:
         >>> from types import SimpleNamespace
         >>> from diffusers import DDIMScheduler
         >>> scheduler = DDIMScheduler()
         >>> scheduler.set_timesteps(4)
-        >>> call = PipelineSchedule(SimpleNamespace(scheduler=scheduler)).find(scheduler.timesteps[2], scale=1.0)
+        >>> call = PipelineSchedule(SimpleNamespace(scheduler=scheduler)).find(scheduler.timesteps[2])
         >>> call.value, call.place, call.watched
         (250.0, 2, False)
     """
@@ -48,6 +50,7 @@ class ScheduledCall:
     place: int
     token: object
     watched: bool
+    rising: bool = False
 
 
 class PipelineSchedule:
@@ -65,7 +68,7 @@ class PipelineSchedule:
         >>> scheduler = DDIMScheduler()
         >>> scheduler.set_timesteps(4)
         >>> schedule = PipelineSchedule(SimpleNamespace(scheduler=scheduler))
-        >>> schedule.timesteps(), schedule.find(scheduler.timesteps[1], scale=1.0).place
+        >>> schedule.timesteps(), schedule.find(scheduler.timesteps[1]).place
         ([750.0, 500.0, 250.0, 0.0], 1)
     """
 
@@ -74,6 +77,7 @@ class PipelineSchedule:
         self._pipeline, self._watch = pipeline, watch
         self._read_of: object = None
         self._values: list[float] = []
+        self._unit: tuple[object, tuple[TimeUnit, ...]] = (None, ())  # of the run's network
 
     @property
     def train_steps(self) -> float:
@@ -88,7 +92,7 @@ class PipelineSchedule:
         """Return all timesteps of the schedule."""
         return self._read(self._listed)
 
-    def find(self, timestep: Any, scale: float) -> ScheduledCall | None:
+    def find(self, timestep: Any, units: tuple[TimeUnit, ...] = UNITS) -> ScheduledCall | None:
         """Return the schedule's entry for a forward's timestep; None for a timestep of another run.
 
         A view of the schedule is found by its place, without waiting for the device. Other arguments are found by value, while
@@ -96,23 +100,42 @@ class PipelineSchedule:
 
         Args:
             timestep: the forward's argument.
-            scale: factor from the argument to a training timestep.
+            units: the units that it may have; the first call of a run decides.
         """
         listed, drawing = self._listed, self._watch.run if self._watch else None
         values = self._read(listed)
         place = _place(timestep, listed, len(values))
-        if place is None and drawing is not None and values:
-            place = self._nearest(one_timestep(timestep) * scale)
-        return None if place is None else ScheduledCall(values[place], place, drawing or listed, drawing is not None)
+        if place is not None:
+            return ScheduledCall(values[place], place, drawing or listed, drawing is not None)
+        if drawing is None or not values:
+            return None
+        known = self._unit[1] if self._unit[0] is drawing else units
+        found = place_of(one_timestep(timestep), known, values, self._reached, _ROUNDED * self.train_steps)
+        if found is None:
+            return None
+        self._unit = drawing, (found[1],)
+        return ScheduledCall(values[found[0]], found[0], drawing, watched=True, rising=found[1].rising)
+
+    @property
+    def _reached(self) -> int | None:
+        """The place at which the scheduler stands, if it counts its steps."""
+        scheduler = self._pipeline.scheduler
+        step = getattr(scheduler, "step_index", None)
+        return step if step is not None else getattr(scheduler, "begin_index", None)
 
     def noise(self, found: ScheduledCall) -> Noise | None:
         """Return the noise level of a call; None if the scheduler's levels are not known."""
-        return noise_at(self._pipeline.scheduler, found.value)
+        return noise_at(self._pipeline.scheduler, found.value, found.rising)
 
     @property
     def stochastic(self) -> bool:
         """Whether the scheduler adds noise at its steps."""
         return adds_noise(self._pipeline.scheduler)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the scheduler is for distilled models."""
+        return is_distilled(self._pipeline.scheduler)
 
     def calls_from(self, found: ScheduledCall) -> tuple[list[float], int]:
         """Return the timesteps of this call and those to come, and the number of calls per sampler step."""
@@ -125,11 +148,6 @@ class PipelineSchedule:
             self._read_of = listed
             self._values = [float(t) for t in listed.tolist()] if isinstance(listed, Tensor) else []
         return self._values
-
-    def _nearest(self, value: float) -> int | None:
-        distances = [abs(v - value) for v in self._values]
-        place = min(range(len(distances)), key=distances.__getitem__)
-        return place if distances[place] <= _ROUNDED * self.train_steps else None
 
 
 def _place(timestep: Any, listed: Any, length: int) -> int | None:
@@ -167,7 +185,7 @@ class PipelineWatch:
         self._on_end = on_end
         self._runs: WeakKeyDictionary[Thread, object] = WeakKeyDictionary()
         before, ours = dict(pipeline.__dict__), {"progress_bar": self._bar, _FREE: self._freeing}
-        self._undo = [_wrapped(pipeline, name, wrap) for name, wrap in ours.items()]
+        self._undo = [wrapped(pipeline, name, wrap) for name, wrap in ours.items()]
         changed = [without_attribute(pipeline, name, before) for name in ours if name in pipeline.__dict__]
         self._undo.append(copied_without(pipeline, *changed))
 
@@ -205,8 +223,21 @@ class PipelineWatch:
 _FREE = "maybe_free_model_hooks"
 
 
-def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
-    """Set an instance attribute over a method, and return a function that restores what was there."""
+def wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
+    """Set an instance attribute over a method, and return a function that restores what was there.
+
+    Args:
+        owner: the instance; one without this method stays as it is.
+        name: of the method.
+        wrap: makes the attribute of the method.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> owner = SimpleNamespace(two=lambda: 2)
+        >>> undo = wrapped(owner, "two", lambda two: lambda: -two())
+        >>> owner.two(), undo(), owner.two()
+        (-2, None, 2)
+    """
     inner = getattr(owner, name, None)
     if inner is None:
         return lambda: None

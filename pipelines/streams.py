@@ -39,17 +39,20 @@ class Labels:
         self._first_count: int | None = None
         self._on_orphaned = on_orphaned
 
-    def label(self, timestep: float, conditioning: Any, rows: int) -> tuple[Stream, ...]:
+    def label(self, timestep: float, conditioning: Any, rows: int, name: str | None = None) -> tuple[Stream, ...]:
         """Return the stream of this forward's rows. Call it once per forward, in order.
 
         Args:
             timestep: training timestep.
             conditioning: the forward's conditioning, usually a tensor.
             rows: number of rows of the batch.
+            name: the cond's name, if the pipeline states it.
         """
         self._advance(timestep)
         key: Hashable = self._identity(conditioning)
-        if key is None:
+        if name is not None:
+            key = ("context", name)
+        elif key is None:
             place = self._place % (self._first_count or self._place + 1)
             key = ("place" if place in self._recurring else "cond", place)
         context = conditioning.shape[1] if isinstance(conditioning, Tensor) and conditioning.ndim > 1 else None

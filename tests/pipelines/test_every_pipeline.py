@@ -1,16 +1,22 @@
-"""Every pipeline that the README names, as the pipeline itself: neutral is exact, blocks run as planned, the rest is declined."""
+"""Every pipeline that the README names, as the pipeline itself: neutral is exact, calls and blocks run as planned, the rest is declined."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import pytest
+import tiny
 import torch
+from torch import nn
 
-from pipelines import PIPELINES, Running
+from pipelines import ANY_NETWORK, PIPELINES, Running
 from skipstone.core.errors import ModelError
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.recipe.token_prune import TokenPrune
@@ -20,9 +26,18 @@ EVERY_2 = BlockSkip(rule="interval", every=2)
 MERGES = [TokenMerge(threshold=-1.0, bucket=1, max_downsample=8), TokenPrune(ratio=0.5, max_downsample=8)]
 
 
+EVERYTHING = {**PIPELINES, **ANY_NETWORK}
+
+
+@pytest.fixture(params=EVERYTHING, scope="module")
+def anything(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """Each pipeline in turn."""
+    yield EVERYTHING[request.param]()
+
+
 @pytest.fixture(params=PIPELINES, scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[Running]:
-    """Each pipeline in turn."""
+    """Each pipeline whose network is of a family that we know."""
     yield PIPELINES[request.param]()
 
 
@@ -32,9 +47,55 @@ def dense(running: Running) -> torch.Tensor:
     return running()
 
 
-def test_a_neutral_recipe_changes_no_bit(running: Running, dense: torch.Tensor) -> None:
-    with accelerate(running.pipe, Recipe()):
-        assert torch.equal(running(), dense)
+@contextmanager
+def forwards_of(network: nn.Module) -> Iterator[list[Any]]:
+    """The forwards that the network itself runs, as its inputs. Hooks of torch would also count those that are skipped."""
+    kind, seen = type(network), []
+    plain = kind.forward
+
+    @wraps(plain)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        seen.append(args[0] if args else next(iter(kwargs.values())))
+        return plain(self, *args, **kwargs)
+
+    kind.forward = forward
+    try:
+        yield seen
+    finally:
+        kind.forward = plain
+
+
+def test_every_second_call_reaches_no_network(anything: Running) -> None:
+    """Cond and uncond alike, with the meaning of the network's output known, and nothing left afterwards."""
+    before, dense = tiny.snapshot(anything.network), anything()
+    with forwards_of(anything.network) as seen, accelerate(anything.pipe, CallSkip(every=2)) as handle:
+        picture, report = anything(), handle.report()
+    ran = -(-anything.calls // 2)
+    assert len(seen) == ran * anything.forwards
+    assert (report.calls, report.calls_run, report.declined) == (anything.calls, ran, {})
+    assert report.planned and report.forecast_as == "line on eps"
+    assert picture.isfinite().all() and 0 < (picture - dense).norm() < 0.5 * dense.norm()
+    assert not tiny.overridden(anything.network)
+    assert [k for k in anything.network.__dict__ if k not in before[""][1]] in (
+        [],
+        ["_diffusers_hook"],
+    )  # diffusers' own
+    assert torch.equal(anything(), dense)
+
+
+def test_a_neutral_recipe_changes_no_bit(anything: Running) -> None:
+    dense = anything()
+    for recipe in (Recipe(), CallSkip(speedup=1.0), CallSkip(every=1)):
+        with accelerate(anything.pipe, recipe):
+            assert not tiny.overridden(anything.network)
+            assert torch.equal(anything(), dense)
+
+
+def test_a_plan_that_runs_every_call_changes_no_bit(anything: Running) -> None:
+    dense = anything()
+    with accelerate(anything.pipe, CallSkip(calls=anything.calls)) as handle:
+        assert torch.equal(anything(), dense)
+    assert handle.report().calls_forecast == 0
 
 
 def test_every_second_call_runs_no_block(running: Running, dense: torch.Tensor) -> None:

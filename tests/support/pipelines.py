@@ -50,7 +50,7 @@ class Running:
     def __call__(self, steps: int = STEPS, **options: Any) -> Tensor:
         """One picture, or its latent."""
         given = {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
-        found = self.pipe(**{**given, **self.arguments, **options}).images
+        found = next(iter(self.pipe(**{**given, **self.arguments, **options}).values()))
         return found if isinstance(found, Tensor) else torch.as_tensor(found)
 
 
@@ -216,3 +216,122 @@ PIPELINES: dict[str, Callable[[], Running]] = {
         chroma,
     )
 }
+
+
+_LIST = {
+    "prompt_embeds": [_EMBEDS["prompt_embeds"][0]],
+    "negative_prompt_embeds": [_EMBEDS["negative_prompt_embeds"][0]],
+}
+_VIDEO = {"num_frames": 5, "height": 32, "width": 32}
+
+
+def qwen_image() -> Running:
+    """Qwen-Image; it gives the transformer timesteps in 0..1, and names cond and uncond."""
+    sizes = {k: v for k, v in _ROTARY.items() if k != "num_single_layers"} | {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 4,
+    }
+    masks = {"prompt_embeds_mask": torch.ones(1, 7).long(), "negative_prompt_embeds_mask": torch.ones(1, 7).long()}
+    running = _flow("QwenImagePipeline", diffusers.QwenImageTransformer2DModel(**sizes), {**_EMBEDS, **masks})
+    running.forwards = 2
+    return running
+
+
+def z_image() -> Running:
+    """Z-Image; it gives the transformer a list of pictures, and time from noise 0 to picture 1."""
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=tiny.CONTEXT[1],
+        axes_dims=[4, 4, 8],
+        axes_lens=[64, 64, 64],
+    )
+    return _flow("ZImagePipeline", transformer, _LIST)
+
+
+def lumina2() -> Running:
+    """Lumina 2; it gives the transformer time from noise 0 to picture 1, cond and uncond one after the other."""
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=1,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=2,
+        multiple_of=8,
+        axes_dim_rope=(4, 4, 8),
+        axes_lens=(64, 64, 64),
+        cap_feat_dim=tiny.CONTEXT[1],
+    )
+    masks = {name: mask.long() for name, mask in _MASKS.items()}
+    running = _flow("Lumina2Pipeline", transformer, {**_EMBEDS, **masks})
+    running.forwards = 2
+    return running
+
+
+def wan() -> Running:
+    """Wan; it states cond, step and noise level of each forward."""
+    transformer = diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=tiny.CONTEXT[1],
+        freq_dim=8,
+        ffn_dim=16,
+        num_layers=1,
+        rope_max_seq_len=32,
+    )
+    running = _flow("WanPipeline", transformer, _EMBEDS)
+    running.arguments |= _VIDEO
+    running.forwards = 2
+    return running
+
+
+def ltx() -> Running:
+    """LTX video; its latent is packed."""
+    transformer = diffusers.LTXVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=1,
+        caption_channels=tiny.CONTEXT[1],
+    )
+    running = _flow("LTXPipeline", transformer, {**_EMBEDS, **_MASKS})
+    running.arguments |= {"num_frames": 9, "height": 64, "width": 64}
+    return running
+
+
+def hunyuan_video() -> Running:
+    """HunyuanVideo with true guidance: it names cond and uncond."""
+    transformer = diffusers.HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=tiny.CONTEXT[1],
+        pooled_projection_dim=8,
+        rope_axes_dim=(4, 4, 8),
+    )
+    arguments = {**_EMBEDS, **_POOLED, **_MASKS, "true_cfg_scale": 3.0}
+    running = _flow("HunyuanVideoPipeline", transformer, arguments, texts=2)
+    running.arguments |= _VIDEO
+    running.forwards = 2
+    return running
+
+
+ANY_NETWORK: dict[str, Callable[[], Running]] = {
+    build.__name__: build for build in (qwen_image, z_image, lumina2, wan, ltx, hunyuan_video)
+}
+"""Pipelines whose networks are of no family that we know: whole calls can be skipped."""
