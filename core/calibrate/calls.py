@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +19,10 @@ from ..engine.call import Call
 from ..engine.clock import Stream
 from ..engine.engine import Engine
 from ..errors import ModelError
+from ..forecast.names import PredictorName, Space
 from ..forecast.profile import HeldOut, Profile, gram_of
 from ..forecast.shortest_path import best_keys, one_call_costs
-from ..forecast.space import Noise, Space
+from ..forecast.space import Noise
 from ..measure.fidelity import relative_errors
 from ..models.family import identity
 from ..plan.call_plan import Keys, dense_keys, even_keys
@@ -62,7 +64,7 @@ class Proposal:
 
     keys: Keys
     space: Space
-    predictor: str = "line"
+    predictor: PredictorName = "line"
     name: str = "even"
 
     def settings(self) -> CallSkip:
@@ -103,7 +105,7 @@ def closed_loop(
     for number, timestep in enumerate(denoiser.timesteps):
         x = denoiser.network_input(at, number)
         call = Call(timestep, tuple(x.shape[2:]), (Stream("all", len(x)),), input=x, noise=denoiser.noise(number))
-        output = engine.forward(lambda call=call: call, lambda at=at, number=number: denoiser.predict(at, number))
+        output = engine.forward(partial(_same, call), partial(denoiser.predict, at, number))
         at = denoiser.advance(at, output, number)
     surprises = session.surprises
     engine.end()
@@ -226,3 +228,7 @@ def with_plans(known: Profile, plans: Iterable[HeldOut]) -> Profile:
 
 def _parts(seeds: Sequence[int], batch: int) -> list[Sequence[int]]:
     return [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
+
+
+def _same(call: Call) -> Call:
+    return call

@@ -11,12 +11,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..forecast.history import History, fits
 from ..forecast.names import Space
 from ..forecast.predictors import PREDICTORS
 from ..forecast.space import RAW, Affine
+from ..models import unwrapped
+from ..models.family import identity
+from ..models.readers import Watch, foreign_hook
 from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
@@ -42,7 +45,7 @@ class CallSkipping:
         choice: which calls run, and how the others are forecast.
         horizon: what is known of the run.
         meter: where counts and notes go.
-        network: identifies the network, for a profile that is recorded.
+        network: the network; where other code reads what it computes inside, it runs at every call.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -61,16 +64,20 @@ class CallSkipping:
         2.0
     """
 
-    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter, network: str = "") -> None:
+    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter, network: nn.Module | None = None) -> None:
         """Choose the calls that run."""
         self._settings = settings = choice.settings
         self._meter, self._horizon, self._choice = meter, horizon, choice
-        self._plan = CallPlan(settings, horizon)
+        self._plan, self._active = CallPlan(settings, horizon), True
         self._added: list[int] = []
-        self._recording = Recording(choice.record, network, horizon.timesteps or ()) if choice.record else None
+        named = identity(network) if network is not None and choice.record else ""
+        self._recording = Recording(choice.record, named, horizon.timesteps or ()) if choice.record else None
         meter.report.estimated_error = choice.promise
         if choice.why:
             meter.note(choice.why)
+        if network is not None:
+            self._refuse_reader(next(filter(None, map(foreign_hook, unwrapped(network).children())), ""))
+        self._watch = Watch(network, (), {}) if network is not None and self._active else None
         self._predictor = PREDICTORS[settings.predictor]
         self._space: Space = _space_of(settings, horizon)
         self._said: str = self._space
@@ -89,7 +96,7 @@ class CallSkipping:
     @property
     def horizon_of_runs(self) -> Horizon:
         """What is known ahead of the calls that run."""
-        return self._plan.horizon_of_runs()
+        return self._plan.horizon_of_runs() if self._active else self._horizon
 
     @property
     def nbytes(self) -> int:
@@ -104,6 +111,8 @@ class CallSkipping:
             call: the forward.
         """
         self._call, self._index = call, tick.index
+        if not self._active:
+            return self._counted(True)
         if tick.surprise:
             self._plan.abandon()
         self._step = step = call.step if call.step is not None else tick.index // self._horizon.stages
@@ -133,10 +142,13 @@ class CallSkipping:
         Args:
             output: what the network returned; None if it failed.
         """
+        if self._watch is not None:
+            self._refuse_reader(self._watch.stores())
+            self._watch = None
         found = None if output is None else prediction(output)
         if self._recording is not None and found is not None:
             self._recording.add(self._index, self._call, found)
-        if output is None or self._plan.keys == tuple(range(self._plan.steps or 0)):
+        if output is None or not self._active or self._plan.keys == tuple(range(self._plan.steps or 0)):
             return
         if found is None or found.shape[:1] != (self._call.rows,):
             return self._meter.decline("call skipping", _NO_ROWS)
@@ -187,6 +199,14 @@ class CallSkipping:
         self._histories.clear()
         self._template = self._gate = None
 
+    def _refuse_reader(self, reader: str) -> None:
+        """Run the network at every call if other code reads what it computes (SAG's attention maps)."""
+        if reader and self._active:
+            self._meter.decline(
+                "call skipping", f"{reader} reads what the model computes inside, so it runs at every step"
+            )
+            self._active = False
+
     @property
     def _position(self) -> float:
         return self._horizon.positions.at(self._call.timestep)
@@ -233,7 +253,7 @@ class CallSkipping:
     def _as_it_ran(self) -> dict[str, Any]:
         """Return the settings as they ran: the keys where they are known, and the space."""
         keys = self._plan.keys
-        known = {"keys": keys, "calls": 0, "every": 0, "rule": "even"} if keys else {}
+        known: dict[str, Any] = {"keys": keys, "calls": 0, "every": 0, "rule": "even"} if keys else {}
         return asdict(replace(self._settings, profile="", space=self._said, **known))
 
     def _counted(self, runs: bool) -> bool:

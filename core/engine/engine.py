@@ -113,7 +113,7 @@ class Engine:
         if self._calls is None:
             return None
         try:
-            return CallSkipping(choose_calls(self._calls, horizon, self._identity), horizon, meter, self._identity)
+            return CallSkipping(choose_calls(self._calls, horizon, self._identity), horizon, meter, self._root)
         except SkipstoneError as error:
             meter.decline("call skipping", str(error))
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,6 +84,6 @@ def _is_rows(value: Any) -> bool:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return type(value)(_copied(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_copied, value))
     return value

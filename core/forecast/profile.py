@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ProfileError, reason_of, shown, shown_path
 from ..files import write_safetensors
-from .space import RAW, Affine, Noise, Space
+from .names import PredictorName, Space
+from .space import RAW, Affine, Noise
 
 FORMAT_VERSION = 1
 TURNED = 0.3
@@ -48,8 +49,8 @@ class HeldOut:
     """
 
     keys: tuple[int, ...]
-    space: str
-    predictor: str
+    space: Space
+    predictor: PredictorName
     errors: tuple[float, ...]
     one_call: tuple[float, ...] = ()
     name: str = ""
@@ -177,7 +178,9 @@ class Profile:
 
     @classmethod
     def _from_parts(cls, head: dict[str, Any], tensors: dict[str, np.ndarray]) -> Profile:
-        plans = [{k: tuple(v) if isinstance(v, list) else v for k, v in plan.items()} for plan in head["plans"]]
+        plans: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in plan.items()} for plan in head["plans"]
+        ]
         return cls(
             gram=tensors["gram"],
             timesteps=tuple(map(float, head["timesteps"])),

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from .names import PredictorName, Space
 from .predictors import PREDICTORS
 from .profile import Profile
-from .space import Space
 
 Cost = np.ndarray
 """float64 [T+1, T, T]: squared one-call error at call k (last index) for last key j and key before it i; i = T for none."""
 
+_Paths = dict[tuple[int, int], tuple[float, tuple[int, ...]]]
+"""(key before, last key) -> (cost so far, keys)."""
 
-def one_call_costs(profile: Profile, space: Space, predictor: str) -> Cost:
+
+def one_call_costs(profile: Profile, space: Space, predictor: PredictorName) -> Cost:
     """Return the squared error of the output that is forecast at each call from each pair of keys.
 
     Args:
@@ -40,7 +43,7 @@ def one_call_costs(profile: Profile, space: Space, predictor: str) -> Cost:
         for i in [*range(j), steps]:
             for k in range(j + 1, steps):
                 known = [j] if i == steps else [i, j]
-                weights = PREDICTORS[predictor].weights(at[known], float(at[k]), at[j + 1 : k])
+                weights = PREDICTORS[predictor].weights(at[known].tolist(), float(at[k]), at[j + 1 : k].tolist())
                 error = np.zeros(2 * steps)
                 for key, weight in zip(known, weights, strict=True):
                     error[key] += weight * spaces[key].x / spaces[k].o
@@ -74,9 +77,9 @@ def best_keys(costs: Cost, calls: int, weights: np.ndarray | None = None, tail: 
     total = np.concatenate([np.zeros((steps + 1, steps, 1)), each.cumsum(axis=2)], axis=2)
     between = total[:, :, :-1] - np.take_along_axis(total, np.arange(1, steps + 1)[None, :, None], axis=2)
     last = steps - 1 if tail else steps
-    best = {(steps, 0): (0.0, (0,))}  # (key before, last key) -> (cost, keys)
+    best: _Paths = {(steps, 0): (0.0, (0,))}
     for _ in range(calls - 1):
-        further: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
+        further: _Paths = {}
         for (i, j), (cost, keys) in best.items():
             for nxt in range(j + 1, steps):
                 found = cost + between[i, j, nxt]

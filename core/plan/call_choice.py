@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ProfileError, RecipeError
+from ..forecast.names import Space
 from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
-from ..forecast.space import Space
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
 from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
@@ -62,10 +62,8 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Cho
         2.0
     """
     steps = steps_of(horizon) if horizon.timesteps else horizon.steps
-    if isinstance(method, CallSkip) and not method.profile:
-        return Choice(method)
     if not method.profile:
-        return _without_profile(method)
+        return _without_profile(method) if isinstance(method, Auto) else Choice(method)
     if isinstance(method, Auto) and method.record and not Path(method.profile).exists():
         if horizon.timesteps is None:
             raise ProfileError("no profile can be recorded: this sampler's calls are not known ahead")
@@ -148,4 +146,4 @@ def _unheld(profile: Profile, calls: int, steps: int) -> tuple[Keys, Space]:
     if nearest is None or nearest.name.startswith("even") or profile.steps != steps:
         return even_keys(steps, calls), space
     weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
-    return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space  # type: ignore[arg-type]
+    return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space

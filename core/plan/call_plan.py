@@ -95,11 +95,9 @@ def limited(keys: Iterable[int], steps: int, max_gap: int) -> Keys:
         >>> limited((0, 6), steps=10, max_gap=2)
         (0, 3, 6, 8)
     """
-    keys = sorted(keys)
-    if not max_gap:
-        return tuple(keys)
-    found = set(keys)
-    for left, right in zip(keys, [*keys[1:], steps], strict=True):
+    given = sorted(keys)
+    found = set(given)
+    for left, right in zip(given, [*given[1:], steps], strict=True) if max_gap else ():
         parts = math.ceil((right - left) / (max_gap + 1))
         found |= {left + round(i * (right - left) / parts) for i in range(parts)}
     return tuple(sorted(found))
@@ -141,8 +139,8 @@ def keys_for(settings: CallSkip, steps: int) -> Keys:
             raise RecipeError(f"keys has step {settings.keys[-1]}, but this run's last step is {steps - 1}")
         return limited(settings.keys, steps, settings.max_gap)
     if settings.every:
-        keys = {*range(0, steps, settings.every), *range(settings.warmup), *range(steps - settings.tail, steps)}
-        return limited((k for k in keys if 0 <= k < steps), steps, settings.max_gap)
+        chosen = {*range(0, steps, settings.every), *range(settings.warmup), *range(steps - settings.tail, steps)}
+        return limited((k for k in chosen if 0 <= k < steps), steps, settings.max_gap)
     calls = wanted_calls(settings, steps)
     if settings.rule == "growing":
         keys = _grown(settings, steps, calls)

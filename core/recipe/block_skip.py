@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
-from ..forecast.names import PREDICTOR_NAMES
+from ..forecast.names import PREDICTOR_NAMES, PredictorName
 from .fields import check_fields, documented, fields_of, setting
 from .validate import check_window, text
 from .windows import window_end, window_start
@@ -113,7 +113,7 @@ class BlockSkip:
         "Extrapolate cached values from the last two instead of repeating the last one. Needs twice the cache memory.",
         advanced=True,
     )
-    predictor: str = setting(
+    predictor: PredictorName = setting(
         "line", "With forecast: how cached values are continued. See call skipping for the names.",
         choices=PREDICTOR_NAMES, shown=False,
     )  # fmt: skip

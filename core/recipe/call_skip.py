@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
-from ..forecast.names import PREDICTOR_NAMES, SPACES
+from ..forecast.names import PREDICTOR_NAMES, SPACES, PredictorName
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, text
 
@@ -77,7 +77,7 @@ class CallSkip:
         "with samplers that add noise.",
         choices=("auto", *SPACES), advanced=True,
     )  # fmt: skip
-    predictor: str = setting(
+    predictor: PredictorName = setting(
         "line",
         "How a value is continued: along a straight line, or as a published method does. hold repeats the last one.",
         choices=PREDICTOR_NAMES, advanced=True,

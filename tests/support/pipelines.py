@@ -6,7 +6,7 @@ Prompts are given as embeddings and pictures stay latents, so that no text encod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -32,7 +32,8 @@ class Running:
     """A pipeline and the arguments of its runs.
 
     calls: evaluations of the denoiser in a run. forwards: of the network in each. always: blocks that run at every call, as the
-    pipeline reads them. merges: has it self-attention that token merging may serve?
+    pipeline reads them. merges: has it self-attention that token merging may serve? family: is its network of a family that we
+    know?
     """
 
     pipe: Any
@@ -41,6 +42,7 @@ class Running:
     forwards: int = 1
     always: int = 0
     merges: bool = True
+    family: bool = True
 
     @property
     def network(self) -> nn.Module:
@@ -331,7 +333,11 @@ def hunyuan_video() -> Running:
     return running
 
 
+def _of_no_family(build: Callable[[], Running]) -> Callable[[], Running]:
+    return lambda: replace(build(), family=False)
+
+
 ANY_NETWORK: dict[str, Callable[[], Running]] = {
-    build.__name__: build for build in (qwen_image, z_image, lumina2, wan, ltx, hunyuan_video)
+    build.__name__: _of_no_family(build) for build in (qwen_image, z_image, lumina2, wan, ltx, hunyuan_video)
 }
 """Pipelines whose networks are of no family that we know: whole calls can be skipped."""
