@@ -1,10 +1,12 @@
 """Skipstone on one U-Net for one pass: hooks around the engine's calls.
 
-Leaf overrides live for one U-Net call, the hooks until :meth:`UNetBracket.end`. Nothing else touches the model.
+Leaf overrides live for one U-Net call, the hooks until :meth:`UNetBracket.end`. Nothing else touches the model. Where whole
+calls may be skipped, an override of the U-Net's `forward` takes the place of the hooks. It stays above those of extensions,
+so that a skipped call skips ControlNet as well.
 
 An extension may replace the U-Net's `forward` and run the blocks several times in one call: ControlNet's reference modes
-first run them on the reference, to fill the banks that attention reads in the picture's own pass. There the engine's call
-begins with the picture's pass, and the others run in full.
+first run them on the reference, to fill the banks that attention reads in the picture's own pass. There the parts of the
+engine begin with the picture's pass, and the others run in full.
 """
 
 from __future__ import annotations
@@ -17,83 +19,139 @@ from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
+from ..core.engine.override import beneath, override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
+from ..core.engine.session import Session
 from ..core.errors import Decline
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
+from .host import Step
 from .labels import StepRows
+from .noise import Levels
 
 _EXTRA_PASS = "an extension's extra passes through the U-Net (such as ControlNet's reference) ran unaccelerated"
 _NO_PASS = "an extension replaces the U-Net's forward, and no pass through the blocks starts from the picture's latent"
 
-_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 class UNetBracket:
-    """The hooks and the run of one pass. The calls to come are not known here, so the run is an unplanned one.
+    """The hooks and the run of one pass. The timesteps to come are not known here, so the run is an unplanned one.
 
-    rows: labels the rows of the U-Net's calls. foreign: the calls to come belong to another job; they run plain.
-    last_step, step: whether they are of the sampler's last step, and which step they are of; None where that is not known.
+    skips_calls: whether whole calls of the U-Net may be skipped.
     """
 
-    def __init__(self, unet: nn.Module, recipe: Recipe) -> None:
-        """Begin. Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then."""
-        self.rows = StepRows()
-        self.foreign = False
-        self.last_step = False
-        self.step: int | None = None
+    def __init__(self, unet: nn.Module, recipe: Recipe, levels: Levels = lambda timestep, options: None) -> None:
+        """Install. Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
+
+        levels: the noise levels of the model, used to skip calls.
+        """
         self._engine = Engine(unet, recipe)
-        self._session = self._engine.begin()
-        self._waiting: _Arguments | None = None
-        self._first = _first_block(unet)
-        self._unet = unet
-        self._removers = [RootHooks(unet, self._before, self._after).remove]
+        self._unet, self._levels = unet, levels
+        self.skips_calls = self._engine.skips_calls
+        self._rows = StepRows()
+        self._foreign = False
+        self._step, self._first_step = Step(), 0
+        self._session: Session | None = None
+        self._waiting: Tensor | None = None
+        self._level = 0.0
+        self._hooks = self._hook()
+        self._removers = [self._hooks.remove]
+        parts = any(not isinstance(method, CallSkip) for method in recipe.methods)
+        self._first = _first_block(unet) if parts else None
         if self._first is not None:
             self._removers.append(self._first.register_forward_pre_hook(self._on_pass).remove)
 
     def end(self) -> Report:
         """Take everything off the model, free the run's state and return its report. May be called twice."""
-        for remove in self._removers:
+        for remove in reversed(self._removers):
             remove()
         self._removers = []
         return self._engine.end()
 
-    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.foreign:
-            return
-        if self._first is not None and "forward" in self._unet.__dict__:
-            self._waiting = (args, kwargs)
-        else:
-            self._begin(args, kwargs)
+    def new_step(self, step: Step, conds: int | None, foreign: bool = False) -> None:
+        """A sampler step begins.
+
+        Args:
+            step: which one.
+            conds: number of cond rows in it, the unconds follow; None where that is not known.
+            foreign: it belongs to another job; its calls run plain.
+        """
+        self._foreign = foreign
+        self._rows.new_step(conds)
+        if not foreign:
+            self._step = step
+        if self.skips_calls:
+            self._stay_on_top()
+
+    def _hook(self) -> RootHooks:
+        return RootHooks(self._unet, self._before, self._after, overrides=self.skips_calls)
+
+    def _stay_on_top(self) -> None:
+        """Install once more where an extension replaced the U-Net's forward since. Below it, the old override only passes on."""
+        own = override_in(self._unet)
+        if own is None or getattr(own.around, "__self__", None) is not self._hooks:
+            self._hooks.remove()
+            self._hooks = self._hook()
+            self._removers.append(self._hooks.remove)
+
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Prepare a call; returns its output where it is skipped."""
+        if self._foreign:
+            return None
+        waits = self._first is not None and self._is_replaced()
+        self._session = self._engine.enter(lambda: self._call(args, kwargs), parts=not waits)
+        answer = self._session.forecast_or_none()
+        if waits and answer is None:
+            self._waiting = self._engine.family.inputs(args, kwargs).latent
+        return answer
+
+    def _is_replaced(self) -> bool:
+        """Has an extension replaced the U-Net's forward?"""
+        forward = beneath(self._unet)
+        return getattr(forward, "__func__", None) is not type(self._unet).forward
 
     def _on_pass(self, first: nn.Module, args: tuple[Any, ...]) -> None:
-        """A pass through the blocks begins. In a replaced forward, the engine's call begins with the picture's."""
-        if self._waiting is None:
+        """A pass through the blocks begins. In a replaced forward, the engine's parts begin with the picture's."""
+        if self._waiting is None or self._session is None:
             return
-        if not same_picture(args[0], self._engine.family.inputs(*self._waiting).latent):
+        if not same_picture(args[0], self._waiting):
             self._session.meter.note(_EXTRA_PASS)
             return
-        waiting, self._waiting = self._waiting, None
-        self._begin(*waiting)
-
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._engine.enter(lambda: self._call(args, kwargs))
+        self._waiting = None
+        self._session.begin_parts()
 
     def _after(self, output: Any) -> None:
+        session, self._session = self._session, None
         waiting, self._waiting = self._waiting, None
+        if session is None:
+            return
         if waiting is not None:
-            self._session.decline_call(_NO_PASS)
-        self._session.leave(output)
+            session.decline_call(_NO_PASS, self._level)
+        session.leave(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         inputs = self._engine.family.inputs(args, kwargs)
-        latent, timestep = inputs.latent, inputs.timestep
+        latent, options = inputs.latent, kwargs.get("transformer_options") or {}
         if not isinstance(latent, Tensor) or latent.ndim != 4:
             raise Decline("its input is no picture latent [batch, channels, height, width]")
-        now = one_timestep(timestep) * self._engine.family.time_scale
-        options = kwargs.get("transformer_options") or {}
-        streams = self.rows.label(now, latent.shape[0], options.get("cond_or_uncond"))
-        return Call(now, (latent.shape[2], latent.shape[3]), streams, self.last_step, latent, self.step)
+        time = one_timestep(inputs.timestep)
+        self._level = time * self._engine.family.time_scale
+        streams = self._rows.label(self._level, latent.shape[0], options.get("cond_or_uncond"))
+        if self._engine.running is None:
+            self._begin()
+        size, noise = (latent.shape[2], latent.shape[3]), self._levels(time, options) if self.skips_calls else None
+        return Call(self._level, size, streams, self._step.last, latent, self._number, noise)
+
+    def _begin(self) -> None:
+        """Begin the run at its first call: its steps are known only now. After a switch of the model, they are what is left."""
+        self._first_step = self._step.number or 0
+        left = self._step.steps - self._first_step if self._step.steps else None
+        self._engine.begin(steps=left, stochastic=self._step.noisy)
+
+    @property
+    def _number(self) -> int | None:
+        """Number of the step in this run."""
+        return None if self._step.number is None else self._step.number - self._first_step
 
 
 def _first_block(unet: nn.Module) -> nn.Module | None:

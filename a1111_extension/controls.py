@@ -12,11 +12,9 @@ from typing import Any
 import gradio as gr
 from modules.ui_common import create_refresh_button
 
-from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.token_merge import TokenMerge
-from ..core.recipe.token_prune import TokenPrune
-from . import masks
-from .table import PASSES, TABLE, Entry
+from . import model_files
+from .table import FOLDERS, METHODS, PASSES, TABLE, Entry, title_of
 
 QUIET = {"show_progress": "hidden", "queue": False}
 """For events: no progress bar over the controls, no waiting behind a picture."""
@@ -32,20 +30,21 @@ SETTINGS = tuple(entry.name for entry in TABLE if entry.name not in OF_PANEL)
 def settings_controls(elem_id: ElemId) -> dict[str, Any]:
     """All settings, in a group for each method and one for what they share. By name, in the table's order."""
     made = _rows(_group(TokenMerge), elem_id)
-    with _folded("Block masks", elem_id("block_masks")):
-        made |= _method(BlockSkip, elem_id, "blocks_advanced")
-    with _folded("DaTo", elem_id("dato_part")):
-        made |= _method(TokenPrune, elem_id, "dato_advanced")
+    for cls in reversed(METHODS):
+        if cls is not TokenMerge:
+            made |= _method(cls, elem_id)
     with _folded("Advanced", elem_id("advanced")):
         made |= _rows(_group(None), elem_id)
     return {name: made[name] for name in SETTINGS}
 
 
-def _method(cls: type[Any], elem_id: ElemId, advanced: str) -> dict[str, Any]:
+def _method(cls: type[Any], elem_id: ElemId) -> dict[str, Any]:
+    """The controls of one method, folded; the advanced ones folded once more."""
     entries = _group(cls)
-    made = _rows([entry for entry in entries if not entry.field.advanced], elem_id)
-    with _folded("Advanced", elem_id(advanced)):
-        return made | _rows([entry for entry in entries if entry.field.advanced], elem_id)
+    with _folded(title_of(cls), elem_id(f"{cls.kind}_part")):
+        made = _rows([entry for entry in entries if not entry.field.advanced], elem_id)
+        with _folded("Advanced", elem_id(f"{cls.kind}_advanced")):
+            return made | _rows([entry for entry in entries if entry.field.advanced], elem_id)
 
 
 def _group(cls: type[Any] | None) -> list[Entry]:
@@ -78,8 +77,8 @@ def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
     """
     about = {"label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
     field, value = entry.field, entry.default
-    if entry.name == "mask":
-        return _mask_files(elem_id, value, about)
+    if entry.setting in FOLDERS:
+        return _files(entry, elem_id, about)
     if entry.choices:
         kind = gr.Radio if entry.choices == PASSES else gr.Dropdown
         return kind(list(entry.choices), value=value, **about)
@@ -92,8 +91,12 @@ def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
     return gr.Slider(*(field.usual or (field.low, field.high)), value, step=field.step or 1, **about)
 
 
-def _mask_files(elem_id: ElemId, value: str, about: dict[str, Any]) -> Any:
+def _files(entry: Entry, elem_id: ElemId, about: dict[str, Any]) -> Any:
     """A list of the folder's files, with a button that reads it again."""
-    files = gr.Dropdown(["", *masks.names()], value=value, allow_custom_value=True, **about)
-    create_refresh_button(files, lambda: None, lambda: {"choices": ["", *masks.names()]}, elem_id("mask_refresh"))
+
+    def choices() -> list[str]:
+        return ["", *model_files.names(entry.setting)]
+
+    files = gr.Dropdown(choices(), value=entry.default, allow_custom_value=True, **about)
+    create_refresh_button(files, lambda: None, lambda: {"choices": choices()}, elem_id(f"{entry.name}_refresh"))
     return files

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from .sampler import adds_noise
+
+
+def patcher_of(p: Any) -> Any:
+    """Forge's and reForge's patcher of the U-Net; None in A1111."""
+    return getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+
 
 def unet_of(p: Any) -> nn.Module:
     """The U-Net that a processing object samples with: Forge's and reForge's patcher holds it, A1111's model has it."""
-    patcher = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+    patcher = patcher_of(p)
     return patcher.model.diffusion_model if patcher is not None else p.sd_model.model.diffusion_model
 
 
@@ -46,20 +54,39 @@ def attention_refusal(p: Any) -> str:
     return ""
 
 
-def is_last_step(denoiser: Any) -> bool:
-    """Is this evaluation in the sampler's last step, by the host's count of them?
+@dataclass(frozen=True)
+class Step:
+    """A step of the sampler.
 
-    It counts two evaluations per step for samplers of second order, which make one in the last. Its count is wrong for
-    adaptive samplers and for restarts.
+    Args:
+        number: of the step, from 0; None where the host does not count.
+        steps: number of steps of the pass, as far as it is known.
+        last: whether it is the last one.
+        noisy: whether the sampler adds noise.
     """
-    steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
-    return bool(steps and total and total - total // steps <= denoiser.step < total)
 
+    number: int | None = None
+    steps: int | None = None
+    last: bool = False
+    noisy: bool = False
 
-def step_of(denoiser: Any) -> int | None:
-    """The sampler's step of this evaluation, by the host's count; None where it has none. A rule decides once per step."""
-    steps, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
-    return int(denoiser.step) // max(1, total // steps) if steps and total else None
+    @classmethod
+    def of(cls, denoiser: Any, steps: int | None = None) -> Step:
+        """The step of an evaluation.
+
+        The host counts two evaluations per step for samplers of second order, which make one in the last.
+
+        Args:
+            denoiser: the host's, with its count of evaluations.
+            steps: number of steps in the sampler's schedule. Without it the host's own number counts, which is wrong for
+                adaptive samplers and for restarts.
+        """
+        noisy = adds_noise(getattr(denoiser, "sampler", None))
+        counted, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
+        if not counted or not total:
+            return cls(noisy=noisy)
+        number, steps = int(denoiser.step) // max(1, total // counted), steps or counted
+        return cls(number, steps, number == steps - 1, noisy)
 
 
 def _own_merging(p: Any) -> float:

@@ -18,7 +18,8 @@ log = logging.getLogger("skipstone")
 INFOTEXT = "Skipstone "
 """All infotext keys begin with this. The rest of a key is the field's name, with blanks for underscores."""
 
-MERGED, PRUNED, BLOCKS_RUN = INFOTEXT + "merged", INFOTEXT + "pruned", INFOTEXT + "blocks run"
+MERGED, PRUNED = INFOTEXT + "merged", INFOTEXT + "pruned"
+BLOCKS_RUN, CALLS_RUN = INFOTEXT + "blocks run", INFOTEXT + "calls run"
 """Infotext keys of what was done. They are not pasted."""
 
 REFUSED = INFOTEXT + "refused"

@@ -12,11 +12,15 @@ from typing import Any
 from torch import nn
 
 from ..core.engine.fitting import refusals, without
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .bracket import UNetBracket
+from .control import LateControls
 from .history import History, first_line
-from .host import checkpoint_of, is_last_step, step_of, unet_of
+from .host import Step, checkpoint_of, patcher_of, unet_of
+from .noise import levels_of
 from .results import one_line, tell_done, tell_refused
+from .sampler import StepCount, sampler_of, sampler_refusal
 
 
 @dataclass
@@ -33,6 +37,8 @@ class _Pass:
     checkpoint: str
     bracket: UNetBracket
     fitting: Recipe
+    count: StepCount
+    controls: LateControls
     stale: bool = False
 
     def switched(self) -> bool:
@@ -54,12 +60,13 @@ class Lifecycle:
         with self._lock:
             self.end()
             unet = unet_of(p)
-            refused = refusals(unet, recipe)
+            refused = refusals(unet, recipe) | _sampler_refusals(p, recipe)
             for reason in dict.fromkeys(refused.values()):
                 tell_refused(p, recipe, [kind for kind in refused if refused[kind] == reason], reason, title)
             fitting = without(recipe, set(refused))
             if not fitting.neutral:
-                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), UNetBracket(unet, fitting), fitting)
+                bracket, count = UNetBracket(unet, fitting, levels_of(p)), StepCount(sampler_of(p))
+                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, count, LateControls())
 
     def end(self) -> None:
         """End the pass under way, if any, and keep its report. The U-Net is then as it was before."""
@@ -67,6 +74,8 @@ class Lifecycle:
             ended, self._pass = self._pass, None
             if ended is None:
                 return
+            ended.count.remove()
+            ended.controls.remove()
             report = ended.bracket.end()
             if not report.calls:
                 return
@@ -82,18 +91,30 @@ class Lifecycle:
             p = getattr(params.denoiser, "p", None)
             foreign = p is not None and p is not self._pass.p
             if not foreign and self._pass.switched():
-                self.begin(self._pass.p, self._pass.recipe, f"{self._pass.title}, after a model switch")
-            if self._pass is not None:
-                self._pass.bracket.foreign = foreign
-                self._pass.bracket.last_step = is_last_step(params.denoiser)
-                self._pass.bracket.step = step_of(params.denoiser)
-                self._pass.bracket.rows.new_step(_rows(params.text_cond))
+                self._resume(self._pass)
+            if (now := self._pass) is None:
+                return
+            now.bracket.new_step(Step.of(params.denoiser, now.count.steps), _rows(params.text_cond), foreign)
+            if now.bracket.skips_calls and not foreign:
+                now.controls.add(patcher_of(now.p))
+
+    def _resume(self, before: _Pass) -> None:
+        """Begin a pass in the middle of another one, whose model was switched. The sampler stays the same."""
+        self.begin(before.p, before.recipe, f"{before.title}, after a model switch")
+        if self._pass is not None:
+            self._pass.count.steps = before.count.steps
 
     def on_model_loaded(self, model: Any) -> None:
         """`on_model_loaded`: the next step begins a new pass, since cached values belong to the old weights."""
         with self._lock:
             if self._pass is not None:
                 self._pass.stale = True
+
+
+def _sampler_refusals(p: Any, recipe: Recipe) -> dict[str, str]:
+    """Kind -> reason, for each method that skips calls and does not support this pass's sampler."""
+    reason = sampler_refusal(p)
+    return {m.kind: reason for m in recipe.methods if isinstance(m, CallSkip)} if reason else {}
 
 
 def _rows(cond: Any) -> int | None:

@@ -8,18 +8,20 @@ from typing import Any
 
 from ..core.engine.report import Report
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
-from .infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
+from .infotext import BLOCKS_RUN, CALLS_RUN, MERGED, PRUNED, REFUSED
 
 log = logging.getLogger("skipstone")
 
-KEYS = {TokenMerge.kind: MERGED, TokenPrune.kind: PRUNED, BlockSkip.kind: BLOCKS_RUN}
+KEYS = {TokenMerge.kind: MERGED, TokenPrune.kind: PRUNED, BlockSkip.kind: BLOCKS_RUN, CallSkip.kind: CALLS_RUN}
 UNDONE = {
     TokenMerge.kind: "merged no tokens",
     TokenPrune.kind: "pruned no tokens",
     BlockSkip.kind: "skipped no blocks",
+    CallSkip.kind: "skipped no calls",
 }
 _MOST = 300
 
@@ -49,7 +51,7 @@ def used(recipe: Recipe) -> list[Method]:
 
 
 def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, title: str) -> None:
-    """Report methods of a recipe that cannot run in this pass. Their figures are 0 %, or 100 % of the blocks.
+    """Report methods of a recipe that cannot run in this pass. Their figures are 0 %, or 100 % of the blocks and calls.
 
     Args:
         p: the processing object.
@@ -86,7 +88,9 @@ def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
 
 
 def _share(method: Method, report: Report) -> float | None:
-    """Share of the tokens that were merged or pruned, or of the blocks that ran; None where the method did nothing."""
+    """Share of the tokens that were merged or pruned, or of what ran; None where the method did nothing."""
+    if method.kind == CallSkip.kind:
+        return report.calls_run / report.calls if report.calls_forecast else None
     if method.kind == BlockSkip.kind:
         return report.blocks_run / report.blocks if report.blocks_reused + report.blocks_dead else None
     verb = "merged" if method.kind == TokenMerge.kind else "pruned"
@@ -95,7 +99,10 @@ def _share(method: Method, report: Report) -> float | None:
 
 
 def _reasons(method: Method, report: Report) -> str:
-    declined = [] if method.kind == BlockSkip.kind and report.served else list(report.declined)
+    of_calls = [reason for reason, what in report.declined.items() if what == ["call skipping"]]
+    others = [reason for reason in report.declined if reason not in of_calls]
+    declined = [] if method.kind == BlockSkip.kind and report.served else others
+    declined = of_calls if method.kind == CallSkip.kind else declined
     return "; ".join([*declined, *report.notes]) or f"it was not used in the {report.calls} calls of this pass"
 
 
@@ -104,7 +111,7 @@ def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
     shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
     shares[title] = share
     if any(s is not None for s in shares.values()):
-        untouched = 1.0 if key == BLOCKS_RUN else 0.0
+        untouched = 1.0 if key in (BLOCKS_RUN, CALLS_RUN) else 0.0
         p.extra_generation_params[key] = " / ".join(f"{untouched if s is None else s:.0%}" for s in shares.values())
 
 

@@ -9,14 +9,15 @@ from modules import script_callbacks, scripts
 
 from ..core.engine.fitting import without
 from ..core.errors import SkipstoneError
-from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 from . import panel, tab, xyz
 from .history import History, headline
 from .host import attention_refusal, is_hires, refusal
 from .infotext import INFOTEXT, infotext_of
 from .lifecycle import Lifecycle
-from .masks import located
+from .model_files import located
 from .results import refuse, tell_refused, used
 from .settings import HIRES, PanelSettings
 
@@ -148,7 +149,7 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | Non
 
 def _without_tokens(recipe: Recipe, p: Any, title: str) -> Recipe:
     """The recipe, without merging and pruning where another feature already patches the U-Net's attention."""
-    tokens = [method.kind for method in used(recipe) if method.kind != BlockSkip.kind]
+    tokens = [method.kind for method in used(recipe) if isinstance(method, (TokenMerge, TokenPrune))]
     if not tokens or not (reason := attention_refusal(p)):
         return recipe
     tell_refused(p, recipe, tokens, reason, title)

@@ -13,7 +13,7 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune, parse_ratios
 from ..core.recipe.validate import choice
-from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, OFF, PASSES, TABLE, Entry, spaced
+from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, METHODS, OFF, PASSES, SHARING, TABLE, Entry, spaced
 from .values import typed
 
 _DATO = ("dato", "ratio", "ratios", "dato_depths")
@@ -61,7 +61,7 @@ class _Panel:
         if self.recipe.strip():
             return Recipe.from_json(self.recipe)
         methods = self.methods()
-        if len([m for m in methods if not isinstance(m, BlockSkip) and not m.neutral]) == 2:
+        if len([m for m in methods if isinstance(m, (TokenMerge, TokenPrune)) and not m.neutral]) == 2:
             raise RecipeError(
                 f"threshold={self.threshold:g} merges tokens that dato={self.dato!r} prunes: "
                 "set Threshold to 1, or DaTo to off"
@@ -71,7 +71,9 @@ class _Panel:
     def methods(self) -> list[Method]:
         """The recipe of the fields, whatever is in the recipe box. Merging is always in it, and neutral at a threshold of 1."""
         listed = {"checkpoints": self.custom} if self.checkpoints == CUSTOM else {}
-        return [self._method(TokenMerge, **listed), *self._prune(), *self._skip()]
+        others = (self._method(cls) for cls in METHODS if cls not in SHARING)
+        merge = self._method(TokenMerge, **listed)
+        return [merge, *self._prune(), *self._skip(), *(m for m in others if not m.neutral)]
 
     def uses(self, entry: Entry) -> bool:
         """Is a field used, as the others are set? Some are for one block rule only, or for DaTo's own lists."""
@@ -139,8 +141,8 @@ else:
 
 
 def effects(recipe: Recipe) -> tuple[Any, ...]:
-    """What distinguishes two recipes: merging that changes nothing counts as none."""
-    return tuple(m for m in recipe.methods if not (isinstance(m, TokenMerge) and m.neutral))
+    """What distinguishes two recipes: a method that changes nothing counts as none, unless it has an "off" of its own."""
+    return tuple(m for m in recipe.methods if not m.neutral or isinstance(m, (TokenPrune, BlockSkip)))
 
 
 def edited(recipe: Recipe, panel: PanelSettings) -> Recipe:

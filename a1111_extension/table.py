@@ -13,11 +13,14 @@ from typing import Any
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.fields import Field, default_of, field_of, fields_of, label_of
 from ..core.recipe.presets import DATO, preset
+from ..core.recipe.recipe import METHODS as NAMED
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from ..core.recipe.validate import choice
 
-METHODS = (TokenMerge, TokenPrune, BlockSkip)
+METHODS = tuple(NAMED.values())
+SHARING = (TokenMerge, TokenPrune, BlockSkip)
+"""Methods whose settings of one name have one control. A method that acts on whole calls has controls of its own."""
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
@@ -31,8 +34,10 @@ MERGE_IN = {
 DATO_CHOICES = (OFF, *(name for name in DATO if TokenPrune() in preset(name).methods), CUSTOM)
 """DaTo's presets that differ in their depths alone; the panel's other fields say the rest. Others are recipes."""
 
-MASK_FOLDER = "skipstone_masks"
-"""In the web UI's models folder."""
+FOLDERS = {"mask": "skipstone_masks", "profile": "skipstone_profiles"}
+"""Setting that names a file -> its folder in the web UI's models folder."""
+
+_TITLES = {BlockSkip: "Block masks", TokenPrune: "DaTo"}
 
 ALWAYS, CHANGED, NEVER = "always", "changed", "never"
 """When a field is written to the infotext: whenever it is used, if it is not the default as well, or never."""
@@ -41,7 +46,8 @@ ORDER = (
     "enabled", "threshold", "checkpoints", "custom", "passes", "matching", "proportional", "destination", "batch",
     "max_downsample", "merge_in", "start", "end", "recipe", "rule", "every", "branch", "depths", "mask", "last_full",
     "memory_budget", "offload", "forecast", "dato", "ratio", "ratios", "dato_depths", "recover_from", "stride", "gamma",
-    "alpha", "seed", "mode", "caching", "split",
+    "alpha", "seed", "mode", "caching", "split", "speedup", "calls", "calls_every", "keys", "calls_rule", "space",
+    "predictor", "warmup", "tail", "max_gap", "calls_threshold", "profile",
 )  # fmt: skip
 """Public: the order of the API's arguments. A field that is not listed comes last; append it here before the next release."""
 
@@ -165,7 +171,9 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     },
     "every": {"infotext": ALWAYS, "axis": "Block rule every"},
     "mode": {"note": "Only uniform is available in this web UI, which does not announce its calls."},
-    "mask": {"note": f"A file in models/{MASK_FOLDER}."},
+    "mask": {"note": f"A file in models/{FOLDERS['mask']}."},
+    "profile": {"note": f"A file in models/{FOLDERS['profile']}."},
+    "speedup": {"default": 1.0},
     "ratio": {"infotext": ALWAYS, "axis": "DaTo ratio"},
 }  # fmt: skip
 """Settings whose entry differs from the plain one, and how."""
@@ -178,22 +186,40 @@ def table(methods: Iterable[type[Any]]) -> tuple[Entry, ...]:
 
 
 def _settings(methods: tuple[type[Any], ...]) -> Iterator[Entry]:
-    """One entry for each name of a setting that is shown."""
-    shown = {cls: [name for name, field in fields_of(cls).items() if field.shown] for cls in methods}
-    for name in dict.fromkeys(name for names in shown.values() for name in names):
-        yield _setting(name, tuple(cls for cls in methods if name in shown[cls]))
+    """One entry for each setting that is shown; the methods of :data:`SHARING` have one for each name."""
+    taken: set[str] = set()
+    groups = [tuple(cls for cls in methods if cls in SHARING), *((cls,) for cls in methods if cls not in SHARING)]
+    for group in groups:
+        shown = {cls: [name for name, field in fields_of(cls).items() if field.shown] for cls in group}
+        names = dict.fromkeys(name for found in shown.values() for name in found)
+        for name in names:
+            own = f"{_slot(group[0])}_{name}" if name in taken else name
+            yield _setting(own, name, tuple(cls for cls in group if name in shown[cls]))
+        taken |= set(names)
 
 
-def _setting(name: str, methods: tuple[type[Any], ...]) -> Entry:
+def _slot(cls: type[Any]) -> str:
+    """A method's name in a recipe."""
+    return next((slot for slot, named in NAMED.items() if named is cls), cls.__name__.lower())
+
+
+def title_of(cls: type[Any]) -> str:
+    """The heading over a method's controls: by default, how its docstring begins."""
+    return _TITLES.get(cls) or (cls.__doc__ or cls.__name__).strip().split(":")[0]
+
+
+def _setting(own: str, name: str, methods: tuple[type[Any], ...]) -> Entry:
+    """own: name of the entry. name: of the setting."""
     field, default = field_of(methods[0], name), default_of(methods[0], name)
     plain = {
-        "name": name,
+        "name": own,
         "default": _shown_default(field, default),
         "choices": () if isinstance(default, bool) else tuple(str(c) for c in field.choices if c not in field.unlisted),
         "group": methods[0] if len(methods) == 1 and (methods[0] is not TokenMerge or not field.advanced) else None,
         "only": ("rule", field.rules) if field.rules else None,
+        "axis": "" if own == name else f"{title_of(methods[0])} {name}".replace("_", " "),
     }
-    return Entry(field=field, methods=methods, setting=name, **{**plain, **_PARTICULAR.get(name, {})})
+    return Entry(field=field, methods=methods, setting=name, **{**plain, **_PARTICULAR.get(own, {})})
 
 
 def _shown_default(field: Field, default: Any) -> Any:

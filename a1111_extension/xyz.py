@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.call_skip import CallSkip
+from ..core.recipe.fields import default_of
 from ..core.recipe.presets import DATO, preset
 from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
@@ -19,6 +21,9 @@ from ..core.recipe.validate import choice
 from .settings import PanelSettings
 from .table import CUSTOM, FIELDS, METHODS, OFF, TABLE, Entry
 from .values import typed
+
+_COUNTS = ("keys", "calls", "every")
+"""Settings of call skipping of which one, or else its speedup, chooses how many calls run."""
 
 _PREFIX = "[Skipstone] "
 _MODULES = ("xyz_grid.py", "scripts.xyz_grid")
@@ -127,9 +132,11 @@ def _without_dato(found: dict[type[Any], Method]) -> dict[type[Any], Method]:
 
 
 def _changed(method: Method, cell: Values, fixed: bool) -> Method:
-    """The method with its values of the cell. A value that its block rule does not use chooses another rule, or is left out
-    where the rule is fixed."""
+    """The method with the values of its own. A value that its block rule does not use chooses another rule, or is left out
+    where the rule is fixed; of the ways to choose how many calls run, the cell's replaces the panel's."""
     entries = [FIELDS[name] for name in cell if type(method) in FIELDS[name].methods]
+    if isinstance(method, CallSkip) and {entry.setting for entry in entries} & {"speedup", *_COUNTS}:
+        method = replace(method, **{name: default_of(CallSkip, name) for name in _COUNTS})
     if isinstance(method, BlockSkip):
         rule = cell.get("rule", method.rule)
         method = replace(method, rule=rule, mask=method.mask if rule == "mask" else "")

@@ -176,11 +176,12 @@ class Engine:
             while len(self._stack) > depth:
                 self.end()
 
-    def enter(self, read: Callable[[], Call]) -> Session:
+    def enter(self, read: Callable[[], Call], parts: bool = True) -> Session:
         """Prepare the model for a forward. Never raises: what cannot be served, or fails, runs unaccelerated and is reported.
 
         Args:
             read: returns the call; it may begin a run, or raise :class:`Decline`.
+            parts: whether the parts begin now; if not, at :meth:`Session.begin_parts`.
 
         Returns:
             The session, whose :meth:`Session.leave` must follow the forward.
@@ -192,7 +193,7 @@ class Engine:
             session = self.running or self._begin_plain()
             session.refuse(error)
         else:
-            session.enter(call)
+            session.enter(call, parts)
         return session
 
     def forward(self, read: Callable[[], Call], run: Callable[[], Any]) -> Any:

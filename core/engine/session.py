@@ -112,6 +112,7 @@ class Session:
         self._trails = Trails()
         self._declined = 0
         self._level: float | None = None
+        self._waiting: tuple[Tick, Call] | None = None
         self._failed = False
         parts = [make(horizon, self.meter) for make in makers]
         self._parts = [(part, self._overrides(part)) for part in parts]
@@ -133,21 +134,40 @@ class Session:
             self._fail(fault)
             return None
 
-    def enter(self, call: Call) -> None:
-        """Prepare a forward: find its call, decide it, and install the overrides. Errors go to :meth:`refuse`."""
+    def enter(self, call: Call, parts: bool = True) -> None:
+        """Prepare a forward: find its call, decide it, and install the overrides. Errors go to :meth:`refuse`.
+
+        Args:
+            call: the forward.
+            parts: whether the parts begin now. False leaves that to :meth:`begin_parts`, for a forward whose blocks first run on
+                something else.
+        """
         self._remove()
         self._answers = False
+        self._waiting = None
         if self._failed:
             return self._count_declined()
         before = self.meter.report.calls
         try:
             self._begin(call)
+            if parts:
+                self._begin_parts()
         except Exception as error:
             self._remove()
             # `refuse` counts the call; take back what `_begin` counted.
             self._declined -= self.meter.report.calls > before
             self.meter.report.calls = before
             self.refuse(error)
+
+    def begin_parts(self) -> None:
+        """Begin the parts of a forward that was entered without them; once. If that fails, they run unaccelerated."""
+        try:
+            self._begin_parts()
+        except (Decline, SkipstoneError) as error:
+            self.decline_call(str(error), self._level)
+        except Exception as fault:
+            self._remove()
+            self._fail(fault)
 
     def refuse(self, error: Exception) -> None:
         """Run a forward unaccelerated because of an error.
@@ -188,7 +208,7 @@ class Session:
             self._end(output)
         except Exception as fault:
             self._fail(fault)
-        self._answers = False
+        self._answers, self._waiting = False, None
         self.idle.set()
 
     def close(self) -> Report:
@@ -229,9 +249,20 @@ class Session:
             if self._answers:
                 return
             tick = self._running.tick(call.timestep, streams)
+<<<<<<< HEAD
             call = replace(
                 call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None
             )
+=======
+            call = replace(call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None)
+        self._waiting = tick, call
+
+    def _begin_parts(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        tick, call = waiting
+>>>>>>> c985a7f (Call skipping in AUTOMATIC1111 and Forge: an override above ControlNet's, the sampler's own step count, controls made from the methods)
         for part, overrides in self._parts:
             if part.begin(tick, call):
                 overrides.install()

@@ -6,10 +6,12 @@ Hooks are called in the host's order and with its arguments, but what they raise
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -77,7 +79,10 @@ def write_infotext(params: dict[str, Any]) -> str:
 
 @dataclass
 class Job:
-    """`StableDiffusionProcessing`: what the hooks read and write of it."""
+    """`StableDiffusionProcessing`: what the hooks read and write of it.
+
+    counted: number of steps by the host's count, where it is not that of the timesteps. predicts: the model's output.
+    """
 
     unet: nn.Module
     latent: Tensor
@@ -88,17 +93,23 @@ class Job:
     is_hr_pass: bool = False
     forge: bool = False
     token_merging: float = 0.0
+    sampler_name: str = "Euler"
+    counted: int = 0
+    predicts: str = "eps"
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.height, self.width = (8 * side for side in self.latent.shape[-2:])
         self.sd_model = SimpleNamespace(sd_checkpoint_info=SimpleNamespace(filename="first.safetensors"))
+        self.sampler = Sampler(self.sampler_name)
         inner = SimpleNamespace(diffusion_model=self.unet)
         if self.forge:
             self.sd_model.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=inner))
         else:
             self.sd_model.model, self.sd_model.applied_token_merged_ratio = inner, self.token_merging
+            self.sd_model.alphas_cumprod = torch.cumprod(1 - torch.linspace(0.0292, 0.1095, 1000) ** 2, 0)
+            self.sd_model.parameterization = self.predicts
 
     @property
     def in_use(self) -> nn.Module:
@@ -112,6 +123,39 @@ class Job:
     def get_token_merging_ratio(self, for_hr: bool = False) -> float:
         """The ratio asked for."""
         return self.token_merging
+
+
+def sample(model: Any, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """A sampler's function of k-diffusion. The double's levels are timesteps, and zero at the end."""
+    for t in sigmas[:-1]:
+        x = 0.95 * x + 0.1 * torch.tanh(model(x, t))
+    return x
+
+
+def sample_ancestral(model: Any, x: Tensor, sigmas: Sequence[float], eta: float = 1.0) -> Tensor:
+    """One that can add noise."""
+    return sample(model, x, sigmas)
+
+
+def ddim(model: Any, x: Tensor, timesteps: Sequence[float], eta: float = 0.0) -> Tensor:
+    """`sd_samplers_timesteps_impl.ddim`: its timesteps rise, and the first of them is not called."""
+    return sample(model, x, timesteps[::-1])
+
+
+class Sampler:
+    """`sd_samplers_common.Sampler`: the host makes one for each pass, and calls its `func` with the schedule by name."""
+
+    def __init__(self, name: str) -> None:
+        self.config = SimpleNamespace(name=name)
+        self.func: Callable[..., Tensor] = {"DDIM": ddim}.get(name, sample_ancestral if name[-2:] == " a" else sample)
+        self.eta = 0.0 if self.func is ddim else 1.0
+
+    def sample(self, model: Any, x: Tensor, timesteps: Sequence[float]) -> Tensor:
+        """Sample. It passes what the function takes."""
+        takes = inspect.signature(self.func).parameters
+        schedule = {"sigmas": (*timesteps, 0.0), "timesteps": (0.0, *timesteps[::-1])}
+        given = {"eta": self.eta, **schedule}
+        return self.func(model, x, **{name: value for name, value in given.items() if name in takes})
 
 
 class Interrupted(BaseException):
@@ -181,21 +225,25 @@ class Host:
         return x
 
     def _begin(self, script: Any, job: Job, args: tuple[Any, ...], x: Tensor) -> None:
+        job.sampler = Sampler(job.sampler_name)
         script.process_before_every_sampling(job, *args, x=x, noise=x, c=job.cond, uc=job.uncond)
 
     def _sample(self, job: Job, x: Tensor) -> Tensor:
-        for step, t in enumerate(job.timesteps):
-            self.on_step(job, step)
-            x = 0.95 * x + 0.1 * torch.tanh(self._denoise(job, x, t, step))
-        return x
+        steps = itertools.count()
+
+        def denoise(x: Tensor, t: float) -> Tensor:
+            self.on_step(job, step := next(steps))
+            return self._denoise(job, x, t, step)
+
+        return job.sampler.sample(denoise, x, job.timesteps)
 
     def _denoise(self, job: Job, x: Tensor, t: float, step: int) -> Tensor:
         """`CFGDenoiser.forward`: the callback, then the conds in as many calls as the layout says.
 
         A1111 has the rows [conds, unconds]; Forge goes through its list from the end, so unconds come first there.
         """
-        steps = len(job.timesteps)
-        denoiser = SimpleNamespace(p=job, step=step, steps=steps, total_steps=steps)
+        steps = job.counted or len(job.timesteps)
+        denoiser = SimpleNamespace(p=job, step=step, steps=steps, total_steps=steps, sampler=job.sampler)
         params = SimpleNamespace(denoiser=denoiser, text_cond=job.cond, text_uncond=job.uncond)
         self.fire("on_cfg_denoiser", params)
         calls = self.calls(step, len(x))

@@ -1,0 +1,73 @@
+"""The noise level of a U-Net's input, and what its output predicts there, as the host's model says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import exp, floor
+from typing import Any
+
+from torch import Tensor
+
+from ..core.engine.call import one_timestep
+from ..core.forecast.space import Noise, Predicts
+from .host import patcher_of
+
+Levels = Callable[[float, Mapping[str, Any]], Noise | None]
+"""(the U-Net's timestep argument, its transformer options) -> the noise level; None where the model's form is not known."""
+
+_FORGE: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "const": "flow"}
+_REFORGE: dict[str, Predicts] = {"CONST": "flow", "V_PREDICTION": "v", "EPS": "eps"}
+"""In this order: a class of velocity derives from that of noise."""
+
+_LEAST = 1e-9
+"""Least squared share of the picture: schedules with zero terminal SNR have none at their first timestep."""
+
+
+def levels_of(p: Any) -> Levels:
+    """The noise levels of the model that a processing object samples with."""
+    patcher = patcher_of(p)
+    if patcher is not None:
+        return _patched(patcher.model)
+    if getattr(p.sd_model, "is_sd3", False):
+        return lambda timestep, options: Noise.of_flow(timestep / 1000)
+    return _scheduled(p.sd_model)
+
+
+def _scheduled(model: Any) -> Levels:
+    """Levels between the timesteps of the schedule, as k-diffusion interpolates them. Waits for the device once."""
+    alphas, predicts = getattr(model, "alphas_cumprod", None), getattr(model, "parameterization", None)
+    if not isinstance(alphas, Tensor) or predicts not in ("eps", "v"):
+        return lambda timestep, options: None
+    kept = alphas.detach().double().clamp(_LEAST, 1 - _LEAST)
+    logs = (0.5 * ((1 - kept) / kept).log()).tolist()
+
+    def level(timestep: float, options: Mapping[str, Any]) -> Noise:
+        at = min(max(timestep, 0.0), len(logs) - 1.0)
+        low, share = floor(at), at - floor(at)
+        log_sigma = logs[low] + share * (logs[min(low + 1, len(logs) - 1)] - logs[low])
+        return Noise.of_karras(exp(log_sigma), predicts)
+
+    return level
+
+
+def _patched(model: Any) -> Levels:
+    """Forge and reForge put each call's sigma into its options; the U-Net's timestep is rounded."""
+    predicts = _predicts(model)
+
+    def level(timestep: float, options: Mapping[str, Any]) -> Noise | None:
+        if predicts is None or options.get("sigmas") is None:
+            return None
+        sigma = one_timestep(options["sigmas"])
+        return Noise.of_flow(sigma) if predicts == "flow" else Noise.of_karras(sigma, predicts)
+
+    return level
+
+
+def _predicts(model: Any) -> Predicts | None:
+    """What the network's output is. None for EDM, whose output is scaled otherwise, and for unknown kinds."""
+    form = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+    if getattr(form, "sigma_data", 1.0) != 1.0:
+        return None
+    names = [kind.__name__ for kind in type(form).__mro__]
+    kinds = [] if "EDM" in names else [predicts for name, predicts in _REFORGE.items() if name in names]
+    return _FORGE.get(getattr(form, "prediction_type", ""), kinds[0] if kinds else None)
