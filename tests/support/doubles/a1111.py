@@ -28,6 +28,11 @@ SHIM = ROOT / "scripts" / "skipstone.py"
 CALLBACKS = ("on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_tabs")
 
 
+SHARES = torch.cumprod(1 - torch.linspace(0.0292, 0.1095, 1000) ** 2, 0)
+"""`alphas_cumprod` of SD1."""
+LOG_SIGMAS = ((1 - SHARES) / SHARES).sqrt().log().double()
+
+
 class InputAccordion(Component):
     """`modules.ui_components.InputAccordion`: a checkbox that is also an accordion."""
 
@@ -105,10 +110,12 @@ class Job:
         self.sampler = Sampler(self.sampler_name)
         inner = SimpleNamespace(diffusion_model=self.unet)
         if self.forge:
+            kinds = {"eps": "epsilon", "v": "v_prediction", "flow": "const"}
+            inner.predictor = SimpleNamespace(sigma_data=1.0, prediction_type=kinds.get(self.predicts, self.predicts))
             self.sd_model.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=inner))
         else:
             self.sd_model.model, self.sd_model.applied_token_merged_ratio = inner, self.token_merging
-            self.sd_model.alphas_cumprod = torch.cumprod(1 - torch.linspace(0.0292, 0.1095, 1000) ** 2, 0)
+            self.sd_model.alphas_cumprod = SHARES
             self.sd_model.parameterization = self.predicts
 
     @property
@@ -252,10 +259,17 @@ class Host:
         outputs: dict[int, Tensor] = {}
         for count in calls:
             now, chunks = chunks[: count // len(x)], chunks[count // len(x) :]
-            options = {"transformer_options": {"cond_or_uncond": [mark for mark, _ in now]}} if job.forge else {}
+            options = {"transformer_options": _options(now, t)} if job.forge else {}
             out = call_unet(job.in_use, torch.cat([x] * len(now)), t, torch.cat([c for _, c in now]), **options)
             outputs |= {mark: part for (mark, _), part in zip(now, out.chunk(len(now)), strict=True)}
         return outputs[1] + 3.0 * (outputs[0] - outputs[1]) if 1 in outputs else outputs[0]
+
+
+def _options(chunks: list[tuple[int, Tensor]], t: float) -> dict[str, Any]:
+    """Forge's `transformer_options`: its marks of the chunks, and sigma for one picture."""
+    low = int(t)
+    log = torch.lerp(LOG_SIGMAS[low], LOG_SIGMAS[min(low + 1, 999)], t - low) if t > 1 else torch.tensor(t).log()
+    return {"cond_or_uncond": [mark for mark, _ in chunks], "sigmas": log.exp().view(1).float()}
 
 
 def call_unet(unet: nn.Module, x: Tensor, t: float, context: Tensor, **options: Any) -> Tensor:

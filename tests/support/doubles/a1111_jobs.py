@@ -30,7 +30,18 @@ def job_of(case: tiny.Case, **options: Any) -> a1111.Job:
 
 def fresh(job: a1111.Job, **options: Any) -> a1111.Job:
     """The same request once more."""
-    names = ("unet", "latent", "cond", "uncond", "timesteps", "enable_hr", "forge", "sampler_name", "counted", "predicts")
+    names = (
+        "unet",
+        "latent",
+        "cond",
+        "uncond",
+        "timesteps",
+        "enable_hr",
+        "forge",
+        "sampler_name",
+        "counted",
+        "predicts",
+    )
     return a1111.Job(**{**{n: getattr(job, n) for n in names}, **options})
 
 

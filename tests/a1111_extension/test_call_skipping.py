@@ -1,0 +1,395 @@
+"""Call skipping in the web UI: the announced calls reach the U-Net, whatever the host does around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from doubles import a1111
+from doubles.a1111_controlnet import ControlNet
+from doubles.a1111_jobs import args_of, dense, fresh, job_of, refused, runs
+from torch import Tensor, nn
+
+from skipstone.a1111_extension.infotext import BLOCKS_RUN, CALLS_RUN, REFUSED
+from skipstone.core.models import recognise
+
+pytest_plugins = ["doubles.a1111_fixtures"]
+
+STEPS = 12
+TIMES = tuple(999.0 - 90.5 * k for k in range(STEPS))
+TWICE = args_of(threshold=1.0, speedup=2.0)
+
+
+class Straight(nn.Module):
+    """A network whose noise follows a straight line over the run, so that a forecast of it is exact at the right levels.
+
+    It returns what the job's model predicts: that noise, or the velocity which follows from it and the input. rows: of its
+    calls. Forge's rounds its timestep, and finds the level in sigma.
+    """
+
+    def __init__(self, predicts: str = "eps") -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self.predicts, self.time = predicts, 0.0
+        self.pattern = nn.Parameter(tiny.noise(1, 4, 16, 16), requires_grad=False)
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> Tensor:
+        self.rows.append(len(x))
+        t, words = timesteps.view(-1, 1, 1, 1) / 1000, context.mean((1, 2)).view(-1, 1, 1, 1)
+        noise = self.pattern * (1 - 2 * t) + 5 * words * t
+        share = picture_share(float(timesteps[0]))
+        return (noise - (1 - share) ** 0.5 * x) / share**0.5 if self.predicts == "v" else noise
+
+
+def picture_share(t: float) -> float:
+    """The share of the picture at a timestep, with the logarithm of sigma linear between the timesteps."""
+    shares = a1111.SHARES.double()
+    logs = ((1 - shares) / shares).sqrt().log()
+    low = int(t)
+    log = torch.lerp(logs[low], logs[min(low + 1, 999)], t - low)
+    return float(1 / (1 + (2 * log).exp()))
+
+
+@pytest.fixture
+def job() -> Iterator[a1111.Job]:
+    """A picture of twelve steps; nothing of it may be left on the network."""
+    yield (job := straight())
+    assert list(a1111.traces(job.unet)) == []
+
+
+@pytest.fixture
+def unet_job(models: tuple[tiny.Case, tiny.Case]) -> Iterator[a1111.Job]:
+    """The same with a U-Net of random weights, for what needs its blocks."""
+    yield job_of(models[0], timesteps=TIMES)
+    assert list(a1111.traces(models[0].model)) == []
+
+
+def straight(predicts: str = "eps", **options: Any) -> a1111.Job:
+    conds = [torch.full((1, 3, 8), value) for value in (0.2, -0.1)]
+    return a1111.Job(
+        Straight(predicts), tiny.noise(1, 4, 16, 16), *conds, timesteps=TIMES, predicts=predicts, **options
+    )
+
+
+def rows_of(job: a1111.Job) -> list[int]:
+    """The rows of each call that reached the network."""
+    return job.unet.rows
+
+
+@contextmanager
+def counted(unet: nn.Module) -> Iterator[list[int]]:
+    """Rows of each real pass through a U-Net's middle block."""
+    inner, seen = unet.middle_block[0].in_layers[2], []
+    forward = inner.forward
+
+    def count(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return forward(x)
+
+    inner.forward = count
+    try:
+        yield seen
+    finally:
+        del inner.forward
+
+
+def plain(host: a1111.Host, job: a1111.Job) -> Tensor:
+    """The dense picture, whose calls do not count."""
+    before = len(rows_of(job))
+    picture = dense(host, job)
+    del rows_of(job)[before:]
+    return picture
+
+
+# -- the calls that run --
+
+
+@pytest.mark.parametrize("forge", [False, True], ids=["A1111", "Forge"])
+@pytest.mark.parametrize("layout", [a1111.batched, a1111.split])
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_half_the_calls_reach_the_network_and_the_picture_stays(
+    host: a1111.Host, layout: Any, forge: bool, predicts: str
+) -> None:
+    job, host.calls = straight(predicts, forge=forge), layout
+    on = host.process_images(host.script(), job, *TWICE)
+    assert rows_of(job) == ([2] * 6 if layout is a1111.batched else [1] * 12)
+    assert torch.allclose(on, plain(host, job), atol=1e-4)
+    assert job.extra_generation_params[CALLS_RUN] == "50%" and REFUSED not in job.extra_generation_params
+    assert any("ran 6 of 12 calls, forecast 6 (line on eps)" in text for text in job.comments)
+    assert list(a1111.traces(job.unet)) == []
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_the_samplers_of_timesteps_have_the_same_levels(host: a1111.Host, predicts: str) -> None:
+    job = straight(predicts, sampler_name="DDIM")
+    on = host.process_images(host.script(), job, *TWICE)
+    assert rows_of(job) == [2] * 6 and torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+def test_a_speedup_of_one_touches_nothing(host: a1111.Host, job: a1111.Job) -> None:
+    seen: list[bool] = []
+    host.on_step = lambda job, step: seen.append("forward" in job.unet.__dict__)
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=1.0))
+    assert torch.equal(on, plain(host, job)) and not any(seen) and CALLS_RUN not in job.extra_generation_params
+
+
+def test_every_step_announced_is_bit_identical(host: a1111.Host, job: a1111.Job) -> None:
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, calls=STEPS))
+    assert torch.equal(on, plain(host, job))
+
+
+def test_blocks_and_tokens_act_in_the_calls_that_run(host: a1111.Host, unet_job: a1111.Job) -> None:
+    job = unet_job
+    with counted(job.unet) as seen:
+        host.process_images(host.script(), job, *args_of(threshold=0.0, speedup=2.0, rule="interval", every=3))
+    report, blocks = runs(host)[0].report, len(recognise(job.unet).graph(job.unet).blocks)
+    assert report.calls_run == 6 and report.blocks == 6 * blocks and report.blocks_run == 2 * blocks
+    assert report.merged_share > 0 and len(seen) == 2
+    assert (job.extra_generation_params[CALLS_RUN], job.extra_generation_params[BLOCKS_RUN]) == ("50%", "33%")
+
+
+def test_the_last_step_runs_where_the_host_counts_one_too_many(host: a1111.Host, job: a1111.Job) -> None:
+    """DDIM makes 19 calls for 20 steps: by the host's count, the last of them would be forecast."""
+    job, before = fresh(job, sampler_name="DDIM", counted=STEPS + 1), []
+    host.on_step = lambda job, step: before.append(len(rows_of(job)))
+    host.process_images(host.script(), job, *TWICE)
+    assert len(rows_of(job)) == 6 and len(before) == STEPS and before[-1] == 5
+
+
+def test_both_passes_of_a_hires_fix_skip_calls_of_their_own(host: a1111.Host, unet_job: a1111.Job) -> None:
+    job = fresh(unet_job, enable_hr=True)
+    with counted(job.unet) as seen:
+        host.process_images(host.script(), job, *TWICE)
+    assert seen == [2] * 12 and job.extra_generation_params[CALLS_RUN] == "50% / 50%"
+
+
+# -- streams --
+
+
+def test_a_call_in_which_the_unconds_enter_is_a_full_one(host: a1111.Host, job: a1111.Job) -> None:
+    """Skip Early CFG: no unconds in the first five steps. They are forecast only from two values of their own."""
+    host.calls = lambda step, conds: [conds] if step < 5 else [2 * conds]
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, keys="0 1 4 11"))
+    assert rows_of(job) == [1, 1, 1, 2, 2, 2] and torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["batched", "split"])
+def test_unconds_left_out_of_every_other_step_are_forecast_from_their_own_values(
+    host: a1111.Host, job: a1111.Job, layout: str
+) -> None:
+    """NGMS."""
+    both = [2] if layout == "batched" else [1, 1]
+    host.calls = lambda step, conds: [1] if step > 5 and step % 2 else both
+    on = host.process_images(host.script(), job, *TWICE)
+    assert sum(rows_of(job)) < 21 - 6 and torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+def test_a_call_of_another_job_is_neither_skipped_nor_remembered(host: a1111.Host, job: a1111.Job) -> None:
+    other, rows = fresh(job), []
+
+    def nested(now: a1111.Job, step: int) -> None:
+        if step in (3, 6):
+            before = len(rows_of(job))
+            host._denoise(other, 5 * job.latent, 300.0, 0)
+            rows.append(len(rows_of(job)) - before)
+
+    host.on_step = nested
+    on = host.process_images(host.script(), job, *TWICE)
+    host.on_step = lambda job, step: None
+    assert rows == [1, 1] and len(rows_of(job)) == 8 and torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+# -- models --
+
+
+def test_a_model_loaded_in_mid_run_is_forecast_from_its_own_values(host: a1111.Host, job: a1111.Job) -> None:
+    refiner = Straight()
+    refiner.pattern.mul_(-1)
+
+    def refine(job: a1111.Job, step: int) -> None:
+        job.sd_model.model.diffusion_model = refiner if step >= 3 else job.unet
+
+    host.on_step = refine
+    on = host.process_images(host.script(), job, *TWICE)
+    assert (len(rows_of(job)), len(refiner.rows)) == (2, 4), "of 12 steps the first three; of the other 9, half"
+    assert [run.report.calls for run in runs(host)] == [9, 3]
+    assert torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+def test_an_interrupted_job_leaves_nothing_behind(host: a1111.Host, job: a1111.Job) -> None:
+    def interrupt(job: a1111.Job, step: int) -> None:
+        if step == 4:
+            raise a1111.Interrupted
+
+    host.on_step, interrupted = interrupt, fresh(job)
+    host.process_images(host.script(), interrupted, *TWICE)
+    assert list(a1111.traces(job.unet)) == [] and interrupted.sampler.func is a1111.sample
+    host.on_step = lambda job, step: None
+    rows_of(job).clear()
+    assert torch.allclose(host.process_images(host.script(), job, *TWICE), plain(host, job), atol=1e-4)
+    assert len(rows_of(job)) == 6
+
+
+# -- samplers --
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("DPM adaptive", "chooses its steps"), ("LCM", "few steps"), ("DPM fast", "no steps")]
+)
+def test_a_sampler_without_steps_to_skip_is_declined_in_one_line(
+    host: a1111.Host, job: a1111.Job, name: str, says: str
+) -> None:
+    job = fresh(job, sampler_name=name)
+    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense(host, job))
+    (text,) = refused(job)
+    assert text.startswith(f"Skipstone did nothing: {name} is not supported") and says in text and len(text) < 300
+    assert CALLS_RUN not in job.extra_generation_params
+
+
+def test_eight_steps_are_declined_with_the_reason(host: a1111.Host, job: a1111.Job) -> None:
+    job = fresh(job, timesteps=TIMES[:8])
+    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense(host, job))
+    assert "8 steps are too few" in job.extra_generation_params[REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("name", "eta", "space"), [("Euler", 1.0, "eps"), ("Euler a", 1.0, "x0"), ("Euler a", 0.0, "eps")]
+)
+def test_the_picture_is_forecast_where_the_sampler_adds_noise(
+    host: a1111.Host, job: a1111.Job, name: str, eta: float, space: str
+) -> None:
+    job = fresh(job, sampler_name=name)
+    host.on_step = lambda job, step: setattr(job.sampler, "eta", eta)
+    host.process_images(host.script(), job, *TWICE)
+    assert runs(host)[0].report.forecast_as == f"line on {space}"
+
+
+@pytest.mark.parametrize(("predicts", "space"), [("eps", "eps"), ("v", "eps"), ("other", "raw")])
+def test_the_space_follows_from_what_the_model_predicts(host: a1111.Host, predicts: str, space: str) -> None:
+    job = straight(predicts)
+    host.process_images(host.script(), job, *TWICE)
+    assert runs(host)[0].report.forecast_as == f"line on {space}"
+
+
+# -- extensions --
+
+
+def test_a_skipped_call_skips_controlnet(host: a1111.Host, unet_job: a1111.Job) -> None:
+    control = ControlNet(unet_job.unet, tiny.noise(*unet_job.latent.shape, seed=3))
+    with control.hooked():
+        host.process_images(host.script(), unet_job, *TWICE)
+    assert len(control.passes) == 6
+
+
+@pytest.mark.parametrize("begins", [0, 3])
+def test_an_extension_that_replaces_the_forward_during_the_pass_is_skipped_too(
+    host: a1111.Host, job: a1111.Job, begins: int
+) -> None:
+    calls: list[int] = []
+
+    def replace(job: a1111.Job, step: int) -> None:
+        if step == begins:
+            original = job.unet.forward
+            job.unet.forward = lambda *args, **kwargs: (calls.append(step), original(*args, **kwargs))[1]
+
+    host.on_step = replace
+    try:
+        on = host.process_images(host.script(), job, *TWICE)
+    finally:
+        del job.unet.forward
+    assert len(calls) == (6 if begins == 0 else 4)
+    host.on_step = lambda job, step: None
+    assert torch.allclose(on, plain(host, job), atol=1e-4)
+
+
+def test_blocks_beside_a_reference_begin_with_the_pictures_pass(host: a1111.Host, unet_job: a1111.Job) -> None:
+    control = ControlNet(unet_job.unet, tiny.noise(*unet_job.latent.shape, seed=3))
+    with control.hooked(), counted(unet_job.unet) as seen:
+        host.process_images(host.script(), unet_job, *args_of(threshold=1.0, speedup=2.0, rule="interval", every=6))
+    assert len(control.passes) == 6 and len(seen) == 6 + 1, "six passes of the reference, and the picture's first"
+    told = unet_job.extra_generation_params
+    assert (told[CALLS_RUN], told[BLOCKS_RUN]) == ("50%", "17%") and REFUSED not in told
+
+
+class Control:
+    """Forge's ControlNet as `sampling_function.py` uses it: its output is asked for before the U-Net is called."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+
+    def get_control(self, x: torch.Tensor, t: Any, cond: Any, batched: int) -> dict[str, list[torch.Tensor]]:
+        self.ran += 1
+        return {"middle": [torch.full((1,), 0.25)]}
+
+
+def test_forges_controlnet_runs_only_where_the_network_reads_it(
+    host: a1111.Host, job: a1111.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, control, call = fresh(job, forge=True), Control(), a1111.call_unet
+    job.sd_model.forge_objects.unet.controlnet_linked_list = control
+
+    def controlled(unet: Any, x: Tensor, t: float, context: Tensor, **options: Any) -> Tensor:
+        return call(unet, x, t, context, control=control.get_control(x, t, {}, 1), **options)
+
+    def reads(x: Tensor, *args: Any, control: Any, **kwargs: Any) -> Tensor:
+        output = original(x, *args, **kwargs)
+        return output + control["middle"].pop() if "middle" in control and len(control["middle"]) > 0 else output
+
+    original = job.unet.forward
+    monkeypatch.setattr(a1111, "call_unet", controlled)
+    job.unet.forward = reads
+    try:
+        on = host.process_images(host.script(), job, *TWICE)
+        assert control.ran == 6 and "get_control" not in vars(control)
+        assert torch.allclose(on, plain(host, job), atol=1e-4) and control.ran == 6 + STEPS
+    finally:
+        del job.unet.forward
+
+
+# -- panel, infotext, plot, API --
+
+
+def test_call_skipping_is_a_group_of_the_panel_and_the_tab(host: a1111.Host) -> None:
+    host.script()
+    host.fire("on_ui_tabs")
+    for prefix in ("script_txt2img_skipstone_", "skipstone_tab_"):
+        assert host.made[f"{prefix}call_skip_part"].label == "Call skipping"
+        speedup = host.made[f"{prefix}speedup"]
+        assert (speedup.kind, speedup.value, speedup.minimum, speedup.maximum) == ("Slider", 1.0, 1.0, 4.0)
+
+
+def test_an_axis_replaces_the_panels_number_of_calls(host: a1111.Host, job: a1111.Job) -> None:
+    host.fire("on_before_ui")
+    axes = {axis.label: axis for axis in host.xyz.axis_options}
+    for label, value, calls in (("Speedup", 3.0, 4), ("Calls", 5, 5), ("Call skipping every", 4, 5)):
+        cell = fresh(job)
+        axes[f"[Skipstone] {label}"].apply(cell, value, [value])
+        host.process_images(host.script(), cell, *args_of(threshold=1.0, calls=9))
+        assert runs(host)[0].report.calls_run == calls
+
+
+def test_the_infotext_brings_the_settings_back(host: a1111.Host, job: a1111.Job) -> None:
+    named = {"enabled": True, "threshold": 1.0, "keys": "0 1 4 11", "predictor": "hold", "calls_rule": "growing"}
+    host.process_images(host.script(), job, named)
+    told = a1111.parse_infotext(a1111.write_infotext(job.extra_generation_params))
+    assert (told[CALLS_RUN], told["Skipstone keys"]) == ("33%", "0 1 4 11")
+    script = host.script()
+    pasted = {c.elem_id: read(told) for c, read in script.infotext_fields}
+    again = fresh(job)
+    host.process_images(script, again, *pasted.values())
+    assert again.extra_generation_params == job.extra_generation_params
+
+
+def test_ways_that_exclude_each_other_are_refused_in_one_line(host: a1111.Host, job: a1111.Job) -> None:
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, calls=5, calls_every=2))
+    assert torch.equal(on, plain(host, job))
+    assert "calls and every both choose the steps" in job.extra_generation_params[REFUSED]
+
+
+def test_a_profile_is_read_from_its_folder_only(host: a1111.Host, job: a1111.Job) -> None:
+    host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=2.0, profile="/etc/passwd"))
+    assert "is not in the folder models/skipstone_profiles" in job.extra_generation_params[REFUSED]
