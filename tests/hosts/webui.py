@@ -41,6 +41,24 @@ class Raiser(scripts.Script):
         if call > 0:
             handle = p.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(count)
 '''
+COUNTER = '''
+from modules import scripts
+
+class Counter(scripts.Script):
+    """Writes into the infotext how often the U-Net really ran in each pass."""
+    def title(self): return "counter"
+    def show(self, is_img2img): return scripts.AlwaysVisible
+    def before_process(self, p): self.counts, self.handle = [], None
+    def process_before_every_sampling(self, p, **kwargs):
+        if self.handle: self.handle.remove()
+        self.counts.append(0)
+        inside = p.sd_model.model.diffusion_model.middle_block[0].in_layers[2]
+        self.handle = inside.register_forward_pre_hook(self.count)
+    def count(self, module, args): self.counts[-1] += 1
+    def post_sample(self, p, ps):
+        self.handle.remove()
+        p.extra_generation_params["Passes"] = " / ".join(map(str, self.counts))
+'''
 
 
 @dataclass
@@ -54,17 +72,19 @@ class Picture:
 class WebUI:
     """One server. `skipstone`: link the checkout into its extensions folder. models: its folder, with links to the models."""
 
-    def __init__(self, webui: Path, data: Path, skipstone: bool) -> None:
-        """Nothing is started. webui: the web UI's folder; data: an empty folder for this server."""
+    def __init__(self, webui: Path, data: Path, skipstone: bool, counts: bool = False) -> None:
+        """Nothing is started. webui: the web UI's folder; data: an empty folder for this server. counts: add "Passes" to the
+        infotext, how often the U-Net ran in each pass."""
         self._webui = webui
         self._data = data
         self._log = data / "server.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        raiser = data / "extensions" / "raiser" / "scripts"
-        raiser.mkdir(parents=True)
-        (raiser / "raiser.py").write_text(RAISER)
+        for name, text in ({"raiser": RAISER} | ({"counter": COUNTER} if counts else {})).items():
+            folder = data / "extensions" / name / "scripts"
+            folder.mkdir(parents=True)
+            (folder / f"{name}.py").write_text(text)
         if skipstone:
             (data / "extensions" / "skipstone").symlink_to(ROOT)
         self.models = data / "models"
