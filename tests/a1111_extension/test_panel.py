@@ -12,7 +12,7 @@ from doubles import a1111
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.a1111_extension.host import is_last_step, step_of
+from skipstone.a1111_extension.host import Step
 from skipstone.a1111_extension.infotext import infotext_of, read_infotext
 from skipstone.a1111_extension.labels import StepRows
 from skipstone.a1111_extension.settings import PanelSettings
@@ -70,6 +70,18 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "mode",
         "caching",
         "split",
+        "speedup",
+        "calls",
+        "calls_every",
+        "keys",
+        "calls_rule",
+        "space",
+        "predictor",
+        "warmup",
+        "tail",
+        "max_gap",
+        "calls_threshold",
+        "profile",
     ]
 
 
@@ -131,12 +143,16 @@ TEXTS: dict[str, list[str]] = {
     "mask": ["a.safetensors", "sub/b, c.safetensors"],
     "ratios": ["", "0.4, 0.25 0", "0.123456789"],
     "dato_depths": ["", "12, 1, 1, 0"],
+    "keys": ["", "", "", "0, 1, 3 19"],
+    "profile": ["", "p.safetensors"],
 }
 PARTICULAR = {
     "enabled": st.just(True),
     "threshold": st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
     "start": st.sampled_from([0, 0.0, 0.25]),
     "end": st.sampled_from([1, 1.0, 0.75]),
+    "calls": st.sampled_from([0, 0, 0, 7]),
+    "calls_every": st.sampled_from([0, 0, 0, 2]),
     **{name: st.sampled_from(texts) for name, texts in TEXTS.items()},
 }
 
@@ -229,20 +245,24 @@ def test_labels_cover_all_rows(calls: list[int], conds: int) -> None:
     assert len(keys) == len(set(keys))
 
 
-def test_the_last_step_goes_by_the_hosts_count() -> None:
-    def last(made: int, steps: int, total: int) -> list[int]:
-        return [k for k in range(made) if is_last_step(SimpleNamespace(step=k, steps=steps, total_steps=total))]
+def steps_of(made: int, steps: int | None, total: int | None, real: int | None = None) -> list[Step]:
+    return [Step.of(SimpleNamespace(step=k, steps=steps, total_steps=total), real) for k in range(made)]
+
+
+def test_the_last_step_goes_by_the_schedule_else_by_the_hosts_count() -> None:
+    def last(**counts: int) -> list[int]:
+        return [k for k, step in enumerate(steps_of(**counts)) if step.last]
 
     assert last(made=5, steps=5, total=5) == [4]
     assert last(made=9, steps=5, total=10) == [8], "Heun makes one evaluation in its last step"
     assert last(made=60, steps=5, total=5) == [4], "an adaptive sampler goes on: not all of its calls are the last"
-    assert not is_last_step(SimpleNamespace(step=0, steps=None, total_steps=None))
+    assert last(made=19, steps=20, total=20, real=19) == [18], "DDIM makes one step fewer than asked for"
+    assert steps_of(made=1, steps=None, total=None) == [Step()]
 
 
 def test_all_evaluations_of_a_step_have_its_number() -> None:
-    def steps(made: int, steps: int, total: int) -> list[int | None]:
-        return [step_of(SimpleNamespace(step=k, steps=steps, total_steps=total)) for k in range(made)]
+    def numbers(**counts: int) -> list[int | None]:
+        return [step.number for step in steps_of(**counts)]
 
-    assert steps(made=5, steps=5, total=5) == [0, 1, 2, 3, 4]
-    assert steps(made=5, steps=3, total=6) == [0, 0, 1, 1, 2]
-    assert step_of(SimpleNamespace(step=0, steps=None, total_steps=None)) is None
+    assert numbers(made=5, steps=5, total=5) == [0, 1, 2, 3, 4]
+    assert numbers(made=5, steps=3, total=6) == [0, 0, 1, 1, 2]
