@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ _SLACK = 1.25
 _UNLIKE = "unlike the profile"
 
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
+
+
+class _Evaluation(NamedTuple):
+    """A noise level in one step: the number of its call, and that of the step."""
+
+    call: int
+    step: int
 
 
 class CallSkipping:
@@ -87,8 +94,8 @@ class CallSkipping:
         self._template: Any = None
         self._dtype: torch.dtype | None = None
         self._decided: dict[int, bool] = {}
-        self._ran: set[int] = set()
-        self._skipped: set[int] = set()
+        self._ran: set[_Evaluation] = set()
+        self._skipped: set[_Evaluation] = set()
         self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
         self._step = self._last_ran = -1
         self.surprises: dict[int, float] = {}
@@ -97,6 +104,11 @@ class CallSkipping:
     def horizon_of_runs(self) -> Horizon:
         """What is known ahead of the calls that run."""
         return self._plan.horizon_of_runs() if self._active else self._horizon
+
+    @property
+    def calls(self) -> int:
+        """Number of calls so far. Two steps' evaluations of one noise level (Heun) are two of them."""
+        return len(self._ran | self._skipped)
 
     @property
     def nbytes(self) -> int:
@@ -258,11 +270,12 @@ class CallSkipping:
 
     def _counted(self, runs: bool) -> bool:
         """Count the call; one of which any forward runs is a call that runs."""
+        at = _Evaluation(self._index, self._step)
         if runs:
-            self._ran.add(self._index)
-            self._skipped.discard(self._index)
-        elif self._index not in self._ran:
-            self._skipped.add(self._index)
+            self._ran.add(at)
+            self._skipped.discard(at)
+        elif at not in self._ran:
+            self._skipped.add(at)
         how = f"{self._settings.predictor} on {self._said}" if self._skipped else ""
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}

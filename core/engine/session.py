@@ -246,6 +246,7 @@ class Session:
         self.idle.clear()
         if self._skipping is not None:
             self._answers = not self._skipping.begin(tick, call)
+            self.meter.report.calls = self._skipping.calls + self._declined
             if self._answers:
                 return
             tick = self._running.tick(call.timestep, streams)
