@@ -20,6 +20,7 @@ NODES = {
     "SkipstoneTrainMask": "train_mask",
     "SkipstoneRecipeLoader": "recipe_loader",
     "SkipstoneRecipeSaver": "recipe_saver",
+    "SkipstoneCallSkip": "call_skip",
 }
 """Node class -> its file, in menu order. A new node is one file and one line here."""
 

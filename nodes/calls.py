@@ -12,22 +12,13 @@ from torch import Tensor
 from ..core.engine.call import Call
 from ..core.engine.clock import Stream
 from ..core.errors import Decline
+from .samplers import ONE_CALL_PER_SIGMA, churns, name_of
 
 TRAIN_STEPS = 1000.0
 """All noise schedules are mapped to this many training timesteps."""
 
 _ROUNDING = 1e-4
 """Share of a noise level within which a sampler's own arithmetic may miss it."""
-
-_PP = ("", "_cfg_pp")
-ONE_CALL_PER_SIGMA = frozenset(
-    {f"sample_{name}{pp}" for name in ("euler", "euler_ancestral", "dpmpp_2m", "gradient_estimation") for pp in _PP}
-    | {f"sample_{name}{pp}" for name in ("res_multistep", "res_multistep_ancestral") for pp in _PP}
-    | {f"sample_{name}{gpu}" for name in ("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde") for gpu in ("", "_gpu")}
-    | {f"sample_{name}" for name in ("lms", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "er_sde", "sa_solver")}
-    | {"sample_unipc", "sample_unipc_bh2"}
-)
-"""Sampler functions that evaluate the model once at each scheduled sigma (all but the last) and nowhere else."""
 
 
 def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list[float] | None:
@@ -38,9 +29,7 @@ def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list
         sigmas: noise levels [steps + 1], falling; the last one is reached, not evaluated.
         model_sampling: of the model.
     """
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    churns = bool((getattr(sampler, "extra_options", None) or {}).get("s_churn"))
-    if name not in ONE_CALL_PER_SIGMA or churns:
+    if name_of(sampler) not in ONE_CALL_PER_SIGMA or churns(sampler):
         return None
     return [training_timestep(model_sampling, sigma) for sigma in sigmas[:-1]]
 
@@ -114,7 +103,7 @@ def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
     uuids = list(options.get("uuids") or (None,) * len(conds))
     if rows % len(conds) or len(uuids) != len(conds):
         raise Decline(f"{rows} rows cannot be shared out among {len(conds)} conds")
-    replaced, window = _replaced(options), window_of(options)
+    replaced, window = replaced_blocks(options), window_of(options)
     seen: Counter[Hashable] = Counter()
     streams = []
     for cond in zip(uuids, conds, strict=True):
@@ -123,7 +112,8 @@ def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
     return tuple(streams)
 
 
-def _replaced(options: Mapping[str, Any]) -> frozenset[Hashable]:
+def replaced_blocks(options: Mapping[str, Any]) -> frozenset[Hashable]:
+    """The attention blocks that another node replaces in this forward, as PAG and SLG do in their extra pass."""
     patches = options.get("patches_replace") or {}
     return frozenset((kind, block) for kind, blocks in patches.items() for block in blocks)
 

@@ -10,10 +10,16 @@ from torch import nn
 from ..core.errors import ModelError
 from ..core.models import HOST_FAMILIES, Family, models_served, recognise, unwrapped
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 
-NODES = {TokenMerge.kind: "Token Merge", TokenPrune.kind: "DaTo", BlockSkip.kind: "Block Mask"}
+NODES = {
+    TokenMerge.kind: "Token Merge",
+    TokenPrune.kind: "DaTo",
+    BlockSkip.kind: "Block Mask",
+    CallSkip.kind: "Call Skip",
+}
 _CANNOT = {
     TokenMerge.kind: "tokens cannot be merged",
     TokenPrune.kind: "tokens cannot be pruned",
@@ -36,19 +42,19 @@ def known(network: nn.Module) -> bool:
 
 
 def kinds_served(network: nn.Module) -> tuple[str, ...]:
-    """Kinds of methods that work on a network: with sites the token methods, with a graph the block methods.
+    """Kinds of methods that work on a network: with sites the token methods, with a graph the block methods, and call skipping.
 
     Raises :class:`ModelError` for a network of no family.
     """
     family = recognise(network)
     tokens = bool(family.sites(network))
     blocks = len(family.graph(network, family.cachings[0])) > 0
-    return (TokenMerge.kind, TokenPrune.kind) * tokens + (BlockSkip.kind,) * blocks
+    return (TokenMerge.kind, TokenPrune.kind) * tokens + (BlockSkip.kind,) * blocks + (CallSkip.kind,)
 
 
 def unsupported(model: Any) -> str:
     """The message for a ComfyUI model (a `BaseModel`) whose network is of no known family."""
-    return f"{type(model).__name__} is not supported: Skipstone works on {supported()}"
+    return f"{type(model).__name__} is not supported: Skipstone works on {supported()}, and Call Skip on any model"
 
 
 def refusal(model: Any, kind: str) -> str:

@@ -122,12 +122,12 @@ def model_input(method: str, more: str = "") -> Any:
     """The model to accelerate.
 
     Args:
-        method: the kind of method that must work on it, as in :func:`skipstone.core.models.models_served`.
+        method: the kind of method that must work on it, as in :func:`skipstone.core.models.models_served`; empty for methods
+            that work on all.
         more: a sentence to add to the tooltip.
     """
-    return io.Model.Input(
-        "model", tooltip=f"Works on {supported(method)}. Other models run unaccelerated. {more}".strip()
-    )
+    served = f"Works on {supported(method)}. Other models run unaccelerated." if method else "Works on any model."
+    return io.Model.Input("model", tooltip=f"{served} {more}".strip())
 
 
 def steps_input(tooltip: str) -> Any:

@@ -108,6 +108,7 @@ class Session:
         if self._skipping is not None:  # parts act as if skipped calls were not there
             horizon = self._skipping.horizon_of_runs
             self._running = Clock(horizon.timesteps, horizon.train_steps)
+        self._horizon_of_runs = horizon
         self._steps: dict[int, int] = {}
         self._trails = Trails()
         self._declined = 0
@@ -121,6 +122,11 @@ class Session:
     def surprises(self) -> dict[int, float]:
         """Step -> one-call error of call skipping (:class:`.call_skipping.CallSkipping`)."""
         return dict(self._skipping.surprises) if self._skipping else {}
+
+    @property
+    def horizon_of_runs(self) -> Horizon:
+        """What is known ahead of the forwards that run, for engines that act below this one."""
+        return self._horizon_of_runs
 
     def forecast_or_none(self) -> Any:
         """Return the output of the forward that was entered if the plan skips it; None if it must run."""

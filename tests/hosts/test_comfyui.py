@@ -53,7 +53,10 @@ def test_the_log_tells_it_in_one_line(host: ComfyUI) -> None:
 def test_an_unsupported_model_comes_dense_and_says_so(host: ComfyUI) -> None:
     result = host.run(merged(text2img("SD3")))
     assert image(result) == image(host.run(text2img("SD3")))
-    assert result.report() == "tokens cannot be merged in SD3: Block Mask works on it; sampling runs unaccelerated"
+    assert (
+        result.report()
+        == "tokens cannot be merged in SD3: Block Mask and Call Skip work on it; sampling runs unaccelerated"
+    )
 
 
 @pytest.mark.parametrize(

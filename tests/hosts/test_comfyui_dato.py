@@ -97,7 +97,7 @@ def test_where_nothing_can_be_pruned_the_schedule_still_runs(host: ComfyUI, kind
     result = host.run(pruned(picture(kind)))
     assert image(result) != image(host.run(picture(kind)))
     assert blocks(result)[2] == 4
-    assert result.report("dato").endswith(f"tokens cannot be pruned in {kind}: Block Mask works on it")
+    assert result.report("dato").endswith(f"tokens cannot be pruned in {kind}: Block Mask and Call Skip work on it")
 
 
 OPTIONS = [

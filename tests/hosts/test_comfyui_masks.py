@@ -26,7 +26,7 @@ NOT_SERVED = {
 }  # fmt: skip
 """Kind of model -> the name by which ComfyUI knows it."""
 
-KNOWN = "Skipstone works on SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+KNOWN = "Skipstone works on SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma, and Call Skip on any model"
 
 EMPTY_16 = ("SD3", "Flux")
 
@@ -94,7 +94,7 @@ def test_merging_and_a_mask_join_in_both_orders(host: ComfyUI, kind: str) -> Non
 def test_on_sd3_the_mask_goes_on_without_merging(host: ComfyUI) -> None:
     result = host.run(skipped(merged(picture("SD3")), "interval"))
     assert image(result) == image(host.run(skipped(picture("SD3"), "interval")))
-    assert result.report("mask").endswith("tokens cannot be merged in SD3: Block Mask works on it")
+    assert result.report("mask").endswith("tokens cannot be merged in SD3: Block Mask and Call Skip work on it")
 
 
 OPTIONS = [

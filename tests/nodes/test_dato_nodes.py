@@ -168,7 +168,7 @@ def test_an_unsupported_model_runs_unaccelerated_and_says_so(server: comfy.Promp
 
     model = comfy.ModelPatcher(Lumina2(Unknown()))
     assert torch.equal(sample(patch(model, BOTH)), sample(model))
-    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma, and Call Skip on any model"
     line = f"Lumina2 is not supported: Skipstone works on {models}; sampling runs unaccelerated"
     assert [text.replace("\n", " ") for _, text in server.texts] == [line]
 

@@ -209,7 +209,7 @@ def test_an_unsupported_model_runs_unaccelerated_and_says_so_once(server: comfy.
     patcher = comfy.ModelPatcher(Lumina2(Transformer()))
     assert torch.equal(sample(patch(patcher)), sample(patcher))
     ((_, text),) = server.texts
-    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma"
+    models = "SD1.x, SD2.x, SDXL, SVD, PixArt, SD3, Flux and Chroma, and Call Skip on any model"
     line = f"Lumina2 is not supported: Skipstone works on {models}; sampling runs unaccelerated"
     assert text.replace("\n", " ") == line
 

@@ -145,17 +145,17 @@ class Flux(nn.Module):
 def test_a_refusal_names_the_node_that_would_work(server: comfy.PromptServer, recipe: Recipe, verb: str) -> None:
     model = comfy.ModelPatcher(comfy.BaseModel(tiny.randomise(Flux())))
     assert torch.equal(sample(patch(model, recipe)), sample(model))
-    line = f"tokens cannot be {verb} in BaseModel: Block Mask works on it; sampling runs unaccelerated"
+    line = f"tokens cannot be {verb} in BaseModel: Block Mask and Call Skip work on it; sampling runs unaccelerated"
     assert said(server, "7") == line
 
 
 def test_which_nodes_work_is_read_off_the_network(server: comfy.PromptServer) -> None:
     from skipstone.nodes.serving import kinds_served, refusal
 
-    assert kinds_served(Flux()) == ("block_skip",)
-    assert kinds_served(tiny.ldm_unet().model) == ("token_merge", "token_prune", "block_skip")
+    assert kinds_served(Flux()) == ("block_skip", "call_skip")
+    assert kinds_served(tiny.ldm_unet().model) == ("token_merge", "token_prune", "block_skip", "call_skip")
     unet = SimpleNamespace(diffusion_model=tiny.ldm_unet().model)
-    assert refusal(unet, "block_skip").endswith(": Token Merge, DaTo and Block Mask work on it")
+    assert refusal(unet, "block_skip").endswith(": Token Merge, DaTo, Block Mask and Call Skip work on it")
 
 
 # numbers and markup
@@ -255,7 +255,7 @@ def test_an_error_of_ours_never_fails_the_picture(
     caplog: pytest.LogCaptureFixture,
     where: str,
 ) -> None:
-    from skipstone.nodes import patch as module
+    from skipstone.nodes import run as module
 
     monkeypatch.setattr(module, where, fails)
     assert torch.equal(sample(patch(patcher, SKIP)), sample(patcher))
@@ -266,7 +266,7 @@ def test_an_error_of_ours_never_fails_the_picture(
 def test_an_error_in_mid_run_leaves_the_rest_of_it_unaccelerated_and_a_report_of_what_was_done(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipstone.nodes import patch as module
+    from skipstone.nodes import run as module
 
     made, calls = module.call_of, iter(range(100))
     monkeypatch.setattr(module, "call_of", lambda *args: made(*args) if next(calls) < 4 else fails())
@@ -281,7 +281,7 @@ def test_an_error_in_mid_run_leaves_the_rest_of_it_unaccelerated_and_a_report_of
 def test_an_error_in_our_report_never_fails_the_picture(
     patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipstone.nodes import patch as module
+    from skipstone.nodes import run as module
 
     expected = sample(patch(patcher, SKIP))
     monkeypatch.setattr(module, "node_text", fails)

@@ -31,6 +31,7 @@ class WrappersMP:
     """`comfy.patcher_extension.WrappersMP`."""
 
     OUTER_SAMPLE = "outer_sample"
+    CALC_COND_BATCH = "calc_cond_batch"
     APPLY_MODEL = "apply_model"
 
 
@@ -96,7 +97,11 @@ class ModelPatcher:
         self.wrappers.get(kind, {}).pop(key, None)
 
 
-class ModelSampling:
+class EPS:
+    """`comfy.model_sampling.EPS`."""
+
+
+class ModelSampling(EPS):
     """`ModelSamplingDiscrete` of SD1.x."""
 
     def __init__(self) -> None:
@@ -135,10 +140,32 @@ class BaseModel:
 
 @dataclass
 class Cond:
-    """One entry of a conditioning list. hook: runs before its forward, as other packs' patches do."""
+    """One entry of a conditioning list. more: its options, such as `timestep_start` (a noise level) or `control`."""
 
     context: Tensor
     uuid: uuid.UUID = field(default_factory=uuid.uuid4)
+    more: Options = field(default_factory=dict)
+
+    def entry(self) -> Options:
+        """As `convert_cond` makes it."""
+        return {"uuid": self.uuid, "context": self.context, **self.more}
+
+
+@dataclass(eq=False)
+class ControlNet:
+    """`comfy.controlnet.ControlBase`: counts its forwards. timestep_range: noise levels at which it acts."""
+
+    timestep_range: tuple[float, float] | None = None
+    previous_controlnet: Any = None
+    forwards: int = 0
+
+    def get_control(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What it adds to the output [rows, ...]."""
+        most, least = self.timestep_range or (float("inf"), 0.0)
+        if not least <= sigma[0] <= most:
+            return torch.zeros_like(x)
+        self.forwards += 1
+        return 0.01 * x
 
 
 @dataclass
@@ -198,20 +225,39 @@ class Guider:
         return x
 
     def predict(self, x: Tensor, sigma: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-        """`calc_cond_batch`: means over the conds of each side."""
-        entries = [(c, 1) for c in self.negative] + [(c, 0) for c in self.positive]
-        outputs: list[Tensor] = []
-        for group in [[e] for e in entries] if self.split else [entries]:
-            transformer = {**options["transformer_options"], "cond_or_uncond": [i for _, i in group]}
-            transformer |= {"uuids": [c.uuid for c, _ in group], "sigmas": sigma}
-            context = torch.cat([c.context.expand(x.shape[0], -1, -1) for c, _ in group])
-            batch = torch.cat([x] * len(group))
-            out = self.model_patcher.model.apply_model(
-                batch, torch.cat([sigma] * len(group)), c_crossattn=context, transformer_options=transformer
-            )
-            outputs += out.chunk(len(group))
-        uncond, cond = outputs[: len(self.negative)], outputs[len(self.negative) :]
-        return torch.stack(cond).mean(0), torch.stack(uncond).mean(0)
+        """`sampling_function` without guidance."""
+        cond, uncond = calc_cond_batch(
+            self.model_patcher.model, [[c.entry() for c in side] for side in (self.positive, self.negative)], x, sigma,
+            {**options, "split": self.split},
+        )  # fmt: skip
+        return cond, uncond
+
+
+def calc_cond_batch(model: BaseModel, conds: list[Any], x: Tensor, sigma: Tensor, options: Options) -> list[Tensor]:
+    """`comfy.samplers.calc_cond_batch`: the mean over the conds of each side; zeros for sides without any."""
+    wrappers = wrappers_of(WrappersMP.CALC_COND_BATCH, options["transformer_options"])
+    return WrapperExecutor(_calc_cond_batch, None, wrappers).execute(model, conds, x, sigma, options)
+
+
+def _calc_cond_batch(model: BaseModel, conds: list[Any], x: Tensor, sigma: Tensor, options: Options) -> list[Tensor]:
+    entries = [(c, place) for place, side in reversed(list(enumerate(conds))) for c in side or () if _acts(c, sigma)]
+    sums, counts = [torch.zeros_like(x) for _ in conds], [0] * len(conds)
+    for group in [[e] for e in entries] if options.get("split") else [entries] * bool(entries):
+        transformer = {**options["transformer_options"], "cond_or_uncond": [place for _, place in group]}
+        transformer |= {"uuids": [c["uuid"] for c, _ in group], "sigmas": sigma}
+        context = torch.cat([c["context"].expand(x.shape[0], -1, -1) for c, _ in group])
+        batch, levels = torch.cat([x] * len(group)), torch.cat([sigma] * len(group))
+        control = next((c["control"] for c, _ in group if "control" in c), None)
+        added = control.get_control(batch, sigma) if control else 0.0
+        out = model.apply_model(batch, levels, c_crossattn=context, transformer_options=transformer) + added
+        for (_, place), part in zip(group, out.chunk(len(group)), strict=True):
+            sums[place], counts[place] = sums[place] + part, counts[place] + 1
+    return [total / max(1, count) for total, count in zip(sums, counts, strict=True)]
+
+
+def _acts(cond: Options, sigma: Tensor) -> bool:
+    """`get_area_and_mult`: whether a cond is evaluated at a noise level."""
+    return bool(cond.get("timestep_end", 0.0) <= sigma[0] <= cond.get("timestep_start", float("inf")))
 
 
 def linear_sigmas(steps: int, sampling: ModelSampling | None = None) -> Tensor:

@@ -1,0 +1,101 @@
+"""Call skipping in one sampling run: one engine for all batches of conds, above the engines of the other methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..core.engine.engine import Engine
+from ..core.engine.report import Report
+from ..core.engine.session import Session
+from ..core.models import unwrapped
+from ..core.plan.run import Horizon
+from ..core.recipe.call_skip import CallSkip
+from ..core.recipe.recipe import Recipe
+from .calls import TRAIN_STEPS, planned_timesteps
+from .cond_batch import CondBatch
+from .samplers import OWN_STEPS, adds_noise, name_of
+
+
+class WholeCalls:
+    """Call skipping in one run. The engine is made at the first call, whose model it needs."""
+
+    def __init__(self, settings: CallSkip, sampler: Any, sigmas: Tensor) -> None:
+        """Before the first call.
+
+        Args:
+            settings: which calls are skipped.
+            sampler: a `KSAMPLER`.
+            sigmas: noise levels of its steps [steps + 1], falling.
+        """
+        self._settings, self._sampler, self._sigmas = settings, sampler, sigmas
+        self._engine: Engine | None = None
+        self._session: Session | None = None
+        self._steps: dict[int, int] = {}
+
+    def begin(self, model: Any) -> None:
+        """Begin the run, at its first call.
+
+        Args:
+            model: a `BaseModel`.
+        """
+        if self._engine is None:
+            timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
+            engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]))
+            steps, stochastic = len(self._sigmas) - 1, adds_noise(self._sampler)
+            self._session = engine.begin(timesteps, TRAIN_STEPS, steps=steps, stochastic=stochastic)
+            self._engine = engine
+
+    def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:
+        """Evaluate the conds, or return the forecast of their outputs where the plan skips the call.
+
+        Args:
+            executor: the next wrapper of `calc_cond_batch`.
+            batch: its arguments, read.
+            model: a `BaseModel`.
+            args: the other arguments of `calc_cond_batch`.
+        """
+        outputs: list[list[Tensor]] = []
+
+        def run() -> Tensor:
+            outputs.append(executor(model, *args))
+            return batch.joined(outputs[0])
+
+        assert self._engine is not None
+        joined = self._engine.forward(lambda: batch.call(model.model_sampling), run)
+        return outputs[0] if outputs else batch.split(joined)
+
+    @property
+    def horizon(self) -> Horizon | None:
+        """What is known ahead of the calls that run; None before the first call."""
+        return self._session.horizon_of_runs if self._session else None
+
+    def step_of_runs(self, step: int | None) -> int | None:
+        """The number of a step among those that run, for methods that count steps.
+
+        Args:
+            step: number of the sampler's step, which runs.
+        """
+        return step if step is None else self._steps.setdefault(step, len(self._steps))
+
+    def end(self) -> Report | None:
+        """End the run and return its report; None if no call was made."""
+        engine, self._engine, self._session = self._engine, None, None
+        return engine.end() if engine else None
+
+
+def unfit(guider: Any, sampler: Any, latent_shapes: Any) -> str:
+    """Why whole calls cannot be skipped in a run; empty if they can.
+
+    Args:
+        guider: of the run.
+        sampler: a `KSAMPLER`.
+        latent_shapes: the shapes of the latents that newer ComfyUI packs into one; None in older versions.
+    """
+    other = (guider.model_options.get("transformer_options") or {}).get("easycache")
+    if other is not None:
+        return f"{getattr(other, 'name', 'EasyCache')} also skips calls of this model: keep one of the two nodes"
+    if len(latent_shapes or ()) > 1:
+        return "video with sound is not forecast"
+    return OWN_STEPS.get(name_of(sampler), "")
