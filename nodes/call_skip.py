@@ -14,6 +14,7 @@ from .widgets import Panel, model_input, shown_fields
 WIDGETS = Panel(
     {CallSkip: shown_fields(CallSkip, but=("profile",))},
     ("speedup", "calls", "every", "keys", "rule", "space", "predictor", "warmup", "tail", "max_gap", "threshold"),
+    empty=("keys",),
 )
 
 

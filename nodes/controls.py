@@ -14,6 +14,9 @@ from ..core.recipe.fields import Field, default_of, field_of
 CUSTOM = "custom"
 """Option of a list that has a text box for the user's own list."""
 
+_SLIDER = 2
+"""Widest range that a slider shows."""
+
 Drawn = tuple[Any, dict[str, Any]]
 """Type of a widget, such as `io.Float`, and the arguments of its input."""
 
@@ -34,14 +37,8 @@ class Control:
 
     def draw(self) -> dict[str, Drawn]:
         """Widgets by name."""
-        shown = str(self.default)
-        if isinstance(self.default, tuple):  # an example stands where a rule must be chosen before it counts
-            shown = self.field.example if self.field.rules else ""
-        return {self.name: (io.String, {"default": shown, "tooltip": self.field.help, **self._hint(shown)})}
-
-    def _hint(self, shown: str) -> dict[str, str]:
-        """What an empty box shows in grey."""
-        return {} if shown or not self.field.example else {"placeholder": self.field.example}
+        shown = self.field.example if isinstance(self.default, tuple) else str(self.default)
+        return {self.name: (io.String, {"default": shown, "tooltip": self.field.help})}
 
     def read(self, given: Mapping[str, Any]) -> Any:
         """The field's value.
@@ -103,8 +100,7 @@ class Choice(Control):
 
 
 class Number(Control):
-    """A field that is a number in a range. What is allowed can be typed; common shares and thresholds have a slider, unless
-    only a part of their range is usual."""
+    """A field that is a number in a range. What is allowed can be typed; common shares and thresholds have a slider."""
 
     def draw(self) -> dict[str, Drawn]:
         """A number box or slider; with a text box if the user may give a list."""
@@ -112,7 +108,7 @@ class Number(Control):
         drawn = {"default": self.start, "min": self.field.low, "max": self.field.high, "tooltip": self.field.help}
         if self.field.step is not None:
             drawn["step"] = self.field.step
-        if kind is io.Float and not self.field.advanced and not self.field.usual:
+        if kind is io.Float and not self.field.advanced and (self.field.high or 0) - (self.field.low or 0) <= _SLIDER:
             drawn["display_mode"] = io.NumberDisplay.slider
         return {self.name: (kind, drawn), **self.own_list()}
 

@@ -47,6 +47,7 @@ class Panel:
         common: names of advanced fields that this node does not hide among the advanced ones.
         tooltips: name -> text of this node around the field's own, which stands in place of `{help}`.
         unset: name -> an option that leaves the field unset.
+        empty: names of lists whose box is empty at first, and then leaves the field unset.
 
     Example::
 
@@ -61,6 +62,7 @@ class Panel:
     common: tuple[str, ...] = ()
     tooltips: Mapping[str, str] = field(default_factory=dict)
     unset: Mapping[str, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     def inputs(self) -> list[Any]:
         """All widgets, for the node's schema."""
@@ -106,6 +108,8 @@ class Panel:
         if name in self.unset:
             others = [option for option in options["options"] if option != self.unset[name]]
             options |= {"options": [self.unset[name], *others], "default": self.unset[name]}
+        if name in self.empty:
+            options |= {"placeholder": options["default"], "default": ""}
         rare = control.field.advanced and name not in self.common
         needed = name in self.order and not rare and kind is not io.String
         widget = kind.Input(self._id(name), optional=not needed, **options)

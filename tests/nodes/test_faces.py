@@ -81,6 +81,7 @@ def test_common_widgets_are_few(schemas: dict[str, comfy.Schema]) -> None:
     }
     assert common["SkipstoneTokenMerge"] == ["threshold", "checkpoints", "custom_checkpoints"]
     assert common["SkipstoneDaTo"] == ["preset", "ratio", "custom_depths", "custom_ratios"]
+    assert common["SkipstoneCallSkip"] == ["speedup", "calls"]
     assert common["SkipstoneMaskRule"] == ["rule", "every"] and common["SkipstoneBlockMask"] == []
     assert max(map(len, common.values())) <= 6
 

@@ -19,6 +19,7 @@ from doubles import comfy
 from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.fields import check_fields, field_of, fields_of, setting
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.recipe.token_prune import TokenPrune
@@ -26,7 +27,7 @@ from skipstone.core.recipe.token_prune import TokenPrune
 ROOT = Path(__file__).resolve().parents[2]
 RELEASED = json.loads((ROOT / "tests/support/released_nodes.json").read_text())
 """Node id -> its inputs as they were first published: saved workflows hold their values in this order."""
-SETTINGS = (TokenMerge, TokenPrune, BlockSkip, TrainSettings)
+SETTINGS = (TokenMerge, TokenPrune, BlockSkip, CallSkip, TrainSettings)
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ ADDED = [
     ("core.recipe.token_merge", TokenMerge, "SkipstoneTokenMerge", lambda node, w: node.build_recipe(**w).merge),
     ("core.recipe.token_prune", TokenPrune, "SkipstoneDaTo", lambda node, w: node.build_dato("custom", **w).prune),
     ("core.recipe.block_skip", BlockSkip, "SkipstoneMaskRule", lambda node, w: node.build_rule(**w)),
+    ("core.recipe.call_skip", CallSkip, "SkipstoneCallSkip", lambda node, w: node.build_calls(**w).calls),
     ("core.calibrate.masks.settings", TrainSettings, "SkipstoneTrainMask", lambda node, w: node.build_settings(**w)),
 ]
 
