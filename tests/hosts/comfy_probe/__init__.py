@@ -1,4 +1,4 @@
-"""A ComfyUI pack for the tests: tiny random models of real classes, a cancel button, and looks at what a run left behind."""
+"""A ComfyUI pack for the tests: tiny random models of real classes, a cancel button, counts, and looks at what a run left behind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from server import PromptServer
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
 
 _models = {}
+_forwards = {"network": 0, "control": 0}
+"""Forwards since they were last looked at."""
+
+
+def _counted(name, function):
+    def counting(*args, **kwargs):
+        _forwards[name] += 1
+        return function(*args, **kwargs)
+
+    return counting
 
 
 def _randomise(module):
@@ -34,6 +44,7 @@ def _build(kind):
     settings.set_inference_dtype(torch.float32, None)
     model = settings.get_model({}, "")
     _randomise(model.diffusion_model)
+    model._apply_model = _counted("network", model._apply_model)
     load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, load, offload)
 
@@ -131,6 +142,7 @@ def controlnet():
     config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
     net = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
     _randomise(net)
+    net.forward = _counted("control", net.forward)
     return (comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device()),)
 
 
@@ -139,6 +151,19 @@ def digest(samples):
     x = samples["samples"].float().contiguous().cpu()
     text = hashlib.sha256(x.numpy().tobytes()).hexdigest() if torch.isfinite(x).all() else "not finite"
     return {"ui": {"text": [text]}}
+
+
+def counts(samples):
+    """How often the network and the ControlNet ran."""
+    text = f"network {_forwards['network']}, control {_forwards['control']}"
+    _forwards.update(network=0, control=0)
+    return {"ui": {"text": [text]}}
+
+
+def distance(samples, other):
+    """Relative distance of two latents."""
+    x, y = samples["samples"].float(), other["samples"].float()
+    return {"ui": {"text": [f"{float((x - y).norm() / y.norm()):.6f}"]}}
 
 
 def leftovers(model, samples):
@@ -163,6 +188,8 @@ NODE_CLASS_MAPPINGS = {
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}),
     "ProbeDigest": _node(digest, (), {"samples": ("LATENT",)}, output=True),
+    "ProbeCounts": _node(counts, (), {"samples": ("LATENT",)}, output=True),
+    "ProbeDistance": _node(distance, (), {"samples": ("LATENT",), "other": ("LATENT",)}, output=True),
     "ProbeLeftovers": _node(leftovers, (), {"model": ("MODEL",), "samples": ("LATENT",)}, output=True),
 }
 
