@@ -7,64 +7,56 @@ import re
 from typing import Any
 
 import pytest
-from hosts.comfy_prompts import image, merged, node, patched, text2img
+from hosts.comfy_prompts import image, merged, node, patched
 from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
 from hosts.test_comfyui_masks import picture, skipped, with_control
 from hosts.test_comfyui_windows import FRAMES, windowed
-
-from skipstone.core.plan.call_plan import even_keys
 
 __all__ = ["host"]
 
 pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
 
 STEPS, CALLS = 12, 6
-KINDS = (
-    "SD1.5",
-    "SDXL",
-    "PixArt",
-    "SD3",
-    "Flux",
-    "Chroma",
-    "SVD",
-    "Wan",
-    "LTXV",
-    "HunyuanVideo",
-    "Cosmos",
-    "Cosmos 2",
-    "Mochi",
-)
+KINDS = ("SD1.5", "SDXL", "SD3", "Flux", "Wan", "LTXV", "HunyuanVideo", "Cosmos", "Cosmos 2")
 
 
-def dense(kind: str = "SD3", **sampling: Any) -> Prompt:
-    """A prompt whose forwards are counted."""
-    prompt = picture(kind, **{"steps": STEPS, **sampling})
-    return {**prompt, "counts": node("ProbeCounts", samples=["sampler", 0])}
-
-
-def fewer(prompt: Prompt, calls: int = CALLS, **rare: Any) -> Prompt:
-    """With a Call Skip in front of the KSampler."""
+def fewer(kind: str = "SD3", calls: int = CALLS, sampling: dict[str, Any] | None = None, **rare: Any) -> Prompt:
+    """A Call Skip in front of the KSampler."""
+    prompt = picture(kind, **{"steps": STEPS, **(sampling or {})})
     return patched(prompt, "SkipstoneCallSkip", "calls", **{"speedup": 2.0, "calls": calls, **rare})
 
 
-def compared(prompt: Prompt) -> Prompt:
-    """Beside the same sampler without Call Skip."""
-    plain = {**prompt["sampler"]["inputs"], "model": prompt["calls"]["inputs"]["model"]}
-    distance = node("ProbeDistance", samples=["sampler", 0], other=["plain", 0])
-    return {**prompt, "plain": node("KSampler", **plain), "distance": distance}
+def beside(prompt: Prompt) -> Prompt:
+    """The same sampler without Call Skip beside it; forwards of both are counted, and latents compared."""
+    found = prompt["sampler"]["inputs"]["model"]
+    bare = {
+        name: {**one, "inputs": dict(one["inputs"])} for name, one in prompt.items() if one["class_type"] != "KSampler"
+    }
+    plain = {**prompt["sampler"]["inputs"], "model": _without(bare, found)}
+    counts = node("ProbeCounts", samples=["sampler", 0], other=["plain", 0])
+    return {**prompt, **bare, "plain": node("KSampler", **plain), "counts": counts}
 
 
-def forwards(result: Result) -> tuple[int, int]:
-    """Of the network and of the ControlNet."""
-    network, control = re.findall(r"\d+", result.outputs["counts"])
-    return int(network), int(control)
+def _without(nodes: Prompt, model: Any) -> Any:
+    """The model before Call Skip, with copies of the nodes behind it."""
+    name = model[0]
+    if name == "calls":
+        return nodes[name]["inputs"]["model"]
+    if "model" not in nodes[name]["inputs"]:
+        return model
+    nodes[f"{name} without"] = {
+        **nodes[name],
+        "inputs": {**nodes[name]["inputs"], "model": _without(nodes, nodes[name]["inputs"]["model"])},
+    }
+    return [f"{name} without", 0]
 
 
-def distance(host: ComfyUI, prompt: Prompt) -> float:
-    result = host.run(compared(prompt))
+def counted(result: Result) -> tuple[int, int, float]:
+    """Forwards of the network and of the ControlNet in both runs, and the distance of the two latents."""
     assert image(result)
-    return float(result.outputs["distance"])
+    network, control, distance = result.outputs["counts"].split()
+    return int(network), int(control), float(distance)
 
 
 def reported(result: Result) -> tuple[int, int]:
@@ -79,43 +71,39 @@ def reported(result: Result) -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_of_the_calls_reach_the_network_and_the_picture_is_near(host: ComfyUI, kind: str) -> None:
-    first = host.run(dense(kind))
-    result = host.run(fewer(dense(kind)))
-    assert image(result) != image(first)
-    per_call = forwards(first)[0] // STEPS
-    assert forwards(first)[0] == per_call * STEPS and forwards(result)[0] == per_call * CALLS
+    result = host.run(beside(fewer(kind)))
+    network, _, distance = counted(result)
+    assert network in (STEPS + CALLS, 2 * (STEPS + CALLS)), "conds come together or one by one"
     assert result.report("calls") == "ran 6 of 12 calls, forecast 6 (line on eps);"
-    assert 0 < distance(host, fewer(dense(kind))) < 0.2
+    assert 0 < distance < 0.2
 
 
 def test_neutral_settings_are_bit_identical_and_full_calls_too(host: ComfyUI) -> None:
-    plain = image(host.run(dense()))
-    assert image(host.run(fewer(dense(), calls=0, speedup=1.0))) == plain
-    everything = host.run(fewer(dense(), calls=0, keys=", ".join(map(str, range(STEPS)))))
-    assert image(everything) == plain and forwards(everything)[0] == STEPS
-    assert image(host.run(fewer(dense()))) == image(host.run(fewer(dense()))) != plain
-    assert image(host.run(dense())) == plain
+    assert counted(host.run(beside(fewer(calls=0, speedup=1.0)))) == (2 * STEPS, 0, 0)
+    assert counted(host.run(beside(fewer(calls=0, keys=", ".join(map(str, range(STEPS))))))) == (2 * STEPS, 0, 0)
+    assert image(host.run(fewer())) == image(host.run(fewer()))
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": 2}, {"cfg": 1.0}, {"tokens": 154}, {"scheduler": "karras"}, {"denoise": 0.6}], ids=str
+    "sampling", [{"batch": 2}, {"cfg": 1.0}, {"tokens": 154}, {"scheduler": "karras"}, {"denoise": 0.6}], ids=str
 )
-def test_shapes_conds_and_schedules(host: ComfyUI, options: dict[str, Any]) -> None:
+def test_shapes_conds_and_schedules(host: ComfyUI, sampling: dict[str, Any]) -> None:
     """With 154 tokens SD3's conds come in two forwards."""
-    result = host.run(fewer(dense(**options)))
-    assert image(result) != image(host.run(dense(**options)))
-    assert forwards(result)[0] == CALLS * (2 if "tokens" in options else 1) and reported(result) == (CALLS, STEPS)
+    result = host.run(beside(fewer(sampling=sampling)))
+    network, _, distance = counted(result)
+    assert network == (STEPS + CALLS) * (2 if "tokens" in sampling else 1) and reported(result) == (CALLS, STEPS)
+    assert 0 < distance < 0.2
 
 
 def test_few_steps_are_declined_in_one_line(host: ComfyUI) -> None:
-    result = host.run(fewer(dense(steps=8), calls=0))
-    assert image(result) == image(host.run(dense(steps=8))) and forwards(result)[0] == 8
+    result = host.run(beside(fewer(calls=0, sampling={"steps": 8})))
+    assert counted(result) == (16, 0, 0)
     assert "call skipping unaccelerated: 8 steps are too few to forecast any" in result.report("calls")
 
 
 def test_a_wrong_setting_is_told_and_the_image_comes_dense(host: ComfyUI) -> None:
-    result = host.run(fewer(dense(), keys="some"))
-    assert image(result) == image(host.run(dense())) and "cannot be read" in result.report("calls")
+    result = host.run(beside(fewer(keys="some")))
+    assert counted(result) == (2 * STEPS, 0, 0) and "cannot be read" in result.report("calls")
 
 
 # samplers
@@ -127,17 +115,15 @@ SEVERAL = {"heun": 2, "dpm_2": 2, "dpmpp_sde": 2}
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "uni_pc", "euler_ancestral", "dpmpp_2m_sde", "lcm", *SEVERAL])
 def test_samplers_run_the_steps_of_the_plan(host: ComfyUI, name: str) -> None:
-    first, result = host.run(dense(sampler_name=name)), host.run(fewer(dense(sampler_name=name)))
-    assert image(result) != image(first) and image(result) == image(host.run(fewer(dense(sampler_name=name))))
+    network, _, distance = counted(host.run(beside(fewer(sampling={"sampler_name": name}))))
     each, extra = SEVERAL.get(name, 1), name == "heun"  # heun's second evaluations have values of their own
-    assert forwards(first)[0] == each * STEPS - (each > 1)
-    assert forwards(result)[0] == each * (CALLS + extra) - (each > 1)
+    assert network == each * (STEPS + CALLS + extra) - 2 * (each > 1) and distance > 0
 
 
 @pytest.mark.parametrize("name", ["dpm_adaptive", "dpm_fast"])
 def test_samplers_with_steps_of_their_own_are_declined_in_one_line(host: ComfyUI, name: str) -> None:
-    result = host.run(fewer(dense(sampler_name=name)))
-    assert image(result) == image(host.run(dense(sampler_name=name)))
+    result = host.run(beside(fewer(sampling={"sampler_name": name})))
+    assert counted(result)[2] == 0
     assert result.report("calls") == f"{name} chooses its own steps; sampling runs unaccelerated"
 
 
@@ -145,9 +131,9 @@ def test_every_sampler_is_accelerated_or_declined(host: ComfyUI) -> None:
     info = json.loads(host.get("/object_info/KSampler"))["KSampler"]["input"]["required"]["sampler_name"]
     names = info[0] if isinstance(info[0], list) else info[1]["options"]
     for name in names:
-        result = host.run(fewer(dense(sampler_name=name, cfg=1.0)))
+        result = host.run(fewer(sampling={"sampler_name": name, "cfg": 1.0}))
         assert image(result), name
-        if "unaccelerated" not in result.report("calls"):
+        if "sampling runs unaccelerated" not in result.report("calls"):
             ran, calls = reported(result)
             assert ran < 0.7 * calls, (name, result.report("calls"))
 
@@ -156,62 +142,56 @@ def test_every_sampler_is_accelerated_or_declined(host: ComfyUI) -> None:
 
 
 def test_the_controlnets_own_forward_is_skipped(host: ComfyUI) -> None:
-    first, result = host.run(with_control(dense("SD1.5"))), host.run(with_control(fewer(dense("SD1.5"))))
-    assert forwards(first) == (STEPS, STEPS) and forwards(result) == (CALLS, CALLS)
-    assert image(result) not in (image(first), image(host.run(fewer(dense("SD1.5")))))
-    assert distance(host, with_control(fewer(dense("SD1.5")))) < 0.2
+    network, control, distance = counted(host.run(beside(with_control(fewer("SD1.5")))))
+    assert network == control == STEPS + CALLS and 0 < distance < 0.2
 
 
 def test_a_controlnet_that_ends_in_mid_run_has_full_calls_then(host: ComfyUI) -> None:
-    prompt = with_control(fewer(dense("SD1.5"), calls=0, keys="0, 1, 11"))
+    prompt = with_control(fewer("SD1.5", calls=0, keys="0, 1, 11"))
     prompt["control"]["inputs"] |= {"end_percent": 0.5}
-    assert forwards(host.run(prompt))[0] == 5, "two calls without it are needed"
+    result = host.run(prompt)
+    assert image(result) and reported(result) == (5, STEPS), "two calls without it are needed"
 
 
-def areas(prompt: Prompt, kind: str) -> Prompt:
-    area = node("ConditioningSetArea", conditioning=["other", 0], width=64, height=128, x=64, y=0, strength=1.0)
-    return _beside(prompt, area, kind)
+def areas(prompt: Prompt) -> Prompt:
+    return _with(prompt, "ConditioningSetArea", width=64, height=128, x=64, y=0, strength=1.0)
 
 
-def ranged(prompt: Prompt, kind: str) -> Prompt:
-    late = node("ConditioningSetTimestepRange", conditioning=["other", 0], start=0.5, end=1.0)
-    return _beside(prompt, late, kind)
+def ranged(prompt: Prompt) -> Prompt:
+    return _with(prompt, "ConditioningSetTimestepRange", start=0.5, end=1.0)
 
 
-def _beside(prompt: Prompt, changed: dict[str, Any], kind: str) -> Prompt:
+def _with(prompt: Prompt, change: str, **options: Any) -> Prompt:
+    """A second cond beside the positive one."""
+    kind = prompt["positive"]["inputs"]["kind"]
     both = node("ConditioningCombine", conditioning_1=["positive", 0], conditioning_2=["changed", 0])
     other = node("ProbeConditioning", kind=kind, tokens=77, rng=3)
     prompt["sampler"]["inputs"]["positive"] = ["both", 0]
-    return {**prompt, "other": other, "changed": changed, "both": both}
+    return {**prompt, "other": other, "changed": node(change, conditioning=["other", 0], **options), "both": both}
 
 
 def test_area_conds_are_forecast(host: ComfyUI) -> None:
-    result = host.run(areas(fewer(dense("SD1.5")), "SD1.5"))
-    assert reported(result) == (CALLS, STEPS) and distance(host, areas(fewer(dense("SD1.5")), "SD1.5")) < 0.2
+    result = host.run(beside(areas(fewer())))
+    assert reported(result) == (CALLS, STEPS) and 0 < counted(result)[2] < 0.2
 
 
 def test_a_cond_that_starts_in_mid_run_has_full_calls_then(host: ComfyUI) -> None:
-    result = host.run(ranged(fewer(dense("SD1.5"), calls=0, keys="0, 1, 11"), "SD1.5"))
+    result = host.run(ranged(fewer(calls=0, keys="0, 1, 11")))
     assert image(result) and reported(result) == (5, STEPS)
 
 
 def test_perturbed_attention_is_forecast_by_itself(host: ComfyUI) -> None:
-    def perturbed(prompt: Prompt) -> Prompt:
-        return patched(prompt, "PerturbedAttentionGuidance", "pag", scale=3.0)
-
-    assert forwards(host.run(fewer(perturbed(dense("SD1.5")))))[0] == 2 * CALLS
-    result = host.run(perturbed(fewer(dense("SD1.5"))))
-    assert forwards(result)[0] == 2 * CALLS and reported(result) == (CALLS, STEPS)
-    assert distance(host, fewer(perturbed(dense("SD1.5")))) < 0.2
+    result = host.run(beside(patched(fewer("SD1.5"), "PerturbedAttentionGuidance", "pag", scale=3.0)))
+    network, _, distance = counted(result)
+    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < 0.2
 
 
 def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
-    plain = windowed(dense("SD1.5", batch=FRAMES))
-    if host.run(plain).status != "success":
+    result = host.run(beside(windowed(fewer("SD1.5", sampling={"batch": FRAMES}))))
+    if result.status != "success":
         pytest.skip("this ComfyUI's context windows do not run on this version of torch")
-    result = host.run(fewer(plain))
-    assert image(result) and forwards(result)[0] == 2 * CALLS and reported(result) == (CALLS, STEPS)
-    assert distance(host, fewer(plain)) < 0.2
+    network, _, distance = counted(result)
+    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < 0.2
 
 
 # other nodes, several runs
@@ -221,60 +201,59 @@ def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
 @pytest.mark.parametrize("other", ["EasyCache", "LazyCache"])
 def test_of_two_that_skip_calls_one_is_used(host: ComfyUI, other: str, first: bool) -> None:
     own = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
-    prompt = patched(dense(), other, "other", **own)
-    both = fewer(prompt) if first else patched(fewer(dense()), other, "other", **own)
-    result = host.run(both)
-    assert image(result) == image(host.run(prompt))
+    alone = patched(picture("SD3", steps=STEPS), other, "other", **own)
+    both = patched(alone, "SkipstoneCallSkip", "calls", speedup=2.0, calls=0)
+    result = host.run(both if first else patched(fewer(), other, "other", **own))
+    assert image(result) == image(host.run(alone))
     line = f"{other} also skips calls of this model: keep one of the two nodes; sampling runs unaccelerated"
     assert result.report("calls") == line
 
 
 def test_with_merging_and_a_mask_in_one_report(host: ComfyUI) -> None:
-    prompt = fewer(skipped(merged(dense("SD1.5")), "interval", every=2))
-    result = host.run(prompt)
-    assert image(result) and forwards(result)[0] == CALLS
-    assert result.report("calls") == result.report("merge") == result.report("mask")
-    assert re.match(
-        r"ran 6 of 12 calls, .* merged \d+% .* 6 calls: .* ran \d+ of \d+ blocks in 6 calls", result.report("calls")
-    )
-    assert image(result) != image(host.run(fewer(dense("SD1.5"))))
+    result = host.run(skipped(merged(fewer("SD1.5")), "interval", every=2))
+    assert image(result) != image(host.run(fewer("SD1.5")))
+    report = result.report("calls")
+    assert report == result.report("merge") == result.report("mask")
+    assert re.match(r"ran 6 of 12 calls, .* merged \d+% .* 6 calls: .* ran \d+ of \d+ blocks in 6 calls", report)
 
 
 def test_two_samplers_have_runs_of_their_own(host: ComfyUI) -> None:
-    prompt = fewer(dense())
+    prompt = fewer()
     again = {**prompt["sampler"]["inputs"], "latent_image": ["sampler", 0], "denoise": 0.5, "steps": 10}
-    prompt |= {"second": node("KSampler", **again), "counts": node("ProbeCounts", samples=["second", 0])}
-    result = host.run(prompt)
-    assert image(result) and forwards(result)[0] == 2 * CALLS
+    result = host.run(
+        {**prompt, "second": node("KSampler", **again), "look": node("ProbeDigest", samples=["second", 0])}
+    )
     assert re.fullmatch(r"run 1: ran 6 of 12 calls, .*; run 2: ran 6 of 10 calls, .*;", result.report("calls"))
-    assert image(result) == image(host.run(fewer(dense())))
+    assert image(result) == image(host.run(fewer()))
 
 
 def test_cancel_leaves_nothing(host: ComfyUI) -> None:
-    plain, first = image(host.run(dense("SD1.5"))), image(host.run(fewer(dense("SD1.5"))))
-    cancelled = host.run(patched(fewer(dense("SD1.5")), "ProbeCancel", "cancel", call=12))
+    first = image(host.run(fewer("SD1.5")))
+    cancelled = host.run(patched(fewer("SD1.5"), "ProbeCancel", "cancel", call=12))
     assert cancelled.status == "error" and cancelled.detail[0] == "execution_interrupted"
-    assert image(host.run(dense("SD1.5"))) == plain and image(host.run(fewer(dense("SD1.5")))) == first
+    assert image(host.run(fewer("SD1.5"))) == first
 
 
 def test_a_recipe_is_saved_and_loaded(host: ComfyUI) -> None:
     save = node("SkipstoneRecipeSaver", model=["calls", 0], filename_prefix="half")
-    saved = host.run({**fewer(dense()), "save": save})
+    saved = host.run({**fewer(), "save": save})
     name, content = saved.report("save").split(": ")
     assert content == "call skip"
-    assert image(host.run(patched(dense(), "SkipstoneRecipeLoader", "load", file=name))) == image(saved)
+    loaded = patched(picture("SD3", steps=STEPS), "SkipstoneRecipeLoader", "load", file=name)
+    assert image(host.run(loaded)) == image(saved)
 
 
 # what ships
 
 
-def test_the_shipped_workflows_lack_nothing_but_their_models(host: ComfyUI) -> None:
+def test_the_shipped_workflow_lacks_nothing_but_its_checkpoint(host: ComfyUI) -> None:
     prompt = json.loads((ROOT / "workflows/api/sd15_call_skip.json").read_text())
     rejected = host.run(prompt)
     errors = [e for n in rejected.detail["node_errors"].values() for e in n["errors"]]
     assert [(e["type"], e["extra_info"]["input_name"]) for e in errors] == [("value_not_in_list", "ckpt_name")]
     own = {k: v for k, v in prompt["2"]["inputs"].items() if k != "model"}
-    assert reported(host.run(patched(dense(steps=20), "SkipstoneCallSkip", "calls", **own))) == (10, 20)
+    result = host.run(patched(picture("SD3", steps=25), "SkipstoneCallSkip", "calls", **own))
+    assert image(result) and reported(result) == (12, 25)
 
 
 def test_help_page_and_texts_are_served(host: ComfyUI) -> None:
@@ -282,5 +261,5 @@ def test_help_page_and_texts_are_served(host: ComfyUI) -> None:
     assert page == (ROOT / "web/docs/SkipstoneCallSkip.md").read_bytes()
     info = json.loads(host.get("/object_info/SkipstoneCallSkip"))["SkipstoneCallSkip"]
     assert (info["display_name"], info["category"], info["output"]) == ("Call Skip", "Skipstone", ["MODEL"])
-    assert info["input"]["optional"]["keys"][1]["default"] == "" and info["input"]["optional"]["keys"][1]["advanced"]
-    assert even_keys(STEPS, CALLS)[:2] == (0, 1)
+    keys = info["input"]["optional"]["keys"][1]
+    assert (keys["default"], keys["placeholder"], keys["advanced"]) == ("", "0, 1, 3, 5, 19", True)

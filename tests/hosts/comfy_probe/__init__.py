@@ -1,4 +1,4 @@
-"""A ComfyUI pack for the tests: tiny random models of real classes, a cancel button, counts, and looks at what a run left behind."""
+"""A ComfyUI pack for the tests: tiny random models of real classes, a cancel button, and looks at what a run did and left."""
 
 from __future__ import annotations
 
@@ -153,17 +153,12 @@ def digest(samples):
     return {"ui": {"text": [text]}}
 
 
-def counts(samples):
-    """How often the network and the ControlNet ran."""
-    text = f"network {_forwards['network']}, control {_forwards['control']}"
+def counts(samples, other):
+    """Forwards of the network and of the ControlNet, and the relative distance of two latents."""
+    x, y = samples["samples"].float(), other["samples"].float()
+    text = f"{_forwards['network']} {_forwards['control']} {float((x - y).norm() / y.norm()):.6f}"
     _forwards.update(network=0, control=0)
     return {"ui": {"text": [text]}}
-
-
-def distance(samples, other):
-    """Relative distance of two latents."""
-    x, y = samples["samples"].float(), other["samples"].float()
-    return {"ui": {"text": [f"{float((x - y).norm() / y.norm()):.6f}"]}}
 
 
 def leftovers(model, samples):
@@ -188,8 +183,7 @@ NODE_CLASS_MAPPINGS = {
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}),
     "ProbeDigest": _node(digest, (), {"samples": ("LATENT",)}, output=True),
-    "ProbeCounts": _node(counts, (), {"samples": ("LATENT",)}, output=True),
-    "ProbeDistance": _node(distance, (), {"samples": ("LATENT",), "other": ("LATENT",)}, output=True),
+    "ProbeCounts": _node(counts, (), {"samples": ("LATENT",), "other": ("LATENT",)}, output=True),
     "ProbeLeftovers": _node(leftovers, (), {"model": ("MODEL",), "samples": ("LATENT",)}, output=True),
 }
 
