@@ -19,6 +19,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.errors import RecipeError, SkipstoneError
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
@@ -35,6 +36,7 @@ _DOES = {
     TokenPrune.kind: "prunes tokens",
     BlockSkip.kind: "skips blocks",
     CallSkip.kind: "skips calls",
+    Auto.kind: "skips calls",
 }
 
 

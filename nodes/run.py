@@ -14,6 +14,7 @@ from ..core.engine.engine import Engine
 from ..core.engine.report import Report
 from ..core.errors import ModelError, SkipstoneError
 from ..core.models import unwrapped
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
@@ -25,13 +26,14 @@ from .cond_batch import CondBatch, Conds
 from .messages import UNACCELERATED, log, node_text, show_on_node, show_run, wrapped
 from .schedules import skips_nothing
 from .serving import known, refusal, unsupported
-from .whole_calls import WholeCalls
+from .whole_calls import WholeCallMethod, WholeCalls
 
 WITHOUT = {
     TokenMerge.kind: "no tokens are merged",
     TokenPrune.kind: "no tokens are pruned",
     BlockSkip.kind: "no block is skipped",
     CallSkip.kind: "no call is skipped",
+    Auto.kind: "no call is skipped",
 }
 
 Asked = dict[str, tuple[Method, Any]]
@@ -52,8 +54,8 @@ class Run:
         """Before the first call; engines are made when their network is first called."""
         methods = [method for method, _ in asked.values()]
         self._alone = len(methods) == 1
-        self._methods = tuple(m for m in methods if not isinstance(m, CallSkip))
-        self._calls = next((WholeCalls(m, sampler, sigmas) for m in methods if isinstance(m, CallSkip)), None)
+        self._methods = tuple(m for m in methods if not isinstance(m, WholeCallMethod))
+        self._calls = next((WholeCalls(m, sampler, sigmas) for m in methods if isinstance(m, WholeCallMethod)), None)
         self._nodes = tuple(dict.fromkeys(node for _, node in asked.values()))
         self._replaced = replaced
         self._sampler = sampler
@@ -205,6 +207,7 @@ def _together(calls: Report | None, parts: list[Report]) -> list[Report]:
         calls=calls.calls,
         calls_forecast=calls.calls_forecast,
         forecast_as=calls.forecast_as,
+        chosen=calls.chosen,
         estimated_error=calls.estimated_error,
         cache_bytes=calls.cache_bytes + first.cache_bytes,
         notes=list(dict.fromkeys([*calls.notes, *first.notes])),

@@ -11,17 +11,21 @@ from ..core.engine.report import Report
 from ..core.engine.session import Session
 from ..core.models import unwrapped
 from ..core.plan.run import Horizon
+from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch
 from .samplers import OWN_STEPS, adds_noise, name_of
 
+WholeCallMethod = CallSkip | Auto
+"""Methods that choose the calls at which the model runs."""
+
 
 class WholeCalls:
     """Call skipping in one run. The engine is made at the first call, whose model it needs."""
 
-    def __init__(self, settings: CallSkip, sampler: Any, sigmas: Tensor) -> None:
+    def __init__(self, settings: WholeCallMethod, sampler: Any, sigmas: Tensor) -> None:
         """Before the first call.
 
         Args:
