@@ -18,6 +18,8 @@ __all__ = ["host"]
 pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
 
 STEPS, CALLS = 12, 6
+NEAR = 0.35
+"""Relative distance to the picture of all calls that forecasts of a random network keep; another noise is at 1.4."""
 KINDS = ("SD1.5", "SDXL", "SD3", "Flux", "Wan", "LTXV", "HunyuanVideo", "Cosmos", "Cosmos 2")
 
 
@@ -75,7 +77,7 @@ def test_half_of_the_calls_reach_the_network_and_the_picture_is_near(host: Comfy
     network, _, distance = counted(result)
     assert network in (STEPS + CALLS, 2 * (STEPS + CALLS)), "conds come together or one by one"
     assert result.report("calls") == "ran 6 of 12 calls, forecast 6 (line on eps);"
-    assert 0 < distance < 0.2
+    assert 0 < distance < NEAR
 
 
 def test_neutral_settings_are_bit_identical_and_full_calls_too(host: ComfyUI) -> None:
@@ -92,7 +94,7 @@ def test_shapes_conds_and_schedules(host: ComfyUI, sampling: dict[str, Any]) -> 
     result = host.run(beside(fewer(sampling=sampling)))
     network, _, distance = counted(result)
     assert network == (STEPS + CALLS) * (2 if "tokens" in sampling else 1) and reported(result) == (CALLS, STEPS)
-    assert 0 < distance < 0.2
+    assert 0 < distance < NEAR
 
 
 def test_few_steps_are_declined_in_one_line(host: ComfyUI) -> None:
@@ -117,7 +119,7 @@ SEVERAL = {"heun": 2, "dpm_2": 2, "dpmpp_sde": 2}
 def test_samplers_run_the_steps_of_the_plan(host: ComfyUI, name: str) -> None:
     network, _, distance = counted(host.run(beside(fewer(sampling={"sampler_name": name}))))
     each, extra = SEVERAL.get(name, 1), name == "heun"  # heun's second evaluations have values of their own
-    assert network == each * (STEPS + CALLS + extra) - 2 * (each > 1) and distance > 0
+    assert network == each * (STEPS + CALLS) + extra - 2 * (each > 1) and distance > 0
 
 
 @pytest.mark.parametrize("name", ["dpm_adaptive", "dpm_fast"])
@@ -143,7 +145,7 @@ def test_every_sampler_is_accelerated_or_declined(host: ComfyUI) -> None:
 
 def test_the_controlnets_own_forward_is_skipped(host: ComfyUI) -> None:
     network, control, distance = counted(host.run(beside(with_control(fewer("SD1.5")))))
-    assert network == control == STEPS + CALLS and 0 < distance < 0.2
+    assert network == control == STEPS + CALLS and 0 < distance < NEAR
 
 
 def test_a_controlnet_that_ends_in_mid_run_has_full_calls_then(host: ComfyUI) -> None:
@@ -172,7 +174,7 @@ def _with(prompt: Prompt, change: str, **options: Any) -> Prompt:
 
 def test_area_conds_are_forecast(host: ComfyUI) -> None:
     result = host.run(beside(areas(fewer())))
-    assert reported(result) == (CALLS, STEPS) and 0 < counted(result)[2] < 0.2
+    assert reported(result) == (CALLS, STEPS) and 0 < counted(result)[2] < NEAR
 
 
 def test_a_cond_that_starts_in_mid_run_has_full_calls_then(host: ComfyUI) -> None:
@@ -183,7 +185,7 @@ def test_a_cond_that_starts_in_mid_run_has_full_calls_then(host: ComfyUI) -> Non
 def test_perturbed_attention_is_forecast_by_itself(host: ComfyUI) -> None:
     result = host.run(beside(patched(fewer("SD1.5"), "PerturbedAttentionGuidance", "pag", scale=3.0)))
     network, _, distance = counted(result)
-    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < 0.2
+    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
 
 
 def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
@@ -191,7 +193,7 @@ def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
     if result.status != "success":
         pytest.skip("this ComfyUI's context windows do not run on this version of torch")
     network, _, distance = counted(result)
-    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < 0.2
+    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
 
 
 # other nodes, several runs
