@@ -256,12 +256,9 @@ class Session:
             if self._answers:
                 return
             tick = self._running.tick(call.timestep, streams)
-<<<<<<< HEAD
             call = replace(
                 call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None
             )
-=======
-            call = replace(call, step=self._steps.setdefault(call.step, len(self._steps)) if call.step is not None else None)
         self._waiting = tick, call
 
     def _begin_parts(self) -> None:
@@ -269,7 +266,6 @@ class Session:
         if waiting is None:
             return
         tick, call = waiting
->>>>>>> c985a7f (Call skipping in AUTOMATIC1111 and Forge: an override above ControlNet's, the sampler's own step count, controls made from the methods)
         for part, overrides in self._parts:
             if part.begin(tick, call):
                 overrides.install()
