@@ -48,6 +48,7 @@ ORDER = (
     "memory_budget", "offload", "forecast", "dato", "ratio", "ratios", "dato_depths", "recover_from", "stride", "gamma",
     "alpha", "seed", "mode", "caching", "split", "speedup", "calls", "calls_every", "keys", "calls_rule", "space",
     "predictor", "warmup", "tail", "max_gap", "calls_threshold", "profile",
+    "auto_speedup", "max_error", "auto_profile", "guard", "record",
 )  # fmt: skip
 """Public: the order of the API's arguments. A field that is not listed comes last; append it here before the next release."""
 
@@ -174,6 +175,8 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     "mask": {"note": f"A file in models/{FOLDERS['mask']}."},
     "profile": {"note": f"A file in models/{FOLDERS['profile']}."},
     "speedup": {"default": 1.0},
+    "auto_speedup": {"default": 1.0},
+    "auto_profile": {"note": f"A file in models/{FOLDERS['profile']}."},
     "ratio": {"infotext": ALWAYS, "axis": "DaTo ratio"},
 }  # fmt: skip
 """Settings whose entry differs from the plain one, and how."""

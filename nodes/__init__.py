@@ -21,6 +21,7 @@ NODES = {
     "SkipstoneRecipeLoader": "recipe_loader",
     "SkipstoneRecipeSaver": "recipe_saver",
     "SkipstoneCallSkip": "call_skip",
+    "SkipstoneAuto": "auto",
 }
 """Node class -> its file, in menu order. A new node is one file and one line here."""
 

@@ -9,7 +9,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.errors import FileError, MaskError, RecipeError, SkipstoneError
+from ..core.errors import FileError, MaskError, ProfileError, RecipeError, SkipstoneError
+from ..core.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,23 @@ class Folder:
             ) from None
         return os.path.join(folder, f"{name}_{counter:05}_{self.suffix}")
 
+    def saved_path(self, name: str) -> str:
+        """Path below output/ of the file of that name, which need not exist. The folder is made.
+
+        Raises :class:`FileError` where no folder can be made.
+        """
+        place = os.path.join(folder_paths.get_output_directory(), self.folder)
+        make_folder(place)
+        return os.path.join(place, name + self.suffix)
+
 
 MASK_FILES = Folder("skipstone_masks", ".safetensors", "mask", MaskError)
 RECIPE_FILES = Folder("skipstone_recipes", ".json", "recipe", RecipeError)
+PROFILE_FILES = Folder("skipstone_profiles", ".safetensors", "profile", ProfileError)
 
 
 def register_folders() -> None:
     """Make ComfyUI list the files of all kinds."""
     MASK_FILES.register()
     RECIPE_FILES.register()
+    PROFILE_FILES.register()

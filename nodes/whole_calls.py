@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch
 from .samplers import OWN_STEPS, adds_noise, name_of
 
-WholeCallMethod = CallSkip | Auto
+WholeCallMethod: TypeAlias = CallSkip | Auto
 """Methods that choose the calls at which the model runs."""
 
 
@@ -67,7 +67,7 @@ class WholeCalls:
             return batch.joined(outputs[0])
 
         assert self._engine is not None
-        joined = self._engine.forward(lambda: batch.call(model.model_sampling), run)
+        joined: Tensor = self._engine.forward(lambda: batch.call(model.model_sampling), run)
         return outputs[0] if outputs else batch.split(joined)
 
     @property

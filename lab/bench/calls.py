@@ -28,7 +28,7 @@ from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
 from ...pipelines.samplers import SAMPLERS, set_sampler
 from ..demo_models.loading import load_model
-from .figures import Bench, Figures, Progress, Table, publish
+from .figures import Bench, Figures, Files, Progress, Table, publish
 
 _SEEDS = 40_000
 """First seed of the reported noises: profiles use others."""
@@ -45,7 +45,7 @@ PEERS = {
 
 
 @dataclass(frozen=True)
-class CallBench:
+class CallBench(Files):
     """Compare forecast calls with fewer steps and with published forecasters, at equal calls of the network."""
 
     model: str = "demo-dit"
@@ -68,10 +68,6 @@ class CallBench:
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_calls.json")
     """Where the figures go."""
-    markdown: Path | None = None
-    """A Markdown file whose section between the bench-calls markers is replaced by the tables."""
-    load: Path | None = None
-    """Show the figures of an earlier run's JSON file; measure nothing."""
 
     def check(self) -> None:
         """Refuse what cannot be measured. Raises :class:`RecipeError`."""

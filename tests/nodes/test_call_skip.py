@@ -419,9 +419,9 @@ def test_each_widget_reaches_its_setting(server: comfy.PromptServer) -> None:
 def test_a_recipe_with_call_skipping_is_saved_and_loaded(
     counted: comfy.ModelPatcher, server: comfy.PromptServer
 ) -> None:
+    from skipstone.nodes.patch import recipe_on
     from skipstone.nodes.recipe_loader import SkipstoneRecipeLoader
     from skipstone.nodes.recipe_saver import SkipstoneRecipeSaver, write_recipe
-    from skipstone.nodes.patch import recipe_on
 
     SkipstoneRecipeSaver.run("8", model=patch(counted), filename_prefix="half")
     name, content = said(server, "8").split(": ")
