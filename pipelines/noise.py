@@ -11,7 +11,7 @@ from ..core.forecast.space import Noise, Predicts
 _PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 _FLOWS = ("FlowMatch", "LTXEuler")
 _NOISY = ("Ancestral", "SDE", "SASolver", "DDPM", "LCM", "TCD")
-_DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "DMD")
+_DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "HeliosDMD")
 # By parts of the class names of diffusers' schedulers.
 
 

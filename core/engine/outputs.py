@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def with_prediction(output: Any, value: Tensor) -> Any:
     if isinstance(output, Mapping):
         name = next(iter(output))
         return type(output)(**{**output, name: with_prediction(output[name], value)})
-    return type(output)([with_prediction(output[0], value), *output[1:]])
+    return _sequence(output, [with_prediction(output[0], value), *output[1:]])
 
 
 def detached(output: Any) -> Any:
@@ -64,7 +64,7 @@ def detached(output: Any) -> Any:
     if isinstance(output, Mapping):
         first = next(iter(output))
         return type(output)(**{k: detached(v) if k == first else _copied(v) for k, v in output.items()})
-    return type(output)([detached(output[0]), *map(_copied, output[1:])])
+    return _sequence(output, [detached(output[0]), *map(_copied, output[1:])])
 
 
 def _first(output: Any) -> Any:
@@ -84,6 +84,9 @@ def _is_rows(value: Any) -> bool:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_copied, value))
-    return value
+    return _sequence(value, map(_copied, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _sequence(like: Any, values: Iterable[Any]) -> Any:
+    """Return values as a list, tuple or named tuple."""
+    return getattr(type(like), "_make", type(like))(values)

@@ -69,11 +69,14 @@ class History:
         return sum(value.nbytes for value in self._values)
 
     def reaches(self, position: float) -> bool:
-        """Return whether a position lies at the last known value (Heun's steps share a noise level) or beyond it."""
-        return bool(self._positions) and position >= self._positions[-1]
+        """Return whether a position lies beyond the known values, or among the last two.
+
+        Second-order steps share a noise level with the next step (Heun), or go a little beyond it (ancestral KDPM2).
+        """
+        return bool(self._positions) and position >= self._positions[-2:][0]
 
     def add(self, position: float, space: Affine, x: Tensor, output: Tensor) -> None:
-        """Store a true output. One at a known position replaces it; one at an earlier position begins the series again.
+        """Store a true output. It replaces those at its position and beyond.
 
         Args:
             position: of the call in its run, in [0, 1].
@@ -82,9 +85,7 @@ class History:
             output: its output [rows, ...].
         """
         while self._positions and position <= self._positions[-1]:
-            restart = position < self._positions[-1]
-            keep = 0 if restart else -1
-            self._positions, self._values = self._positions[:keep], self._values[:keep]
+            self._positions, self._values = self._positions[:-1], self._values[:-1]
         self._positions.append(position)
         self._values.append(_combined(space, x.float(), output.float()))
         self._between = []
@@ -95,7 +96,7 @@ class History:
         """Return the forecast output [rows, ...] in float32.
 
         Args:
-            position: of the call, at the last known one or beyond it.
+            position: of the call (:meth:`reaches`).
             space: what is forecast.
             x: the network's input [rows, ...].
         """

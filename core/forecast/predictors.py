@@ -54,7 +54,7 @@ class Predictor:
 
         Args:
             known: positions of the known values, rising, at least one.
-            target: position of the forecast, at the last known one or beyond it.
+            target: position of the forecast, beyond the last known but one.
             between: positions of the calls between the last known one and the target.
         """
         at = np.asarray(known, dtype=np.float64)[-self.keeps :]

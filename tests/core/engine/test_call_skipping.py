@@ -73,7 +73,7 @@ class Host:
     def forward(self, x: Tensor, t: float, streams: Sequence[str], **call: Any) -> Any:
         """One forward of the given conds, in this order."""
         rows = torch.cat([x] * len(streams))
-        conds = torch.stack([torch.full((1,), float(len(s))) for s in streams]).repeat_interleave(x.shape[0], 0)
+        conds = torch.stack([torch.full((1,), SHIFT[s]) for s in streams]).repeat_interleave(x.shape[0], 0)
         described = Call(
             t, tuple(x.shape[2:]), tuple(Stream(s, x.shape[0]) for s in streams), input=rows, noise=noise_of(t), **call
         )
@@ -101,6 +101,7 @@ def host(calls: CallSkip, *more: Any, form: Callable[[Tensor], Any] = lambda x: 
     return Host(Net(form), Recipe.of([calls, *more]))
 
 
+SHIFT = {"cond": 0.2, "uncond": -0.3}
 BATCHED, SPLIT = [["cond", "uncond"]], [["cond"], ["uncond"]]
 LAYOUTS: dict[str, tuple[Callable[[float], Any], int]] = {
     "batched": (lambda t: BATCHED, 5),
@@ -233,7 +234,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
     "mapping": (lambda x: Sampled(sample=x), lambda out: out.sample),
     "list of rows": (lambda x: list(x.unbind()), lambda out: torch.stack(out)),
     "list in a tuple": (lambda x: (list(x.unbind()),), lambda out: torch.stack(out[0])),
-    "learned variance": (lambda x: torch.cat([x, x.abs()], 1), lambda out: out),
+    "learned variance": (lambda x: torch.cat([x, 1 + x / 2], 1), lambda out: out),
 }
 
 
@@ -245,9 +246,9 @@ def test_outputs_of_all_forms_are_forecast_in_their_form(form: str) -> None:
         found = [one.forward(x, t, ["cond"]) for t in STEPS]
     assert one.net.seen == HALF_RUNS, one.engine.report.lines()
     assert len({type(out) for out in found}) == 1
-    for t, out in zip(STEPS, found, strict=True):
-        truth = read(make(torch.tanh(0.7 * x + t / 1000 + 4)))  # "cond" has four letters
-        torch.testing.assert_close(read(out), truth, rtol=0.02, atol=0.02)
+    for t, out in list(zip(STEPS, found, strict=True))[2:]:  # the first gap knows one value only
+        truth = read(make(torch.tanh(0.7 * x + t / 1000 + SHIFT["cond"])))
+        torch.testing.assert_close(read(out), truth, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("channels", [5, 9])
@@ -257,7 +258,7 @@ def test_further_input_channels_are_not_taken_for_the_latent(channels: int) -> N
     with one.engine.run(STEPS):
         found = [one.forward(x, t, ["cond"]) for t in STEPS]
     assert one.net.seen == HALF_RUNS and one.engine.report.forecast_as == "line on eps"
-    torch.testing.assert_close(found[1], torch.tanh(0.7 * x[:, :4] + 0.85 + 4), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found[3], torch.tanh(0.7 * x[:, :4] + 0.65 + SHIFT["cond"]), rtol=0.02, atol=0.02)
 
 
 def test_an_output_of_another_size_than_the_input_is_forecast_as_it_is() -> None:
@@ -393,7 +394,8 @@ def test_tiles_and_repeated_levels_are_streams_of_their_own() -> None:
         for t in STEPS:
             for x in tiles:
                 found = one.forward(x, t, ["cond"])
-                torch.testing.assert_close(found, torch.tanh(0.7 * x + t / 1000 + 4), rtol=0.02, atol=0.02)
+                error = (found - torch.tanh(0.7 * x + t / 1000 + SHIFT["cond"])).abs().max()
+                assert error < (0.11 if t > 800 else 0.04)  # the first gap knows one value only
     assert one.net.seen == [t for t in HALF_RUNS for _ in tiles]
     assert one.engine.report.calls == 10
 
@@ -453,13 +455,13 @@ def test_an_unexpected_error_in_a_forecast_runs_the_rest_of_the_run(monkeypatch:
 @pytest.mark.parametrize("layout", ["batched", "split"])
 def test_easycaches_gate_runs_by_how_much_the_input_changed(layout: str) -> None:
     runs = {}
-    for threshold in (0.0, 0.05, 0.3, 10.0):
+    for threshold in (0.0, 0.1, 0.3, 10.0):
         one = host(CallSkip(rule="easycache", threshold=threshold, predictor="hold", space="difference"))
         with one.engine.run(STEPS):
             one.sample(LAYOUTS[layout][0])
         runs[threshold] = len(set(one.net.seen))
         assert len(one.net.seen) == runs[threshold] * (2 if layout == "split" else 1)
-    assert runs[0.0] == 10 and 3 < runs[0.05] < 10 and 3 <= runs[0.3] < runs[0.05] and runs[10.0] == 3
+    assert runs[0.0] == 10 and 10 > runs[0.1] > runs[0.3] > runs[10.0] == 3
 
 
 def test_the_gate_goes_on_after_a_change_of_size() -> None:
@@ -487,12 +489,11 @@ def test_with_merging_and_a_block_rule_parts_count_only_the_calls_that_run() -> 
     assert report.blocks_run + report.blocks_reused + report.blocks_dead == 5 * 4
     assert report.blocks_run == 3 * 4  # calls 0, 2 and 4 of the five
     assert {c for layer in report.layers.values() for c in layer.kept_by_call} == {0, 2, 4}
-    assert all(layer.searched == 2 for layer in report.layers.values())
-    assert [line.split(",")[0] for line in report.headline().split("; ")] == [
-        "ran 5 of 10 calls",
-        "merged 0% of tokens in 2 layers" if report.merged_share == 0 else report._tokens()[0].split(",")[0],
-        "ran 12 of 20 blocks in 5 calls",
-    ]
+    with accelerate(case.model, Recipe.of([merge, skip])) as handle:
+        handle.begin(HALF_RUNS)
+        case.sample(HALF_RUNS)
+        alone = handle.end()
+    assert report.layers == alone.layers and report.headline() == f"{report.lines()[0]}; {alone.headline()}"
 
 
 def test_off_on_off_leaves_nothing_and_copies_are_plain() -> None:

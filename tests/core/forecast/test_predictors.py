@@ -66,6 +66,12 @@ def test_one_known_value_is_repeated_and_two_make_no_more_than_a_line(name: str)
     assert two == pytest.approx({"hold": 2.0, "hermite": 2.5}.get(name, 3.0)) or name == "spectrum"
 
 
+@pytest.mark.parametrize("name", ["line", "taylor2", "taylorseer", "foca"])
+def test_a_little_before_the_last_known_value_a_line_is_a_line(name: str) -> None:
+    """Ancestral KDPM2 evaluates beyond the next step's level."""
+    assert forecast(name, [0.0, 0.2, 0.4], [0.0, 1.0, 2.0], 0.35) == pytest.approx(1.75)
+
+
 def test_far_from_two_close_values_the_last_one_is_kept() -> None:
     assert forecast("line", [0.0, 1e-4], [1.0, 2.0], 0.5) == 2.0
 
