@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import diffusers
 import pytest
 import tiny
 import torch
 from diffusers import FirstBlockCacheConfig
 from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
 
-from pipelines import flux, qwen_image, sd3, text_to_image, wan
+from pipelines import Running, flux, qwen_image, sd3, text_to_image, wan
 from skipstone.core.errors import ModelError, RecipeError
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -45,10 +44,10 @@ FORECAST: dict[str, tuple[int, int, str]] = {
     "FlowMatchEulerDiscreteScheduler": (10, 5, EPS),
     "FlowMatchEulerDiscreteScheduler stochastic_sampling=True": (10, 5, X0),
     "FlowMatchHeunDiscreteScheduler": (19, 9, EPS),
-    "HeunDiscreteScheduler": (19, 10, EPS),
+    "HeunDiscreteScheduler": (19, 9, EPS),
     "IPNDMScheduler": (10, 5, RAW),
-    "KDPM2AncestralDiscreteScheduler": (19, 10, X0),
-    "KDPM2DiscreteScheduler": (19, 10, EPS),
+    "KDPM2AncestralDiscreteScheduler": (19, 9, X0),
+    "KDPM2DiscreteScheduler": (19, 9, EPS),
     "LMSDiscreteScheduler": (10, 5, EPS),
     "PNDMScheduler": (11, 6, EPS),  # the second step is evaluated twice
     "SASolverScheduler": (10, 5, X0),
@@ -60,6 +59,12 @@ DECLINED = ("FlowMatchLCMScheduler", "LCMScheduler", "TCDScheduler")
 """Schedulers of distilled models."""
 
 
+@cache
+def once(build: Callable[[], Running]) -> Running:
+    """A pipeline for all schedulers."""
+    return build()
+
+
 def drawn(scheduler: str, recipe: Any) -> tuple[torch.Tensor, Any]:
     """A picture of ten steps, and the report."""
     name, *settings = scheduler.split()
@@ -68,9 +73,10 @@ def drawn(scheduler: str, recipe: Any) -> tuple[torch.Tensor, Any]:
         made = tiny.make_scheduler(name, **config)
     except ImportError as missing:
         pytest.skip(" ".join(str(missing).split()))
-    running = sd3() if name.startswith("FlowMatch") else text_to_image()
+    running = once(sd3 if name.startswith("FlowMatch") else text_to_image)
     running.pipe.scheduler = made
-    with accelerate(running.pipe, recipe) as handle:
+    with torch.random.fork_rng(), accelerate(running.pipe, recipe) as handle:
+        torch.manual_seed(0)  # not all pipelines give their sampler a generator
         return running(STEPS), handle.report()
 
 
@@ -193,11 +199,6 @@ def test_a_bare_network_of_any_time_unit_is_one_run() -> None:
 
 
 # diffusers' caches
-
-
-def test_importing_us_does_not_import_diffusers() -> None:
-    code = "import skipstone, sys; skipstone.apply_skipstone, skipstone.SkipstoneCacheConfig()\nassert 'diffusers' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_a_cache_of_diffusers_that_is_enabled_is_refused_before_and_declined_in_a_run() -> None:
