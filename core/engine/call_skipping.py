@@ -172,9 +172,7 @@ class CallSkipping:
             rows = slice(at, at + stream.rows)
             at += stream.rows
             self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
-        if (
-            self._gate is not None and self._opens
-        ):  # one forward of a step decides, so all its figures are of this forward
+        if self._gate is not None and self._opens:  # other passes of a step see other conds
             self._gate.ran(self._call.input, found)
 
     def _compare(self, truth: Tensor) -> None:

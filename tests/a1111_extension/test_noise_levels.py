@@ -66,7 +66,6 @@ SIGMAS = {"sigmas": torch.tensor([0.5, 0.5])}
         (reforge(EDM), None),
         (patched(), None),
     ],
-    ids=str,
 )
 def test_forge_puts_sigma_into_the_options_and_the_models_form_says_what_is_predicted(job: Any, level: Any) -> None:
     assert levels_of(job)(777.0, SIGMAS) == level

@@ -176,14 +176,15 @@ def test_where_what_acts_on_a_cond_changes_the_model_runs_until_it_is_known(
     assert counted.model.diffusion_model.steps == [0, 1, 2, AT, AT + 1, 12, 19]
 
 
-def test_a_pass_with_replaced_attention_has_values_of_its_own(counted: comfy.ModelPatcher) -> None:
+def perturbed(patcher: comfy.ModelPatcher) -> list[list[Tensor]]:
+    """A run with a second pass on another context, as PAG has it. Returns the outputs of both passes."""
     from doubles.comfy import calc_cond_batch
 
     passes: list[list[Tensor]] = [[], []]
 
     class Perturbed(comfy.Guider):
         def predict(self, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            """A second pass on other contexts, as PAG has it."""
+            """Both passes."""
             cond, uncond = super().predict(x, sigma, options)
             replaced = {**options["transformer_options"], "patches_replace": {"attn1": {("middle", 0): print}}}
             side = [{**self.positive[0].entry(), "context": self.positive[0].context + 3}]
@@ -192,12 +193,26 @@ def test_a_pass_with_replaced_attention_has_values_of_its_own(counted: comfy.Mod
             passes[1].append(extra)
             return cond, uncond
 
-    plain = guider(patch(counted))
-    Perturbed(plain.model_patcher, plain.positive, plain.negative).sample(
-        tiny.smooth(1, 4, 8, 8), comfy.Sampler(), SIGMAS
-    )
+    plain = guider(patcher)
+    steering = Perturbed(plain.model_patcher, plain.positive, plain.negative)
+    steering.sample(tiny.smooth(1, 4, 8, 8), comfy.Sampler(), SIGMAS)
+    return passes
+
+
+def test_a_pass_with_replaced_attention_has_values_of_its_own(counted: comfy.ModelPatcher) -> None:
+    passes = perturbed(patch(counted))
     assert counted.model.diffusion_model.steps == [step for step in KEYS for _ in range(2)]
     assert all(not torch.equal(one, other) for one, other in zip(*passes, strict=True))
+
+
+def test_a_rule_that_decides_by_the_input_decides_by_that_of_the_first_pass(counted: comfy.ModelPatcher) -> None:
+    gated = Recipe.of([CallSkip(rule="easycache", threshold=0.02)])
+    guider(patch(counted, gated)).sample(tiny.smooth(1, 4, 8, 8), comfy.Sampler(), SIGMAS)
+    alone = list(counted.model.diffusion_model.steps)
+    counted.model.diffusion_model.seen.clear()
+    perturbed(patch(counted, gated))
+    assert 3 < len(alone) < STEPS
+    assert counted.model.diffusion_model.steps == sorted([*alone, *alone])
 
 
 def test_sides_without_a_cond_are_zero_as_in_comfyui(counted: comfy.ModelPatcher) -> None:
