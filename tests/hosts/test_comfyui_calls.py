@@ -30,7 +30,7 @@ def fewer(kind: str = "SD3", calls: int = CALLS, sampling: dict[str, Any] | None
 
 
 def beside(prompt: Prompt) -> Prompt:
-    """The same sampler without Call Skip beside it; forwards of both are counted, and latents compared."""
+    """The same sampler without Call Skip beside it; the rows of both are counted, and latents compared."""
     found = prompt["sampler"]["inputs"]["model"]
     bare = {
         name: {**one, "inputs": dict(one["inputs"])} for name, one in prompt.items() if one["class_type"] != "KSampler"
@@ -55,7 +55,7 @@ def _without(nodes: Prompt, model: Any) -> Any:
 
 
 def counted(result: Result) -> tuple[int, int, float]:
-    """Forwards of the network and of the ControlNet in both runs, and the distance of the two latents."""
+    """Rows of the network and of the ControlNet in both runs, and the distance of the two latents."""
     assert image(result)
     network, control, distance = result.outputs["counts"].split()
     return int(network), int(control), float(distance)
@@ -75,14 +75,14 @@ def reported(result: Result) -> tuple[int, int]:
 def test_half_of_the_calls_reach_the_network_and_the_picture_is_near(host: ComfyUI, kind: str) -> None:
     result = host.run(beside(fewer(kind)))
     network, _, distance = counted(result)
-    assert network in (STEPS + CALLS, 2 * (STEPS + CALLS)), "conds come together or one by one"
+    assert network == 2 * (STEPS + CALLS)
     assert result.report("calls") == "ran 6 of 12 calls, forecast 6 (line on eps);"
     assert 0 < distance < NEAR
 
 
 def test_neutral_settings_are_bit_identical_and_full_calls_too(host: ComfyUI) -> None:
-    assert counted(host.run(beside(fewer(calls=0, speedup=1.0)))) == (2 * STEPS, 0, 0)
-    assert counted(host.run(beside(fewer(calls=0, keys=", ".join(map(str, range(STEPS))))))) == (2 * STEPS, 0, 0)
+    assert counted(host.run(beside(fewer(calls=0, speedup=1.0)))) == (4 * STEPS, 0, 0)
+    assert counted(host.run(beside(fewer(calls=0, keys=", ".join(map(str, range(STEPS))))))) == (4 * STEPS, 0, 0)
     assert image(host.run(fewer())) == image(host.run(fewer()))
 
 
@@ -90,22 +90,22 @@ def test_neutral_settings_are_bit_identical_and_full_calls_too(host: ComfyUI) ->
     "sampling", [{"batch": 2}, {"cfg": 1.0}, {"tokens": 154}, {"scheduler": "karras"}, {"denoise": 0.6}], ids=str
 )
 def test_shapes_conds_and_schedules(host: ComfyUI, sampling: dict[str, Any]) -> None:
-    """With 154 tokens SD3's conds come in two forwards."""
     result = host.run(beside(fewer(sampling=sampling)))
     network, _, distance = counted(result)
-    assert network == (STEPS + CALLS) * (2 if "tokens" in sampling else 1) and reported(result) == (CALLS, STEPS)
+    rows = 2 * sampling.get("batch", 1) if "cfg" not in sampling else 1
+    assert network == (STEPS + CALLS) * rows and reported(result) == (CALLS, STEPS)
     assert 0 < distance < NEAR
 
 
 def test_few_steps_are_declined_in_one_line(host: ComfyUI) -> None:
     result = host.run(beside(fewer(calls=0, sampling={"steps": 8})))
-    assert counted(result) == (16, 0, 0)
+    assert counted(result) == (4 * 8, 0, 0)
     assert "call skipping unaccelerated: 8 steps are too few to forecast any" in result.report("calls")
 
 
 def test_a_wrong_setting_is_told_and_the_image_comes_dense(host: ComfyUI) -> None:
     result = host.run(beside(fewer(keys="some")))
-    assert counted(result) == (2 * STEPS, 0, 0) and "cannot be read" in result.report("calls")
+    assert counted(result) == (4 * STEPS, 0, 0) and "cannot be read" in result.report("calls")
 
 
 # samplers
@@ -119,7 +119,7 @@ SEVERAL = {"heun": 2, "dpm_2": 2, "dpmpp_sde": 2}
 def test_samplers_run_the_steps_of_the_plan(host: ComfyUI, name: str) -> None:
     network, _, distance = counted(host.run(beside(fewer(sampling={"sampler_name": name}))))
     each, extra = SEVERAL.get(name, 1), name == "heun"  # heun's second evaluations have values of their own
-    assert network == each * (STEPS + CALLS) + extra - 2 * (each > 1) and distance > 0
+    assert network == 2 * (each * (STEPS + CALLS) + extra - 2 * (each > 1)) and distance > 0
 
 
 @pytest.mark.parametrize("name", ["dpm_adaptive", "dpm_fast"])
@@ -145,7 +145,7 @@ def test_every_sampler_is_accelerated_or_declined(host: ComfyUI) -> None:
 
 def test_the_controlnets_own_forward_is_skipped(host: ComfyUI) -> None:
     network, control, distance = counted(host.run(beside(with_control(fewer("SD1.5")))))
-    assert network == control == STEPS + CALLS and 0 < distance < NEAR
+    assert network == control == 2 * (STEPS + CALLS) and 0 < distance < NEAR
 
 
 def test_a_controlnet_that_ends_in_mid_run_has_full_calls_then(host: ComfyUI) -> None:
@@ -185,7 +185,7 @@ def test_a_cond_that_starts_in_mid_run_has_full_calls_then(host: ComfyUI) -> Non
 def test_perturbed_attention_is_forecast_by_itself(host: ComfyUI) -> None:
     result = host.run(beside(patched(fewer("SD1.5"), "PerturbedAttentionGuidance", "pag", scale=3.0)))
     network, _, distance = counted(result)
-    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
+    assert network == 3 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
 
 
 def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
@@ -193,7 +193,7 @@ def test_context_windows_have_values_of_their_own(host: ComfyUI) -> None:
     if result.status != "success":
         pytest.skip("this ComfyUI's context windows do not run on this version of torch")
     network, _, distance = counted(result)
-    assert network == 2 * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
+    assert network == 2 * FRAMES * (STEPS + CALLS) and reported(result) == (CALLS, STEPS) and 0 < distance < NEAR
 
 
 # other nodes, several runs

@@ -17,16 +17,16 @@ from server import PromptServer
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
 
 _models = {}
-_forwards = {"network": 0, "control": 0}
-"""Forwards since they were last looked at."""
+_rows = {"network": 0, "control": 0}
+"""Rows that ran in this prompt. ComfyUI batches conds as the free memory allows, so forwards vary."""
 
 
-def _counted(name, function):
-    def counting(*args, **kwargs):
-        _forwards[name] += 1
+def _counting(name, function):
+    def forward(*args, **kwargs):
+        _rows[name] += len(args[0] if args else kwargs["x"])
         return function(*args, **kwargs)
 
-    return counting
+    return forward
 
 
 def _randomise(module):
@@ -44,7 +44,7 @@ def _build(kind):
     settings.set_inference_dtype(torch.float32, None)
     model = settings.get_model({}, "")
     _randomise(model.diffusion_model)
-    model._apply_model = _counted("network", model._apply_model)
+    model._apply_model = _counting("network", model._apply_model)
     load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, load, offload)
 
@@ -63,6 +63,7 @@ def _node(function, returns, inputs, output=False):
 
 def model(kind):
     """The same object every time, so that leftovers would show in later runs."""
+    _rows.update(network=0, control=0)
     if kind not in _models:
         _models[kind] = _build(kind)
     return (_models[kind],)
@@ -142,7 +143,7 @@ def controlnet():
     config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
     net = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
     _randomise(net)
-    net.forward = _counted("control", net.forward)
+    net.forward = _counting("control", net.forward)
     return (comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device()),)
 
 
@@ -154,11 +155,9 @@ def digest(samples):
 
 
 def counts(samples, other):
-    """Forwards of the network and of the ControlNet, and the relative distance of two latents."""
+    """Rows of the network and of the ControlNet, and the relative distance of two latents."""
     x, y = samples["samples"].float(), other["samples"].float()
-    text = f"{_forwards['network']} {_forwards['control']} {float((x - y).norm() / y.norm()):.6f}"
-    _forwards.update(network=0, control=0)
-    return {"ui": {"text": [text]}}
+    return {"ui": {"text": [f"{_rows['network']} {_rows['control']} {float((x - y).norm() / y.norm()):.6f}"]}}
 
 
 def leftovers(model, samples):
