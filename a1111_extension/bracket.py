@@ -24,7 +24,6 @@ from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
 from ..core.engine.session import Session
 from ..core.errors import Decline
-from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .host import Step
 from .labels import StepRows
@@ -56,8 +55,7 @@ class UNetBracket:
         self._level = 0.0
         self._hooks = self._hook()
         self._removers = [self._hooks.remove]
-        parts = any(not isinstance(method, CallSkip) for method in recipe.methods)
-        self._first = _first_block(unet) if parts else None
+        self._first = _first_block(unet) if self._engine.has_parts else None
         if self._first is not None:
             self._removers.append(self._first.register_forward_pre_hook(self._on_pass).remove)
 

@@ -12,14 +12,13 @@ from typing import Any
 from torch import nn
 
 from ..core.engine.fitting import refusals, without
-from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .bracket import UNetBracket
 from .control import LateControls
 from .history import History, first_line
 from .host import Step, checkpoint_of, patcher_of, unet_of
 from .noise import levels_of
-from .results import one_line, tell_done, tell_refused
+from .results import WHOLE, one_line, tell_done, tell_refused
 from .sampler import StepCount, sampler_of, sampler_refusal
 
 
@@ -114,7 +113,7 @@ class Lifecycle:
 def _sampler_refusals(p: Any, recipe: Recipe) -> dict[str, str]:
     """Kind -> reason, for each method that skips calls and does not support this pass's sampler."""
     reason = sampler_refusal(p)
-    return {m.kind: reason for m in recipe.methods if isinstance(m, CallSkip)} if reason else {}
+    return {m.kind: reason for m in recipe.methods if m.kind in WHOLE} if reason else {}
 
 
 def _rows(cond: Any) -> int | None:

@@ -14,7 +14,7 @@ from modules.ui_components import InputAccordion
 from ..core.errors import SkipstoneError
 from .controls import QUIET, ElemId, control, settings_controls
 from .infotext import read_infotext
-from .settings import EXCLUSIVE, PanelSettings
+from .settings import EXCLUSIVE, SETTLED, PanelSettings
 from .table import FIELDS
 
 infotext_reader = lru_cache(maxsize=None)(read_infotext)
@@ -67,13 +67,14 @@ def _follow(made: dict[str, Any], components: list[Any], message: Any) -> None:
     """The last choice counts and switches off what it excludes; values that cannot run show a message at once."""
     inputs = [made[name] for name in EXCLUSIVE]
     for name in EXCLUSIVE:
-        made[name].input(fn=partial(after, name), inputs=inputs, outputs=inputs[:3], **QUIET)
+        outputs = [made[field] for field in SETTLED]
+        made[name].input(fn=partial(after, name), inputs=inputs, outputs=outputs, **QUIET)
     for name in (*EXCLUSIVE, "depths", "mask", "recipe"):
         made[name].change(fn=_problem, inputs=components, outputs=[message], **QUIET)
 
 
 def after(chosen: str, *values: Any) -> list[Any]:
-    """Return threshold, block rule and DaTo after a choice.
+    """Return the fields of :data:`SETTLED` after a choice.
 
     Args:
         chosen: the field that was set.
@@ -82,8 +83,8 @@ def after(chosen: str, *values: Any) -> list[Any]:
     try:
         settled = PanelSettings.of_args([dict(zip(EXCLUSIVE, values, strict=True))]).after(chosen)
     except SkipstoneError:
-        return list(values[:3])
-    return [settled.threshold, settled.rule, settled.dato]
+        return list(values[: len(SETTLED)])
+    return [getattr(settled, name) for name in SETTLED]
 
 
 def _problem(*values: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core.engine.report import Report
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
@@ -16,12 +17,14 @@ from .infotext import BLOCKS_RUN, CALLS_RUN, MERGED, PRUNED, REFUSED
 
 log = logging.getLogger("skipstone")
 
-KEYS = {TokenMerge.kind: MERGED, TokenPrune.kind: PRUNED, BlockSkip.kind: BLOCKS_RUN, CallSkip.kind: CALLS_RUN}
+WHOLE = (CallSkip.kind, Auto.kind)
+"""Methods that skip whole calls. One of them is on at most."""
+KEYS = {TokenMerge.kind: MERGED, TokenPrune.kind: PRUNED, BlockSkip.kind: BLOCKS_RUN} | dict.fromkeys(WHOLE, CALLS_RUN)
 UNDONE = {
     TokenMerge.kind: "merged no tokens",
     TokenPrune.kind: "pruned no tokens",
     BlockSkip.kind: "skipped no blocks",
-    CallSkip.kind: "skipped no calls",
+    **dict.fromkeys(WHOLE, "skipped no calls"),
 }
 _MOST = 300
 
@@ -89,7 +92,7 @@ def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
 
 def _share(method: Method, report: Report) -> float | None:
     """Share of the tokens that were merged or pruned, or of what ran; None where the method did nothing."""
-    if method.kind == CallSkip.kind:
+    if method.kind in WHOLE:
         return report.calls_run / report.calls if report.calls_forecast else None
     if method.kind == BlockSkip.kind:
         return report.blocks_run / report.blocks if report.blocks_reused + report.blocks_dead else None
@@ -102,7 +105,7 @@ def _reasons(method: Method, report: Report) -> str:
     of_calls = [reason for reason, what in report.declined.items() if what == ["call skipping"]]
     others = [reason for reason in report.declined if reason not in of_calls]
     declined = [] if method.kind == BlockSkip.kind and report.served else others
-    declined = of_calls if method.kind == CallSkip.kind else declined
+    declined = of_calls if method.kind in WHOLE else declined
     return "; ".join([*declined, *report.notes]) or f"it was not used in the {report.calls} calls of this pass"
 
 

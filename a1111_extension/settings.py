@@ -13,12 +13,18 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune, parse_ratios
 from ..core.recipe.validate import choice
-from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, METHODS, OFF, PASSES, SHARING, TABLE, Entry, spaced
+from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, OFF, PASSES, TABLE, WHOLE, Entry, spaced
 from .values import typed
 
 _DATO = ("dato", "ratio", "ratios", "dato_depths")
-EXCLUSIVE = ("threshold", "rule", *_DATO)
-"""Fields of which one choice may exclude another (:meth:`PanelSettings.after`)."""
+COUNTS = ("calls", "calls_every", "keys")
+"""Fields of call skipping of which one chooses how many calls run. Without them, its speedup does."""
+_CALLS = (*COUNTS, "calls_speedup", "calls_rule", "calls_profile")
+_AUTO = ("speedup", "max_error")
+SETTLED = ("threshold", "rule", "dato", *_AUTO, *_CALLS)
+"""Fields that another choice may turn off (:meth:`PanelSettings.after`)."""
+EXCLUSIVE = (*SETTLED, *_DATO[1:])
+"""Fields of which one choice may exclude another."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class _Panel:
     def methods(self) -> list[Method]:
         """The recipe of the fields, whatever is in the recipe box. Merging is always in it, and neutral at a threshold of 1."""
         listed = {"checkpoints": self.custom} if self.checkpoints == CUSTOM else {}
-        others = (self._method(cls) for cls in METHODS if cls not in SHARING)
+        others = (self._method(cls) for cls in WHOLE)
         merge = self._method(TokenMerge, **listed)
         return [merge, *self._prune(), *self._skip(), *(m for m in others if not m.neutral)]
 
@@ -113,8 +119,11 @@ class _Panel:
     def after(self, chosen: str) -> PanelSettings:
         """These settings once the field `chosen` was set last: it counts, and what it excludes is turned off.
 
-        DaTo prunes the tokens that a threshold below 1 merges, and its depths decide which blocks run, as a rule does.
+        DaTo prunes the tokens that a threshold below 1 merges, and its depths decide which blocks run, as a rule does. Auto
+        and call skipping both choose the calls that run.
         """
+        if chosen in (*_AUTO, *_CALLS):
+            return self._after_calls(chosen)
         prunes = self.ratio > 0 or bool(self.dato == CUSTOM and self.ratios.strip())
         depths = self.dato != OFF and (self.dato != CUSTOM or bool(self.dato_depths.strip()))
         if chosen in _DATO and self.dato != OFF:
@@ -123,6 +132,12 @@ class _Panel:
         if (merges and prunes) or (chosen == "rule" and self.rule != OFF and depths):
             return self.but(dato=OFF)
         return self
+
+    def _after_calls(self, chosen: str) -> PanelSettings:
+        if getattr(self, chosen) == FIELDS[chosen].default:
+            return self
+        others = _CALLS if chosen in _AUTO else (*_AUTO, *(COUNTS if chosen in COUNTS else ()))
+        return self.but(**{name: FIELDS[name].default for name in others if name != chosen})
 
     def serves(self, hires: bool) -> bool:
         """Does the hires switch allow this pass?"""

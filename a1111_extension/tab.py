@@ -21,8 +21,9 @@ from .table import FIELDS
 EXPLANATION = """<p><b>Token merging</b> (CA-ToMe, arXiv 2501.00946). Many parts of an image look alike while it is being made.
 Similar tokens are merged, self-attention runs once for each group, and every token of the group gets the result.
 Similar tokens are searched at a few steps, the checkpoints; the steps in between reuse the groups.</p>
-<p><b>Call skipping</b>. The model runs at some of the sampler's steps only. At the others its output is continued along a
-straight line from the last two, and nothing of the model runs, ControlNet included.</p>
+<p><b>Call skipping and Auto</b>. The model runs at some of the sampler's steps only. At the others its output is continued along
+a straight line from the last two, and nothing of the model runs, ControlNet included. Auto takes one number, the speedup; with
+a profile of your model it chooses what measured best.</p>
 <p><b>Block masks</b> (DeepCache, arXiv 2312.00858, and others). The U-Net computes nearly the same values at neighbouring steps.
 A rule or a mask file sets which blocks run at each step; the other blocks repeat their last output.</p>
 <p><b>DaTo</b> (arXiv 2501.00375). In each cell of 2 x 2 tokens, the one that changes most is the base token. Self-attention leaves

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import Field, default_of, field_of, fields_of, label_of
 from ..core.recipe.presets import DATO, preset
 from ..core.recipe.recipe import METHODS as NAMED
@@ -20,7 +22,9 @@ from ..core.recipe.validate import choice
 
 METHODS = tuple(NAMED.values())
 SHARING = (TokenMerge, TokenPrune, BlockSkip)
-"""Methods whose settings of one name have one control. A method that acts on whole calls has controls of its own."""
+"""Methods whose settings of one name have one control. The others, which act on whole calls, have controls of their own."""
+WHOLE = (Auto, CallSkip, *(cls for cls in METHODS if cls not in (*SHARING, Auto, CallSkip)))
+"""The others. Where two have a setting of one name, an earlier one's keeps it, and a later one's gets its method's name."""
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
@@ -37,7 +41,7 @@ DATO_CHOICES = (OFF, *(name for name in DATO if TokenPrune() in preset(name).met
 FOLDERS = {"mask": "skipstone_masks", "profile": "skipstone_profiles"}
 """Setting that names a file -> its folder in the web UI's models folder."""
 
-_TITLES = {BlockSkip: "Block masks", TokenPrune: "DaTo"}
+_TITLES = {BlockSkip: "Block masks", TokenPrune: "DaTo", Auto: "Auto"}
 
 ALWAYS, CHANGED, NEVER = "always", "changed", "never"
 """When a field is written to the infotext: whenever it is used, if it is not the default as well, or never."""
@@ -46,9 +50,9 @@ ORDER = (
     "enabled", "threshold", "checkpoints", "custom", "passes", "matching", "proportional", "destination", "batch",
     "max_downsample", "merge_in", "start", "end", "recipe", "rule", "every", "branch", "depths", "mask", "last_full",
     "memory_budget", "offload", "forecast", "dato", "ratio", "ratios", "dato_depths", "recover_from", "stride", "gamma",
-    "alpha", "seed", "mode", "caching", "split", "speedup", "calls", "calls_every", "keys", "calls_rule", "space",
-    "predictor", "warmup", "tail", "max_gap", "calls_threshold", "profile",
-    "auto_speedup", "max_error", "auto_profile", "guard", "record",
+    "alpha", "seed", "mode", "caching", "split", "speedup", "max_error", "profile", "guard",
+    "calls_speedup", "calls", "calls_every", "keys", "calls_rule", "space", "predictor", "warmup", "tail", "max_gap",
+    "calls_threshold", "calls_profile", "record",
 )  # fmt: skip
 """Public: the order of the API's arguments. A field that is not listed comes last; append it here before the next release."""
 
@@ -173,10 +177,8 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     "every": {"infotext": ALWAYS, "axis": "Block rule every"},
     "mode": {"note": "Only uniform is available in this web UI, which does not announce its calls."},
     "mask": {"note": f"A file in models/{FOLDERS['mask']}."},
-    "profile": {"note": f"A file in models/{FOLDERS['profile']}."},
-    "speedup": {"default": 1.0},
-    "auto_speedup": {"default": 1.0},
-    "auto_profile": {"note": f"A file in models/{FOLDERS['profile']}."},
+    **{name: {"note": f"A file in models/{FOLDERS['profile']}."} for name in ("profile", "calls_profile")},
+    **{name: {"default": 1.0} for name in ("speedup", "calls_speedup")},
     "ratio": {"infotext": ALWAYS, "axis": "DaTo ratio"},
 }  # fmt: skip
 """Settings whose entry differs from the plain one, and how."""
@@ -191,7 +193,7 @@ def table(methods: Iterable[type[Any]]) -> tuple[Entry, ...]:
 def _settings(methods: tuple[type[Any], ...]) -> Iterator[Entry]:
     """One entry for each setting that is shown; the methods of :data:`SHARING` have one for each name."""
     taken: set[str] = set()
-    groups = [tuple(cls for cls in methods if cls in SHARING), *((cls,) for cls in methods if cls not in SHARING)]
+    groups = [tuple(cls for cls in methods if cls in SHARING), *((cls,) for cls in WHOLE if cls in methods)]
     for group in groups:
         shown = {cls: [name for name, field in fields_of(cls).items() if field.shown] for cls in group}
         names = dict.fromkeys(name for found in shown.values() for name in found)

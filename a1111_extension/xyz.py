@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import default_of
@@ -18,12 +19,9 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from ..core.recipe.validate import choice
-from .settings import PanelSettings
+from .settings import COUNTS, PanelSettings
 from .table import CUSTOM, FIELDS, METHODS, OFF, TABLE, Entry
 from .values import typed
-
-_COUNTS = ("keys", "calls", "every")
-"""Settings of call skipping of which one, or else its speedup, chooses how many calls run."""
 
 _PREFIX = "[Skipstone] "
 _MODULES = ("xyz_grid.py", "scripts.xyz_grid")
@@ -110,6 +108,9 @@ def _with_cell(settings: PanelSettings, cell: Values) -> Recipe:
         found |= {type(method): method for method in preset(dato).methods}
     if cell.get("rule") == OFF:
         found.pop(BlockSkip, None)
+    for cls, other in ((Auto, CallSkip), (CallSkip, Auto)):
+        if cls in own:
+            found.pop(other, None)
     if TokenMerge not in own and (TokenPrune in own or dato not in (None, OFF)):
         found.pop(TokenMerge, None)
     return Recipe.of(
@@ -135,8 +136,8 @@ def _changed(method: Method, cell: Values, fixed: bool) -> Method:
     """The method with the values of its own. A value that its block rule does not use chooses another rule, or is left out
     where the rule is fixed; of the ways to choose how many calls run, the cell's replaces the panel's."""
     entries = [FIELDS[name] for name in cell if type(method) in FIELDS[name].methods]
-    if isinstance(method, CallSkip) and {entry.setting for entry in entries} & {"speedup", *_COUNTS}:
-        method = replace(method, **{name: default_of(CallSkip, name) for name in _COUNTS})
+    if isinstance(method, CallSkip) and cell.keys() & {"calls_speedup", *COUNTS}:
+        method = replace(method, **{FIELDS[n].setting: default_of(CallSkip, FIELDS[n].setting) for n in COUNTS})
     if isinstance(method, BlockSkip):
         rule = cell.get("rule", method.rule)
         method = replace(method, rule=rule, mask=method.mask if rule == "mask" else "")

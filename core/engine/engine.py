@@ -108,6 +108,11 @@ class Engine:
         """Whether whole forwards may be skipped, so that the host must use :meth:`forward`."""
         return self._calls is not None
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether any method acts within the network, at the calls that run."""
+        return bool(self._makers)
+
     def _skipping(self, horizon: Horizon, meter: Meter) -> CallSkipping | None:
         """Return call skipping for one run; None without it. What does not fit the run goes to the report."""
         if self._calls is None:

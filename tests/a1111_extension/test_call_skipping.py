@@ -21,7 +21,7 @@ pytest_plugins = ["doubles.a1111_fixtures"]
 
 STEPS = 12
 TIMES = tuple(999.0 - 90.5 * k for k in range(STEPS))
-TWICE = args_of(threshold=1.0, speedup=2.0)
+TWICE = args_of(threshold=1.0, calls_speedup=2.0, warmup=2)
 
 
 class Straight(nn.Module):
@@ -40,7 +40,8 @@ class Straight(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> Tensor:
         self.rows.append(len(x))
         t, words = timesteps.view(-1, 1, 1, 1) / 1000, context.mean((1, 2)).view(-1, 1, 1, 1)
-        noise = self.pattern * (1 - 2 * t) + 5 * words * t
+        pattern = self.pattern.repeat(1, 1, x.shape[2] // 16, x.shape[3] // 16)
+        noise = pattern * (1 - 2 * t) + 5 * words * t
         share = picture_share(float(timesteps[0]))
         return (noise - (1 - share) ** 0.5 * x) / share**0.5 if self.predicts == "v" else noise
 
@@ -133,7 +134,7 @@ def test_the_samplers_of_timesteps_have_the_same_levels(host: a1111.Host, predic
 def test_a_speedup_of_one_touches_nothing(host: a1111.Host, job: a1111.Job) -> None:
     seen: list[bool] = []
     host.on_step = lambda job, step: seen.append("forward" in job.unet.__dict__)
-    on = host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=1.0))
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, calls_speedup=1.0))
     assert torch.equal(on, plain(host, job)) and not any(seen) and CALLS_RUN not in job.extra_generation_params
 
 
@@ -145,7 +146,7 @@ def test_every_step_announced_is_bit_identical(host: a1111.Host, job: a1111.Job)
 def test_blocks_and_tokens_act_in_the_calls_that_run(host: a1111.Host, unet_job: a1111.Job) -> None:
     job = unet_job
     with counted(job.unet) as seen:
-        host.process_images(host.script(), job, *args_of(threshold=0.0, speedup=2.0, rule="interval", every=3))
+        host.process_images(host.script(), job, *args_of(threshold=0.0, calls_speedup=2.0, rule="interval", every=3))
     report, blocks = runs(host)[0].report, len(recognise(job.unet).graph(job.unet).blocks)
     assert report.calls_run == 6 and report.blocks == 6 * blocks and report.blocks_run == 2 * blocks
     assert report.merged_share > 0 and len(seen) == 2
@@ -160,11 +161,11 @@ def test_the_last_step_runs_where_the_host_counts_one_too_many(host: a1111.Host,
     assert len(rows_of(job)) == 6 and len(before) == STEPS and before[-1] == 5
 
 
-def test_both_passes_of_a_hires_fix_skip_calls_of_their_own(host: a1111.Host, unet_job: a1111.Job) -> None:
-    job = fresh(unet_job, enable_hr=True)
-    with counted(job.unet) as seen:
-        host.process_images(host.script(), job, *TWICE)
-    assert seen == [2] * 12 and job.extra_generation_params[CALLS_RUN] == "50% / 50%"
+def test_both_passes_of_a_hires_fix_skip_calls_of_their_own(host: a1111.Host, job: a1111.Job) -> None:
+    job = fresh(job, enable_hr=True)
+    on = host.process_images(host.script(), job, *TWICE)
+    assert rows_of(job) == [2] * 12 and torch.allclose(on, plain(host, job), atol=1e-4)
+    assert job.extra_generation_params[CALLS_RUN] == "50% / 50%"
 
 
 # -- streams --
@@ -309,7 +310,9 @@ def test_an_extension_that_replaces_the_forward_during_the_pass_is_skipped_too(
 def test_blocks_beside_a_reference_begin_with_the_pictures_pass(host: a1111.Host, unet_job: a1111.Job) -> None:
     control = ControlNet(unet_job.unet, tiny.noise(*unet_job.latent.shape, seed=3))
     with control.hooked(), counted(unet_job.unet) as seen:
-        host.process_images(host.script(), unet_job, *args_of(threshold=1.0, speedup=2.0, rule="interval", every=6))
+        host.process_images(
+            host.script(), unet_job, *args_of(threshold=1.0, calls_speedup=2.0, rule="interval", every=6)
+        )
     assert len(control.passes) == 6 and len(seen) == 6 + 1, "six passes of the reference, and the picture's first"
     told = unet_job.extra_generation_params
     assert (told[CALLS_RUN], told[BLOCKS_RUN]) == ("50%", "17%") and REFUSED not in told
@@ -353,23 +356,58 @@ def test_forges_controlnet_runs_only_where_the_network_reads_it(
 # -- panel, infotext, plot, API --
 
 
-def test_call_skipping_is_a_group_of_the_panel_and_the_tab(host: a1111.Host) -> None:
+def test_call_skipping_and_auto_are_groups_of_the_panel_and_the_tab(host: a1111.Host) -> None:
     host.script()
     host.fire("on_ui_tabs")
     for prefix in ("script_txt2img_skipstone_", "skipstone_tab_"):
-        assert host.made[f"{prefix}call_skip_part"].label == "Call skipping"
-        speedup = host.made[f"{prefix}speedup"]
-        assert (speedup.kind, speedup.value, speedup.minimum, speedup.maximum) == ("Slider", 1.0, 1.0, 4.0)
+        for part, title, name in (("auto", "Auto", "speedup"), ("call_skip", "Call skipping", "calls_speedup")):
+            assert host.made[f"{prefix}{part}_part"].label == title
+            speedup = host.made[f"{prefix}{name}"]
+            assert (speedup.kind, speedup.value, speedup.minimum, speedup.maximum) == ("Slider", 1.0, 1.0, 4.0)
+
+
+def test_auto_skips_the_calls_that_its_one_number_says(host: a1111.Host, job: a1111.Job) -> None:
+    on = host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=2.0))
+    off = plain(host, job)
+    assert rows_of(job) == [2] * 6 and 0 < (on - off).norm() < 1e-3 * off.norm()
+    told = job.extra_generation_params
+    assert (told["Skipstone speedup"], told[CALLS_RUN]) == ("2", "50%")
+    few = fresh(job, timesteps=TIMES[:8])
+    host.process_images(host.script(), few, *args_of(threshold=1.0, speedup=2.0))
+    assert "8 steps are too few" in few.extra_generation_params[REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("choices", "left"),
+    [
+        ([("speedup", 2.0), ("calls_speedup", 1.5)], {"speedup": 1.0, "calls_speedup": 1.5}),
+        (
+            [("calls_speedup", 1.5), ("keys", "0 1"), ("speedup", 2.0)],
+            {"speedup": 2.0, "calls_speedup": 1.0, "keys": ""},
+        ),
+        ([("speedup", 2.0), ("calls", 0)], {"speedup": 2.0, "calls": 0}),
+        ([("calls", 7), ("calls_every", 3)], {"calls": 0, "calls_every": 3}),
+        ([("max_error", 0.1), ("calls_rule", "easycache")], {"max_error": 0.0, "calls_rule": "easycache"}),
+    ],
+    ids=str,
+)
+def test_the_choice_made_last_counts(host: a1111.Host, choices: list[tuple[str, Any]], left: dict[str, Any]) -> None:
+    panel = {c.elem_id.removeprefix("script_txt2img_skipstone_"): c for c in host.script().components}
+    for name, value in choices:
+        panel[name].set(value)
+    assert {name: panel[name].value for name in left} == left
 
 
 def test_an_axis_replaces_the_panels_number_of_calls(host: a1111.Host, job: a1111.Job) -> None:
     host.fire("on_before_ui")
     axes = {axis.label: axis for axis in host.xyz.axis_options}
-    for label, value, calls in (("Speedup", 3.0, 4), ("Calls", 5, 5), ("Call skipping every", 4, 5)):
-        cell = fresh(job)
-        axes[f"[Skipstone] {label}"].apply(cell, value, [value])
-        host.process_images(host.script(), cell, *args_of(threshold=1.0, calls=9))
-        assert runs(host)[0].report.calls_run == calls
+    values = (("Speedup", 3.0, 4), ("Call skipping speedup", 3.0, 4), ("Calls", 5, 5), ("Call skipping every", 4, 4))
+    for label, value, calls in values:
+        for panel in ({"calls": 9}, {"speedup": 1.5}):
+            cell = fresh(job)
+            axes[f"[Skipstone] {label}"].apply(cell, value, [value])
+            host.process_images(host.script(), cell, *args_of(threshold=1.0, **panel))
+            assert runs(host)[0].report.calls_run == calls, (label, panel)
 
 
 def test_the_infotext_brings_the_settings_back(host: a1111.Host, job: a1111.Job) -> None:
@@ -387,9 +425,11 @@ def test_the_infotext_brings_the_settings_back(host: a1111.Host, job: a1111.Job)
 def test_ways_that_exclude_each_other_are_refused_in_one_line(host: a1111.Host, job: a1111.Job) -> None:
     on = host.process_images(host.script(), job, *args_of(threshold=1.0, calls=5, calls_every=2))
     assert torch.equal(on, plain(host, job))
-    assert "calls and every both choose the steps" in job.extra_generation_params[REFUSED]
+    assert "both choose the steps that run" in job.extra_generation_params[REFUSED]
 
 
-def test_a_profile_is_read_from_its_folder_only(host: a1111.Host, job: a1111.Job) -> None:
-    host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=2.0, profile="/etc/passwd"))
+@pytest.mark.parametrize("name", ["", "calls_"])
+def test_a_profile_is_read_from_its_folder_only(host: a1111.Host, job: a1111.Job, name: str) -> None:
+    values = {f"{name}speedup": 2.0, f"{name}profile": "/etc/passwd"}
+    host.process_images(host.script(), job, *args_of(threshold=1.0, **values))
     assert "is not in the folder models/skipstone_profiles" in job.extra_generation_params[REFUSED]

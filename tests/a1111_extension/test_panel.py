@@ -145,7 +145,6 @@ TEXTS: dict[str, list[str]] = {
     "dato_depths": ["", "12, 1, 1, 0"],
     "keys": ["", "", "", "0, 1, 3 19"],
     "profile": ["", "p.safetensors"],
-    "auto_profile": ["", "p.safetensors"],
 }
 PARTICULAR = {
     "enabled": st.just(True),
@@ -153,7 +152,6 @@ PARTICULAR = {
     "start": st.sampled_from([0, 0.0, 0.25]),
     "end": st.sampled_from([1, 1.0, 0.75]),
     "calls": st.sampled_from([0, 0, 0, 7]),
-    "auto_speedup": st.sampled_from([1.0, 1.0, 1.0, 2.5]),
     "calls_every": st.sampled_from([0, 0, 0, 2]),
     **{name: st.sampled_from(texts) for name, texts in TEXTS.items()},
 }

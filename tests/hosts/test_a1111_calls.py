@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1
 STEPS = 12
 BASE = {"prompt": "a cat", "seed": 1, "steps": STEPS, "width": 128, "height": 128, "sampler_name": "Euler"}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-TWICE = {"enabled": True, "threshold": 1.0, "speedup": 2.0}
+TWICE = {"enabled": True, "threshold": 1.0, "calls_speedup": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_half_the_calls_reach_the_unet(webui: WebUI, request_: dict[str, Any], d
         on,
     )
     assert len(figures(skipped.infotext, "Skipstone calls run")) == len(on)
-    assert "Skipstone speedup: 2" in skipped.infotext and "Skipstone refused" not in skipped.infotext
+    assert "Skipstone calls speedup: 2" in skipped.infotext and "Skipstone refused" not in skipped.infotext
     assert 30 < psnr(off.pngs[-1], skipped.pngs[-1]) < 90
     assert webui.generate(request).pngs == off.pngs
 
@@ -75,7 +75,7 @@ def test_conds_in_calls_of_their_own_are_forecast_alike(webui: WebUI) -> None:
 
 
 def test_all_calls_run_at_a_speedup_of_one_and_at_few_steps(webui: WebUI) -> None:
-    for request, args in ((BASE, {**TWICE, "speedup": 1.0}), ({**BASE, "steps": 8}, TWICE)):
+    for request, args in ((BASE, {**TWICE, "calls_speedup": 1.0}), ({**BASE, "steps": 8}, TWICE)):
         on = webui.generate(request, args)
         off = webui.generate(request, {"enabled": False})
         assert psnr(on.pngs[0], off.pngs[0]) > 90 and figures(on.infotext, "Skipstone calls run") == []
