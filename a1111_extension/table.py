@@ -73,6 +73,7 @@ class Entry:
         infotext: when it is written.
         axis: its name in the X/Y/Z plot; its label where it is empty.
         note: what is particular to this host, shown before the help.
+        title: replaces its label. The host keeps the user's own defaults by label, so that no two may be equal.
     """
 
     name: str
@@ -86,11 +87,12 @@ class Entry:
     infotext: str = CHANGED
     axis: str = ""
     note: str = ""
+    title: str = ""
 
     @property
     def label(self) -> str:
         """Shown above its control."""
-        return label_of(self.setting or self.name, self.field)
+        return self.title or label_of(self.setting or self.name, self.field)
 
     @property
     def info(self) -> str:
@@ -222,7 +224,7 @@ def _setting(own: str, name: str, methods: tuple[type[Any], ...]) -> Entry:
         "choices": () if isinstance(default, bool) else tuple(str(c) for c in field.choices if c not in field.unlisted),
         "group": methods[0] if len(methods) == 1 and (methods[0] is not TokenMerge or not field.advanced) else None,
         "only": ("rule", field.rules) if field.rules else None,
-        "axis": "" if own == name else f"{title_of(methods[0])} {name}".replace("_", " "),
+        "title": "" if own == name else f"{title_of(methods[0])} {name}".replace("_", " "),
     }
     return Entry(field=field, methods=methods, setting=name, **{**plain, **_PARTICULAR.get(own, {})})
 

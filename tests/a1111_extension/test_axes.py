@@ -27,7 +27,7 @@ def test_axes_are_added_once_and_set_the_job_not_the_options(host: a1111.Host, j
     names = ["Threshold", "Checkpoints", "Block rule every", "DaTo", "DaTo ratio"]
     labels = [axis.label for axis in host.xyz.axis_options]
     assert labels[:5] == [f"[Skipstone] {name}" for name in names]
-    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 3
+    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 4
     threshold, checkpoints, *_ = host.xyz.axis_options
     threshold.apply(job, 0.25, [0.25])
     checkpoints.apply(job, "0 8 20", ["0 8 20"])

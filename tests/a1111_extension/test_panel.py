@@ -71,6 +71,10 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "caching",
         "split",
         "speedup",
+        "max_error",
+        "profile",
+        "guard",
+        "calls_speedup",
         "calls",
         "calls_every",
         "keys",
@@ -81,7 +85,7 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "tail",
         "max_gap",
         "calls_threshold",
-        "profile",
+        "calls_profile",
     ]
 
 
@@ -105,12 +109,18 @@ def test_labels_help_and_ranges_are_those_of_the_settings(host: a1111.Host) -> N
     for component, entry in zip(host.script().components, TABLE, strict=True):
         for method in entry.methods[:1]:
             field = field_of(method, entry.setting)
-            assert component.label == label_of(entry.setting, field)
+            assert component.label == (entry.title or label_of(entry.setting, field))
             assert component.info.endswith(field.help), "the web UI's own words stand before the setting's, if at all"
             if component.kind == "Slider":
                 assert (component.minimum, component.maximum) == (field.usual or (field.low, field.high))
     written = {path.name: re.findall(r"gr\.(?:Slider|Number|Checkbox)\(", path.read_text("utf-8")) for path in ROOM}
     assert [name for name, found in written.items() if found] == ["controls.py"], "a control is written by hand"
+
+
+def test_no_two_controls_have_one_label(host: a1111.Host) -> None:
+    """The host keeps the user's own defaults by label: the second control of a label would get the first one's value."""
+    labels = [component.label for component in host.script().components]
+    assert len(set(labels)) == len(labels)
 
 
 def test_a_shorter_argument_list_keeps_the_defaults() -> None:
@@ -145,12 +155,16 @@ TEXTS: dict[str, list[str]] = {
     "dato_depths": ["", "12, 1, 1, 0"],
     "keys": ["", "", "", "0, 1, 3 19"],
     "profile": ["", "p.safetensors"],
+    "calls_profile": ["", "", "p.safetensors"],
 }
 PARTICULAR = {
     "enabled": st.just(True),
     "threshold": st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
     "start": st.sampled_from([0, 0.0, 0.25]),
     "end": st.sampled_from([1, 1.0, 0.75]),
+    "speedup": st.sampled_from([1.0, 1.0, 2.0]),
+    "max_error": st.sampled_from([0.0, 0.0, 0.03]),
+    "calls_rule": st.sampled_from(["even", "even", "growing", "easycache"]),
     "calls": st.sampled_from([0, 0, 0, 7]),
     "calls_every": st.sampled_from([0, 0, 0, 2]),
     **{name: st.sampled_from(texts) for name, texts in TEXTS.items()},
