@@ -62,7 +62,7 @@ class WholeCalls:
         """
         outputs: list[list[Tensor]] = []
 
-        def run() -> Tensor:
+        def run() -> Tensor | None:
             outputs.append(executor(model, *args))
             return batch.joined(outputs[0])
 
