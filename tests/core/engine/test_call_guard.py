@@ -1,0 +1,100 @@
+"""The guard and the recording: a run unlike the profile gets more calls, and a dense run leaves a profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_denoiser import ToyDenoiser
+
+from skipstone.core.calibrate.calls import closed_loop, dense, profile, with_plans
+from skipstone.core.engine.call import Call
+from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.engine import Engine
+from skipstone.core.engine.report import Report
+from skipstone.core.forecast.profile import HeldOut, Profile
+from skipstone.core.plan.call_plan import even_keys
+from skipstone.core.recipe.auto import Auto
+from skipstone.core.recipe.call_skip import CallSkip
+from skipstone.core.recipe.recipe import Recipe
+
+KEYS = even_keys(12, 5)
+
+
+def draw(denoiser: ToyDenoiser, auto: Auto | CallSkip) -> tuple[torch.Tensor, Report]:
+    """Final latents and report of a run."""
+    engine, at = Engine(denoiser.network, Recipe.of([auto])), denoiser.begin([7])
+    engine.begin(denoiser.timesteps)
+    for number, t in enumerate(denoiser.timesteps):
+        call = Call(t, (4, 4), (Stream("cond", 1),), input=at.x, noise=denoiser.noise(number))
+        output = engine.forward(lambda call=call: call, lambda at=at, n=number: denoiser.predict(at, n))
+        at = denoiser.advance(at, output, number)
+    return at.x, engine.end()
+
+
+def saved(folder: Path, bound: float) -> Auto:
+    """Auto with a profile whose runs stayed under `bound` in one call."""
+    held = HeldOut(KEYS, "eps", "line", (0.1,) * 19, (bound,) * 4, "even")
+    with_plans(profile(ToyDenoiser(), range(2)), [held]).save(folder / "toy.safetensors")  # type: ignore[arg-type]
+    return Auto(speedup=12 / 5, profile=str(folder / "toy.safetensors"))
+
+
+def test_a_run_like_the_profile_runs_as_planned_and_is_promised_an_error(tmp_path: Path) -> None:
+    denoiser = ToyDenoiser()
+    auto = saved(tmp_path, bound=10.0)
+    denoiser.network.calls = 0
+    _, report = draw(denoiser, auto)
+    assert denoiser.network.calls == report.calls_run == 5 and report.calls == 12
+    assert report.estimated_error == 0.1
+    assert "90% of pictures stay under an error of 0.100 by this profile" in report.lines()
+
+
+def test_a_run_unlike_the_profile_gets_more_calls_and_no_promise(tmp_path: Path) -> None:
+    denoiser, auto = ToyDenoiser(), saved(tmp_path, bound=1e-6)
+    _, report = draw(denoiser, auto)
+    assert report.calls_run > 5 and report.estimated_error is None
+    assert any(note.startswith("unlike the profile at step") for note in report.notes)
+    assert set(KEYS) <= set(report.chosen["keys"]), "calls are added, none is taken away"
+
+
+def test_without_the_guard_it_runs_as_planned(tmp_path: Path) -> None:
+    _, report = draw(ToyDenoiser(), replace(saved(tmp_path, bound=1e-6), guard=False))
+    assert report.calls_run == 5 and report.estimated_error == 0.1
+
+
+def test_one_call_errors_are_those_of_the_forecast_that_was_not_needed() -> None:
+    denoiser = ToyDenoiser()
+    _, surprises = closed_loop(denoiser, [7], CallSkip(keys=(0, 1, 3), space="raw"))  # type: ignore[arg-type]
+    at, outputs = denoiser.begin([7]), []
+    for call in range(4):
+        output = denoiser.predict(at, call) if call != 2 else 2 * outputs[1] - outputs[0]
+        outputs.append(output)
+        at = denoiser.advance(at, output, call)
+    times = denoiser.timesteps
+    ahead = (times[1] - times[3]) / (times[0] - times[1])
+    line = outputs[1] + ahead * (outputs[1] - outputs[0])
+    wanted = float((line - outputs[3]).norm() / outputs[3].norm())
+    assert surprises[3] == pytest.approx(wanted, rel=1e-3) and list(surprises) == [3]
+
+
+def test_a_dense_run_is_recorded_and_the_next_one_uses_it(tmp_path: Path) -> None:
+    denoiser, auto = ToyDenoiser(), Auto(speedup=2.0, profile=str(tmp_path / "own.safetensors"), record=True)
+    final, first = draw(denoiser, auto)
+    assert torch.equal(final, dense(denoiser, [7])[0]), "the recorded picture is the dense one"  # type: ignore[arg-type]
+    assert first.calls_forecast == 0 and "recorded a profile of 12 steps: the next pictures use it" in first.notes
+    known = Profile.load(tmp_path / "own.safetensors")
+    assert known.gram == pytest.approx(profile(denoiser, [7]).gram, rel=1e-3)  # type: ignore[arg-type]
+    _, second = draw(denoiser, auto)
+    assert second.calls_forecast > 0 and second.estimated_error is None
+
+
+def test_a_cancelled_recording_writes_nothing(tmp_path: Path) -> None:
+    denoiser, path = ToyDenoiser(), tmp_path / "own.safetensors"
+    engine, at = Engine(denoiser.network, Recipe.of([Auto(profile=str(path), record=True)])), denoiser.begin([7])
+    engine.begin(denoiser.timesteps)
+    call = Call(denoiser.timesteps[0], (4, 4), (Stream("cond", 1),), input=at.x, noise=denoiser.noise(0))
+    engine.forward(lambda: call, lambda: denoiser.predict(at, 0))
+    report = engine.end()
+    assert not path.exists() and any("no profile was recorded" in note for note in report.notes)
