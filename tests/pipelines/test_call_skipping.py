@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -199,6 +200,34 @@ def test_a_bare_network_of_any_time_unit_is_one_run() -> None:
 
 
 # diffusers' caches
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_names_of_the_cache_context_tell_cond_from_uncond(named: bool) -> None:
+    """In any order, where texts are encoded afresh at each step: without names, the places of both are taken for their conds."""
+
+    class Network(torch.nn.Module):
+        @contextmanager
+        def cache_context(self, name: str) -> Iterator[None]:
+            yield
+
+        def forward(self, x: torch.Tensor, timestep: float, context: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(x) + context.mean()
+
+    network, wrong = Network(), 0
+    before = tiny.snapshot(network)
+    with accelerate(network, CallSkip(every=2)) as handle:
+        handle.begin([900.0 - 100 * k for k in range(8)])
+        for k in range(8):
+            for name in ("cond", "uncond") if k % 3 else ("uncond", "cond"):
+                text = torch.full((1, 3, 8), float(len(name)))
+                with network.cache_context(name) if named else nullcontext():
+                    wrong += not torch.equal(
+                        network(torch.ones(1, 4, 8, 8), 900.0 - 100 * k, text).unique(), text.unique()
+                    )
+        assert handle.end().calls_forecast == 3
+    assert (wrong == 0) is named
+    assert tiny.snapshot(network) == before
 
 
 def test_a_cache_of_diffusers_that_is_enabled_is_refused_before_and_declined_in_a_run() -> None:

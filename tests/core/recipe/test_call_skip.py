@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skipstone.core.errors import RecipeError
+from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.call_skip import CallSkip, parse_keys
 from skipstone.core.recipe.presets import as_recipe
 from skipstone.core.recipe.recipe import Recipe
@@ -81,7 +82,7 @@ def test_a_recipe_with_it_is_the_same_after_json_and_beside_other_methods(tmp_pa
 @pytest.mark.parametrize(("text", "speedup"), [("2x", 2.0), ("1.8x", 1.8), (" 3 × ", 3.0), ("1x", 1.0)])
 def test_a_speed_up_alone_is_a_recipe(text: str, speedup: float) -> None:
     recipe = as_recipe(text)
-    assert recipe.methods == (CallSkip(speedup=speedup),) and recipe.name == text.strip()
+    assert recipe.methods == (Auto(speedup=speedup),) and recipe.name == text.strip()
 
 
 @pytest.mark.parametrize("text", ["x", "2", "-2x", "0.5x", "1e9x", "200x", "2xx", "٢x", "2x 3x"])
