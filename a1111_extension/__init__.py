@@ -6,5 +6,8 @@ settings             the panel's values and their recipe
 controls, panel, tab what the user sees
 infotext, xyz        the values in a picture's infotext and in an X/Y/Z plot
 lifecycle, bracket   on the U-Net for one pass, off again whatever happens
+sampler, noise       what a pass's sampler and model say of its calls
+control              Forge's ControlNet, which a skipped call skips
+model_files          files in the web UI's models folder
 results, history     what a picture and the tab say of what was done
 """

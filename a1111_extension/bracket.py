@@ -11,7 +11,7 @@ engine begin with the picture's pass, and the others run in full.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,13 +39,14 @@ class UNetBracket:
     skips_calls: whether whole calls of the U-Net may be skipped.
     """
 
-    def __init__(self, unet: nn.Module, recipe: Recipe, levels: Levels = lambda timestep, options: None) -> None:
+    def __init__(self, unet: nn.Module, recipe: Recipe, levels: Callable[[], Levels] | None = None) -> None:
         """Install. Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
 
-        levels: the noise levels of the model, used to skip calls.
+        levels: reads the noise levels of the model, which are used to skip calls.
         """
         self._engine = Engine(unet, recipe)
-        self._unet, self._levels = unet, levels
+        self._unet, self._read_levels = unet, levels
+        self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
         self._rows = StepRows()
         self._foreign = False
@@ -128,6 +129,8 @@ class UNetBracket:
         session.leave(output)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        if self._engine.running is None:
+            self._begin()
         inputs = self._engine.family.inputs(args, kwargs)
         latent, options = inputs.latent, kwargs.get("transformer_options") or {}
         if not isinstance(latent, Tensor) or latent.ndim != 4:
@@ -135,9 +138,8 @@ class UNetBracket:
         time = one_timestep(inputs.timestep)
         self._level = time * self._engine.family.time_scale
         streams = self._rows.label(self._level, latent.shape[0], options.get("cond_or_uncond"))
-        if self._engine.running is None:
-            self._begin()
-        size, noise = (latent.shape[2], latent.shape[3]), self._levels(time, options) if self.skips_calls else None
+        noise = self._levels(time, options) if self._levels else None
+        size = (latent.shape[2], latent.shape[3])
         return Call(self._level, size, streams, self._step.last, latent, self._number, noise)
 
     def _begin(self) -> None:
@@ -145,6 +147,7 @@ class UNetBracket:
         self._first_step = self._step.number or 0
         left = self._step.steps - self._first_step if self._step.steps else None
         self._engine.begin(steps=left, stochastic=self._step.noisy)
+        self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property
     def _number(self) -> int | None:

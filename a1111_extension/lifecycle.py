@@ -6,6 +6,7 @@ An exception in the U-Net skips the host's `postprocess`, so each job first clea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -64,7 +65,7 @@ class Lifecycle:
                 tell_refused(p, recipe, [kind for kind in refused if refused[kind] == reason], reason, title)
             fitting = without(recipe, set(refused))
             if not fitting.neutral:
-                bracket, count = UNetBracket(unet, fitting, levels_of(p)), StepCount(sampler_of(p))
+                bracket, count = UNetBracket(unet, fitting, partial(levels_of, p)), StepCount(sampler_of(p))
                 self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, count, LateControls())
 
     def end(self) -> None:

@@ -369,7 +369,7 @@ def test_call_skipping_and_auto_are_groups_of_the_panel_and_the_tab(host: a1111.
 def test_auto_skips_the_calls_that_its_one_number_says(host: a1111.Host, job: a1111.Job) -> None:
     on = host.process_images(host.script(), job, *args_of(threshold=1.0, speedup=2.0))
     off = plain(host, job)
-    assert rows_of(job) == [2] * 6 and 0 < (on - off).norm() < 1e-3 * off.norm()
+    assert rows_of(job) == [2] * 6 and 0 < (on - off).norm() < 2e-3 * off.norm()
     told = job.extra_generation_params
     assert (told["Skipstone speedup"], told[CALLS_RUN]) == ("2", "50%")
     few = fresh(job, timesteps=TIMES[:8])
