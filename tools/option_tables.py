@@ -14,16 +14,20 @@ from typing import Any
 from ..core.calibrate.masks.settings import TrainSettings
 from ..core.models import FAMILIES, HOST_FAMILIES, Family
 from ..core.models.family import DATO_SCHEDULE
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import table_rows
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/user_guide.md")
-SETTINGS: tuple[type[Any], ...] = (TokenMerge, TokenPrune, BlockSkip, TrainSettings)
+SETTINGS: tuple[type[Any], ...] = (Auto, CallSkip, TokenMerge, TokenPrune, BlockSkip, TrainSettings)
 MARKED = re.compile(r"(<!-- (?:options )?(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+_ANY, _OTHERS = "call skip, Auto", "any other model that the host loads"
+"""The column of the methods that serve every network, and the row of the networks that only they serve."""
 _HOSTS = ("ComfyUI, A1111, Forge", "diffusers")
 _HEAD = ("| option | default | values | what it does |", "|---|---|---|---|")
 
@@ -55,9 +59,10 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
     for model, kinds in served.items():
         cells = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
         rows.setdefault(cells, []).append(model)
+    rows[(*(False for _ in columns), True, True)] = [_OTHERS]
     titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
-    lines = [["model", *titles, *_HOSTS], ["---"] * (1 + len(columns) + len(_HOSTS))]
-    lines += [[", ".join(models), *("yes" if cell else "-" for cell in cells)] for cells, models in rows.items()]
+    lines = [["model", _ANY, *titles, *_HOSTS], ["---"] * (2 + len(columns) + len(_HOSTS))]
+    lines += [[", ".join(models), "yes", *("yes" if cell else "-" for cell in cells)] for cells, models in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
