@@ -20,6 +20,7 @@ TOUCHED = {
     "write_a_host": (0, {}),
     "add_a_model": (1, {"core/models/__init__.py": 2}),
     "add_a_rule": (1, {"core/plan/rules/__init__.py": 2, "core/recipe/block_skip.py": 5}),
+    "add_a_predictor": (0, {"core/forecast/predictors.py": 7, "core/forecast/names.py": 1}),
     "add_a_node": (1, {"nodes/__init__.py": 1}),
 }
 """Page -> new files, and lines added to files that are there."""

@@ -23,7 +23,6 @@ HOSTED = sorted(p.relative_to(ROOT) for folder in ("nodes", "a1111_extension") f
 """Files that import a host's own modules: their arguments are listed, and their examples are the hosts' tests."""
 
 LATER = (
-    "core/calibrate/calls.py", "core/forecast/space.py", "lab/bench/call_plot.py", "lab/bench/calls.py",
     "nodes/call_skip.py", "nodes/cond_batch.py", "nodes/patch.py", "nodes/run.py",
     "a1111_extension/bracket.py", "a1111_extension/lifecycle.py",
 )  # fmt: skip

@@ -105,11 +105,21 @@ class Affine:
         return abs(self.o) >= _SMALLEST
 
     def of(self, x: float, o: float) -> float:
-        """Return q for an input and an output: numbers, arrays or tensors."""
+        """Return q for an input and an output: numbers, arrays or tensors of one shape.
+
+        Args:
+            x: the input.
+            o: the output.
+        """
         return self.x * x + self.o * o if self.x else self.o * o
 
     def output(self, x: float, q: float) -> float:
-        """Return the output for an input and a forecast q: numbers, arrays or tensors."""
+        """Return the output for an input and a forecast q: numbers, arrays or tensors of one shape.
+
+        Args:
+            x: the input.
+            q: the forecast.
+        """
         return (q - self.x * x) / self.o if self.x else q / self.o
 
 
