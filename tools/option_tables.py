@@ -59,7 +59,8 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
     for model, kinds in served.items():
         cells = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
         rows.setdefault(cells, []).append(model)
-    rows[(*(False for _ in columns), True, True)] = [_OTHERS]
+    others = (*(False for _ in columns), True, True)
+    rows[others] = [_OTHERS]
     titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
     lines = [["model", _ANY, *titles, *_HOSTS], ["---"] * (2 + len(columns) + len(_HOSTS))]
     lines += [[", ".join(models), "yes", *("yes" if cell else "-" for cell in cells)] for cells, models in rows.items()]
