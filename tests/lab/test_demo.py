@@ -49,7 +49,7 @@ def narrow_demo(narrow: dict[str, Path], options: DemoOptions) -> dict[str, Any]
 def made(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A short demo, and where it wrote."""
     out = tmp_path_factory.mktemp("demo")
-    return narrow_demo(narrow, DemoOptions(steps=4, rounds=1, seed=3, out=out)), out
+    return narrow_demo(narrow, DemoOptions(steps=10, rounds=1, seed=3, out=out)), out
 
 
 def test_it_writes_the_picture_and_the_figures(made: tuple[dict[str, Any], Path]) -> None:
@@ -68,6 +68,14 @@ def test_its_figures_belong_together(made: tuple[dict[str, Any], Path]) -> None:
     assert 20 < result["psnr_db"] < 100 and 0.5 < result["ssim"] < 1
     assert result["seed"] == 3 and result["device"] == "cpu"
     assert Recipe.from_dict(result["recipe"]).merge is not None
+
+
+def test_a_speed_up_is_shown_first_beside_fewer_steps_at_its_cost(made: tuple[dict[str, Any], Path]) -> None:
+    dense, auto, fewer, *others = made[0]["ways"]
+    assert [dense["name"], auto["name"], fewer["name"]] == ["dense", "2.5x (Auto)", "dense, 4 steps"]
+    assert auto["calls"] == fewer["calls"] == 4 and auto["macs_ratio"] == fewer["macs_ratio"] == 2.5
+    assert {"token merging", "mask (DeepCache)"} <= {way["name"] for way in others}
+    assert set(dense) == {"name", "calls", "macs_ratio", "time_ratio", "psnr_db", "ssim"}
 
 
 def test_a_recipe_file_is_run_as_it_says(narrow: dict[str, Path], tmp_path: Path) -> None:
