@@ -14,8 +14,12 @@ from doubles.a1111_controlnet import ControlNet
 from doubles.a1111_jobs import args_of, dense, fresh, job_of, refused, runs
 from torch import Tensor, nn
 
+from skipstone.a1111_extension.bracket import UNetBracket
+from skipstone.a1111_extension.host import Step
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, CALLS_RUN, REFUSED
 from skipstone.core.models import recognise
+from skipstone.core.recipe.call_skip import CallSkip
+from skipstone.core.recipe.recipe import Recipe
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
@@ -166,6 +170,18 @@ def test_both_passes_of_a_hires_fix_skip_calls_of_their_own(host: a1111.Host, jo
     on = host.process_images(host.script(), job, *TWICE)
     assert rows_of(job) == [2] * 12 and torch.allclose(on, plain(host, job), atol=1e-4)
     assert job.extra_generation_params[CALLS_RUN] == "50% / 50%"
+
+
+def test_all_evaluations_of_a_step_follow_it_and_are_counted() -> None:
+    """Heun evaluates a noise level twice, in two steps: as the second stage of one and the first of the next."""
+    network = Straight()
+    bracket = UNetBracket(network, Recipe.of([CallSkip(calls=6)]))
+    for number, t in enumerate(TIMES):
+        bracket.new_step(Step(number, STEPS, number == STEPS - 1), conds=1)
+        for at in (t, *TIMES[number + 1 : number + 2]):
+            network(tiny.noise(1, 4, 16, 16), timesteps=torch.full((1,), at), context=torch.ones(1, 3, 8))
+    report = bracket.end()
+    assert report.calls == 23 and report.calls_run == len(network.rows) == 12
 
 
 # -- streams --
