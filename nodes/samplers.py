@@ -30,12 +30,16 @@ SEVERAL_CALLS_PER_STEP = frozenset(
 )
 """Samplers that evaluate the model also between the scheduled sigmas, or twice at one. All calls of a step are decided together."""
 
-OWN_STEPS = {
+DECLINED = {
     "dpm_adaptive": "dpm_adaptive chooses its own steps",
     "dpm_fast": "dpm_fast chooses its own steps",
     "ar_video": "ar_video draws one group of frames after another",
+    "lcm": "lcm draws all noise anew at each step",
 }
-"""Samplers whose calls cannot be assigned to the scheduled steps -> why."""
+"""Samplers that cannot be forecast for -> why: their calls do not follow the scheduled steps, or nothing of a step is left."""
+
+NOISE_INSIDE_STEPS = frozenset({"dpmpp_sde", "seeds_2", "seeds_3"})
+"""Samplers whose steps add noise between their calls. A line through two calls of one step would amplify it."""
 
 _ADD_NOISE = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 

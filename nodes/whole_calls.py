@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch
-from .samplers import OWN_STEPS, adds_noise, name_of
+from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, name_of
 
 WholeCallMethod: TypeAlias = CallSkip | Auto
 """Methods that choose the calls at which the model runs."""
@@ -33,7 +34,7 @@ class WholeCalls:
             sampler: a `KSAMPLER`.
             sigmas: noise levels of its steps [steps + 1], falling.
         """
-        self._settings, self._sampler, self._sigmas = settings, sampler, sigmas
+        self._settings, self._sampler, self._sigmas = _suited(settings, sampler), sampler, sigmas
         self._engine: Engine | None = None
         self._session: Session | None = None
         self._steps: dict[int, int] = {}
@@ -89,6 +90,12 @@ class WholeCalls:
         return engine.end() if engine else None
 
 
+def _suited(settings: WholeCallMethod, sampler: Any) -> WholeCallMethod:
+    """The settings; with `hold` in place of a line for samplers whose noise it would amplify."""
+    lines = isinstance(settings, CallSkip) and settings.predictor == "line"
+    return replace(settings, predictor="hold") if lines and name_of(sampler) in NOISE_INSIDE_STEPS else settings
+
+
 def unfit(guider: Any, sampler: Any, latent_shapes: Any) -> str:
     """Why whole calls cannot be skipped in a run; empty if they can.
 
@@ -102,4 +109,4 @@ def unfit(guider: Any, sampler: Any, latent_shapes: Any) -> str:
         return f"{getattr(other, 'name', 'EasyCache')} also skips calls of this model: keep one of the two nodes"
     if len(latent_shapes or ()) > 1:
         return "video with sound is not forecast"
-    return OWN_STEPS.get(name_of(sampler), "")
+    return DECLINED.get(name_of(sampler), "")

@@ -245,7 +245,6 @@ def test_sides_without_a_cond_are_zero_as_in_comfyui(counted: comfy.ModelPatcher
         ("sample_euler_ancestral", {}, "x0"),
         ("sample_dpmpp_2m_sde_gpu", {}, "x0"),
         ("sample_dpmpp_2m_sde", {"eta": 0.0}, "eps"),
-        ("sample_lcm", {}, "x0"),
         ("sample_euler", {"s_churn": 5.0}, "x0"),
         ("sample_from_another_pack", {}, "x0"),
     ],
@@ -257,6 +256,16 @@ def test_samplers_that_add_noise_have_the_picture_forecast(
     assert said(server, "7").endswith(f"(line on {space});")
 
 
+@pytest.mark.parametrize("name", ["sample_dpmpp_sde_gpu", "sample_seeds_2", "sample_seeds_3"])
+def test_where_noise_is_added_inside_a_step_the_last_value_is_held(
+    counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
+) -> None:
+    sample(patch(counted), steps=STEPS, sampler=comfy.Sampler(name))
+    assert said(server, "7").endswith("(hold on x0);")
+    sample(patch(counted, Recipe.of([CallSkip(calls=10, predictor="foca")])), steps=STEPS, sampler=comfy.Sampler(name))
+    assert said(server, "7").endswith("(foca on x0);"), "what was chosen by name stays"
+
+
 def test_all_calls_of_a_step_are_decided_together(counted: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     dense = sample(counted, steps=STEPS, sampler=HEUN)
     heun = ran(counted, sampler=HEUN)
@@ -265,12 +274,12 @@ def test_all_calls_of_a_step_are_decided_together(counted: comfy.ModelPatcher, s
     assert 0 < error(sample(patch(counted), steps=STEPS, sampler=HEUN), dense) < 0.05
 
 
-@pytest.mark.parametrize("name", ["dpm_adaptive_function", "dpm_fast_function", "sample_ar_video"])
-def test_samplers_with_steps_of_their_own_are_declined_in_one_line(
+@pytest.mark.parametrize("name", ["dpm_adaptive_function", "dpm_fast_function", "sample_ar_video", "sample_lcm"])
+def test_samplers_that_cannot_be_forecast_for_are_declined_in_one_line(
     counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
 ) -> None:
     assert len(ran(counted, sampler=comfy.Sampler(name))) == STEPS
-    assert re.fullmatch(r"\w+ (chooses its own steps|draws .* another); sampling runs unaccelerated", said(server, "7"))
+    assert re.fullmatch(r"\w+ (chooses its own steps|draws [\w ]+); sampling runs unaccelerated", said(server, "7"))
 
 
 def test_few_steps_are_declined_in_one_line(counted: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
