@@ -34,7 +34,7 @@ DECLINED = {
     "dpm_adaptive": "dpm_adaptive chooses its own steps",
     "dpm_fast": "dpm_fast chooses its own steps",
     "ar_video": "ar_video draws one group of frames after another",
-    "lcm": "lcm draws all noise anew at each step",
+    "lcm": "lcm replaces all noise at each step",
 }
 """Samplers that cannot be forecast for -> why: their calls do not follow the scheduled steps, or nothing of a step is left."""
 
