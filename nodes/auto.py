@@ -87,5 +87,10 @@ class SkipstoneAuto(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        """Patch the model. For values that cannot run, the node says so and the model is returned as it is."""
+        """Patch the model. For values that cannot run, the node says so and the model is returned as it is.
+
+        Args:
+            model: the ModelPatcher.
+            widgets: the values of the other inputs.
+        """
         return patched(model, lambda: build_auto(model, **widgets), off("a speed-up of 1"), cls.hidden.unique_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_denoiser import ToyDenoiser
 from toys import toy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,9 @@ def import_name(path: Path) -> str:
 
 
 def names_for(path: Path) -> dict[str, Any]:
-    """Names that the examples of a file may use without making them: `model` in the room of mask training."""
+    """Names that the examples of a file may use without making them: `model` in the room of mask training, a `denoiser`."""
+    if path.as_posix() == "core/calibrate/calls.py":
+        return {"denoiser": ToyDenoiser(steps=12)}
     return {"model": toy(calls=4)} if path.as_posix().startswith("core/calibrate/masks") else {}
 
 

@@ -131,7 +131,12 @@ class Profile:
         return (times[0] - times) / (times[0] - times[-1])
 
     def space_at(self, call: int, space: Space) -> Affine:
-        """Return how a space follows from input and output at a call; the raw output where it does not."""
+        """Return how a space follows from input and output at a call; the raw output where it does not.
+
+        Args:
+            call: number of the call.
+            space: what is forecast.
+        """
         found = self.noises[call].affine(space)
         return found if found is not None and found.invertible else RAW
 

@@ -19,6 +19,17 @@ def draw_plan(path: Path, profile: Profile, chosen: Choice) -> None:
         chosen: the plan whose steps are drawn.
 
     Raises :class:`FileError` if the file cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from ...core.forecast.space import Noise
+        >>> from ...core.recipe.call_skip import CallSkip
+        >>> known = Profile(np.eye(4), (900.0, 500.0), (Noise(0.6, 0.8, "eps"),) * 2, "toy")
+        >>> with TemporaryDirectory() as folder:
+        ...     draw_plan(Path(folder, "plan.png"), known, Choice(CallSkip(keys=(0, 1))))
+        ...     Path(folder, "plan.png").exists()
+        True
     """
     from matplotlib.figure import Figure
 

@@ -46,7 +46,13 @@ PEERS = {
 
 @dataclass(frozen=True)
 class CallBench(Files):
-    """Compare forecast calls with fewer steps and with published forecasters, at equal calls of the network."""
+    """Compare forecast calls with fewer steps and with published forecasters, at equal calls of the network.
+
+    Example:
+        >>> CallBench(calls=(20,)).check()
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: give 2 noises or more, and --calls between 2 and 19
+    """
 
     model: str = "demo-dit"
     """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
@@ -79,14 +85,37 @@ class CallBench(Files):
 
 
 def run_call_bench(options: CallBench, say: Progress = print, command: str = "") -> Figures:
-    """Measure, or load, then show, save and document. Returns what the JSON file holds. Raises :class:`SkipstoneError`."""
+    """Measure, or load, then show, save and document.
+
+    Args:
+        options: what to compare.
+        say: prints progress.
+        command: the command line, to store with the figures.
+
+    Returns what the JSON file holds. Raises :class:`SkipstoneError` for bad options and files.
+
+    Example:
+        >>> run_call_bench(CallBench(samplers=("eulr",)))
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm
+    """
     options.check()
     with threads(options.threads or torch.get_num_threads()):
         return publish(_bench_of(options.model), options, lambda: measure(options, say, command), say)
 
 
 def measure(options: CallBench, say: Progress, command: str) -> Figures:
-    """Return the figures of all samplers and guidance scales."""
+    """Return the figures of all samplers and guidance scales.
+
+    Args:
+        options: what to compare.
+        say: prints progress.
+        command: the command line.
+
+    Example:
+        >>> measure(CallBench(samplers=()), print, "skipstone bench calls")["rows"]
+        []
+    """
     rows: list[dict[str, Any]] = []
     for sampler in options.samplers:
         for guidance in options.guidance:

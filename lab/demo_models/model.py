@@ -206,7 +206,16 @@ def load_demo(
 
 
 def profile_of(kind: str, steps: int) -> str:
-    """Path of the shipped profile of `kind` "unet" or "dit" for a number of DDIM steps; "" if there is none."""
+    """Path of a shipped profile; "" if there is none.
+
+    Args:
+        kind: of the shipped model, "unet" or "dit".
+        steps: number of DDIM steps.
+
+    Example:
+        >>> profile_of("unet", steps=3)
+        ''
+    """
     path = PROFILES / f"{kind}_{steps}.safetensors"
     return str(path) if path.is_file() else ""
 
