@@ -36,14 +36,19 @@ _NO_PASS = "an extension replaces the U-Net's forward, and no pass through the b
 class UNetBracket:
     """The hooks and the run of one pass. The timesteps to come are not known here, so the run is an unplanned one.
 
-    skips_calls: whether whole calls of the U-Net may be skipped.
+    Args:
+        unet: the U-Net or transformer.
+        recipe: the methods to run.
+        levels: reads the noise levels of the model, which are used to skip calls.
+
+    Attributes:
+        skips_calls: whether whole calls of the U-Net may be skipped.
+
+    Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
     """
 
     def __init__(self, unet: nn.Module, recipe: Recipe, levels: Callable[[], Levels] | None = None) -> None:
-        """Install. Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
-
-        levels: reads the noise levels of the model, which are used to skip calls.
-        """
+        """Install."""
         self._engine = Engine(unet, recipe)
         self._unet, self._read_levels = unet, levels
         self._levels: Levels | None = None
@@ -105,7 +110,7 @@ class UNetBracket:
         return answer
 
     def _is_replaced(self) -> bool:
-        """Has an extension replaced the U-Net's forward?"""
+        """Return whether an extension replaced the U-Net's forward."""
         forward = beneath(self._unet)
         return getattr(forward, "__func__", None) is not type(self._unet).forward
 
@@ -162,10 +167,14 @@ def _first_block(unet: nn.Module) -> nn.Module | None:
 
 
 def same_picture(hidden: Any, latent: Any) -> bool:
-    """Does a pass that begins with `hidden` [B, C, h, w] run on the call's latent?
+    """Return whether a pass through the blocks runs on the call's latent.
 
     Inpainting models have further channels behind the latent's four, which extensions replace; those do not count. Waits
     for the device only where the tensors do not share their memory.
+
+    Args:
+        hidden: what the pass begins with [B, C, h, w].
+        latent: of the call [B, C, h, w].
     """
     if not isinstance(hidden, Tensor) or not isinstance(latent, Tensor) or hidden.shape != latent.shape:
         return False

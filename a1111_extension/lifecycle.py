@@ -56,7 +56,13 @@ class Lifecycle:
         self._lock = RLock()
 
     def begin(self, p: Any, recipe: Recipe, title: str) -> None:
-        """Begin a pass and end the one before. What this model does not support is left out, and the infotext says why."""
+        """Begin a pass and end the one before. What this model does not support is left out, and the infotext says why.
+
+        Args:
+            p: the processing object.
+            recipe: what the user set.
+            title: of the pass.
+        """
         with self._lock:
             self.end()
             unet = unet_of(p)

@@ -45,5 +45,10 @@ class SkipstoneCallSkip(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, **widgets: Any) -> io.NodeOutput:
-        """Patch the model. For values that cannot run, the node says so and the model is returned as it is."""
+        """Patch the model. For values that cannot run, the node says so and the model is returned as it is.
+
+        Args:
+            model: the ModelPatcher.
+            widgets: the values of the other inputs.
+        """
         return patched(model, lambda: build_calls(**widgets), off("these settings skip nothing"), cls.hidden.unique_id)

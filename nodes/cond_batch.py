@@ -38,7 +38,14 @@ class CondBatch:
 
     @classmethod
     def of(cls, conds: Conds, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any]) -> CondBatch:
-        """Read the arguments of `calc_cond_batch`. Waits for the device once."""
+        """Read the arguments of `calc_cond_batch`. Waits for the device once.
+
+        Args:
+            conds: the entries.
+            x: the latent [B, ...], in the sampler's scale.
+            sigma: its noise level [B].
+            model_options: with the transformer_options.
+        """
         level = sigma.flatten()[0].cpu()
         sides = {place: tuple(_active(entry, level)) for place, entry in enumerate(conds) if entry}
         active = {place: found for place, found in sides.items() if found}

@@ -45,6 +45,11 @@ def patch_model(model: Any, recipe: Recipe, node_id: Any = None) -> Any:
 
     A method joins those that are on the model already, and replaces one of its own kind, or one that it cannot go with; a
     neutral one takes its kind off. With nothing left, or an empty recipe, the clone has no wrapper at all.
+
+    Args:
+        model: the ModelPatcher.
+        recipe: the methods to add.
+        node_id: the node that shows the report.
     """
     clone = model.clone()
     asked, replaced = _asked(model) if recipe.methods else ({}, {})
@@ -125,7 +130,9 @@ def _replace(node: Any, later: Method, node_id: Any, replaced: Replaced) -> None
 class OuterSample:
     """The wrapper round one sampling run. Holds immutable values alone: ComfyUI copies what it finds in options.
 
-    asked, replaced: the items of :data:`Asked` and :data:`Replaced`.
+    Args:
+        asked: the items of :data:`Asked`.
+        replaced: the items of :data:`Replaced`.
     """
 
     asked: tuple[tuple[str, tuple[Method, Any]], ...]

@@ -48,6 +48,12 @@ class Run:
 
     Whole calls are skipped by one engine. The other methods have an engine per network object (several GPUs hold several), for
     which skipped calls do not exist.
+
+    Args:
+        asked: the methods, each with its node.
+        replaced: nodes whose method a later one replaced.
+        sampler: a `KSAMPLER`.
+        sigmas: noise levels of its steps [steps + 1], falling.
     """
 
     def __init__(self, asked: Asked, replaced: Replaced, sampler: Any, sigmas: Tensor) -> None:
@@ -77,7 +83,16 @@ class Run:
             self._refuse(f"{reason}; {self._without(CallSkip.kind)}")
 
     def batch(self, executor: Any, model: Any, conds: Conds, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Any:
-        """Evaluate a batch of conds as `calc_cond_batch` does, or forecast its outputs."""
+        """Evaluate a batch of conds as `calc_cond_batch` does, or forecast its outputs.
+
+        Args:
+            executor: the next wrapper of `calc_cond_batch`.
+            model: a `BaseModel`.
+            conds: what is evaluated.
+            x: the latent [B, ...], in the sampler's scale.
+            sigma: its noise level [B].
+            options: the model_options.
+        """
         args = model, conds, x, sigma, options
         batch = self._batch_or_none(*args)
         return self._calls.answer(executor, batch, *args) if self._calls and batch else executor(*args)
@@ -96,7 +111,14 @@ class Run:
 
     @contextmanager
     def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
-        """Bracket one forward of a BaseModel. A forward that cannot be served runs unaccelerated, and the report says why."""
+        """Bracket one forward of a BaseModel. A forward that cannot be served runs unaccelerated, and the report says why.
+
+        Args:
+            model: the `BaseModel`.
+            x: its input [rows, ...].
+            sigma: its noise level [rows].
+            options: the transformer_options.
+        """
         engine = self._engine_or_none(model)
         if engine is None:
             yield

@@ -23,12 +23,6 @@ MODULES = sorted(
 HOSTED = sorted(p.relative_to(ROOT) for folder in ("nodes", "a1111_extension") for p in (ROOT / folder).glob("*.py"))
 """Files that import a host's own modules: their arguments are listed, and their examples are the hosts' tests."""
 
-LATER = (
-    "nodes/call_skip.py", "nodes/cond_batch.py", "nodes/patch.py", "nodes/run.py",
-    "a1111_extension/bracket.py", "a1111_extension/lifecycle.py",
-)  # fmt: skip
-"""Files that are being rewritten: to be held when they are done."""
-
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -140,16 +134,11 @@ def gaps(path: Path) -> Iterator[str]:
             yield f"{node.name} has no example"
 
 
-def held(paths: list[Path]) -> list[Path]:
-    """Those that are held to full docstrings."""
-    return [path for path in paths if path.as_posix() not in LATER]
-
-
-@pytest.mark.parametrize("path", held(MODULES), ids=str)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_public_names_have_docstrings_with_arguments_and_an_example(path: Path) -> None:
     assert list(gaps(path)) == []
 
 
-@pytest.mark.parametrize("path", held(HOSTED), ids=str)
+@pytest.mark.parametrize("path", HOSTED, ids=str)
 def test_public_names_of_the_hosts_rooms_have_docstrings_with_arguments(path: Path) -> None:
     assert [gap for gap in gaps(path) if not gap.endswith("no example")] == []
