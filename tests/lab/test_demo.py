@@ -145,7 +145,7 @@ def masked(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         seen.extend(at.x)
         return at
 
-    quick = TrainSettings(target=0.5, passes=20, tries=2, refine_batch=2, profile_batch=1)
+    quick = TrainSettings(target=0.51, passes=20, tries=2, refine_batch=2, profile_batch=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_demo, "TRAINING", quick)
         patch.setattr(PipelineDenoiser, "begin", recorded)
@@ -166,7 +166,7 @@ def test_a_mask_is_trained_and_set_beside_dense_fora_and_fewer_steps(masked: Mas
 
 def test_the_trained_mask_and_fora_need_the_share_that_was_asked_for(masked: MaskDemo) -> None:
     for name in ("trained mask", "FORA"):
-        assert 1 / masked.result["rows"][name]["macs_ratio"] == pytest.approx(0.5, abs=0.0101)
+        assert 1 / masked.result["rows"][name]["macs_ratio"] == pytest.approx(0.51, abs=0.0101)
     assert 1 / masked.result["rows"]["trained mask"]["macs_ratio"] == pytest.approx(masked.result["share"], abs=1e-3)
 
 
