@@ -79,7 +79,8 @@ def preset(name: str) -> Recipe:
     Args:
         name: for merging `ca_tome` (the paper, with counts rounded down to a bucket), `ca_tome_exact` (the paper with exact
             counts, slower in batches), `reference` (as the released code), `balanced` (ours), or `ca_tome:` and the name of a
-            checkpoint list, such as `ca_tome:config_1`. For pruning with cache depths, the names in :data:`DATO`.
+            checkpoint list, such as `ca_tome:config_1`. For pruning with cache depths, the names in :data:`DATO`. For a
+            speed-up, the names in :data:`AUTO`.
 
     Raises :class:`RecipeError` for other names.
 
@@ -119,7 +120,7 @@ def as_recipe(value: Recipe | Method | str | Path | dict[str, Any]) -> Recipe:
     Example:
         >>> as_recipe("balanced").name, as_recipe(TokenMerge()).merge == TokenMerge()
         ('balanced', True)
-        >>> as_recipe("1.8x").calls.speedup
+        >>> as_recipe("1.8x").auto.speedup
         1.8
     """
     if isinstance(value, Recipe):
