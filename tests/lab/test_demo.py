@@ -19,7 +19,9 @@ from skipstone.cli.demo import demo
 from skipstone.core.calibrate.masks.settings import TrainSettings
 from skipstone.core.engine.report import Report
 from skipstone.core.errors import RecipeError
+from skipstone.core.forecast.profile import Profile
 from skipstone.core.measure.fidelity import relative_error
+from skipstone.core.models.family import identity
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -28,7 +30,7 @@ from skipstone.lab.demo.options import DemoOptions
 from skipstone.lab.demo.sheet import CAPTION, GAP, SCALE, difference
 from skipstone.lab.demo.ways import Drawing, Drawn, Way, measure
 from skipstone.lab.demo_models.classifier import accuracy, load_classifier
-from skipstone.lab.demo_models.model import WEIGHTS, load_demo
+from skipstone.lab.demo_models.model import WEIGHTS, load_demo, profile_of
 from skipstone.lab.demo_models.pictures import CLASSES, draw_pictures
 from skipstone.lab.demo_models.pipeline import to_pictures, to_pil
 from skipstone.pipelines.accelerate import accelerate
@@ -76,6 +78,13 @@ def test_a_speed_up_is_shown_first_beside_fewer_steps_at_its_cost(made: tuple[di
     assert auto["calls"] == fewer["calls"] == 4 and auto["macs_ratio"] == fewer["macs_ratio"] == 2.5
     assert {"token merging", "mask (DeepCache)"} <= {way["name"] for way in others}
     assert set(dense) == {"name", "calls", "macs_ratio", "time_ratio", "psnr_db", "ssim"}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_the_shipped_profiles_are_of_the_shipped_models(kind: str) -> None:
+    profile = Profile.load(profile_of(kind, 20))
+    profile.fits(identity(load_demo(kind).network))
+    assert {len(plan.keys) for plan in profile.plans} >= {8, 10} and all(len(p.errors) >= 32 for p in profile.plans)
 
 
 def test_a_recipe_file_is_run_as_it_says(narrow: dict[str, Path], tmp_path: Path) -> None:

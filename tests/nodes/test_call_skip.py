@@ -279,7 +279,9 @@ def test_samplers_that_cannot_be_forecast_for_are_declined_in_one_line(
     counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
 ) -> None:
     assert len(ran(counted, sampler=comfy.Sampler(name))) == STEPS
-    assert re.fullmatch(r"\w+ (chooses its own steps|draws [\w ]+|replaces [\w ]+); sampling runs unaccelerated", said(server, "7"))
+    assert re.fullmatch(
+        r"\w+ (chooses its own steps|draws [\w ]+|replaces [\w ]+); sampling runs unaccelerated", said(server, "7")
+    )
 
 
 def test_few_steps_are_declined_in_one_line(counted: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
