@@ -101,7 +101,7 @@ def run_call_bench(options: CallBench, say: Progress = print, command: str = "")
     """
     options.check()
     with threads(options.threads or torch.get_num_threads()):
-        return publish(_bench_of(options.model), options, lambda: measure(options, say, command), say)
+        return publish(_bench_of(options.model, options.steps), options, lambda: measure(options, say, command), say)
 
 
 def measure(options: CallBench, say: Progress, command: str) -> Figures:
@@ -212,8 +212,8 @@ def _denoiser(model: str, sampler: str, steps: int, guidance: float) -> Pipeline
     return denoiser_of(pipe, steps, guidance)
 
 
-def _bench_of(model: str) -> Bench:
-    return Bench(f"calls {model}", ("model", "steps", "noises", "rows"), _tables)
+def _bench_of(model: str, steps: int) -> Bench:
+    return Bench(f"calls {model}, {steps} steps", ("model", "steps", "noises", "rows"), _tables)
 
 
 def _tables(result: Figures) -> list[Table]:

@@ -40,7 +40,7 @@ def test_its_tables_can_be_shown_again(result: dict[str, Any], tmp_path: Path) -
 
     write_json(tmp_path / "calls.json", result)
     page = tmp_path / "page.md"
-    page.write_text("<!-- bench calls tiny -->\n<!-- end of bench calls tiny -->\n")
+    page.write_text("<!-- bench calls tiny, 20 steps -->\n<!-- end of bench calls tiny, 20 steps -->\n")
     run_call_bench(CallBench(model="tiny", load=tmp_path / "calls.json", markdown=page), lambda line: None)
     assert OURS in page.read_text()
 
