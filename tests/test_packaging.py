@@ -162,7 +162,7 @@ CORE = {
     "tokens": set(),
     "measure": set(),
     "models": {"recipe"},
-    "plan": {"recipe", "models"},
+    "plan": {"forecast", "recipe", "models"},
     "engine": {"forecast", "recipe", "models", "tokens", "measure", "plan"},
     "calibrate": {"forecast", "recipe", "models", "tokens", "measure", "plan", "engine"},
 }
