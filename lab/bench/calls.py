@@ -36,7 +36,7 @@ _BATCH = 8
 FEWER = "fewer steps"
 OURS = "line on eps, even"
 PEERS = {
-    "repeat (LazyCache)": {"predictor": "hold", "space": "raw"},
+    "repeat the last": {"predictor": "hold", "space": "raw"},
     "TaylorSeer, order 2": {"predictor": "taylorseer", "space": "raw"},
     "HiCache": {"predictor": "hermite", "space": "raw"},
     "FoCa": {"predictor": "foca", "space": "raw"},
