@@ -40,7 +40,7 @@ def test_the_entry_point_lists_the_nodes_and_registers_their_folders(schemas: di
     released = list(json.loads((ROOT / "tests/support/released_nodes.json").read_text()))
     assert list(schemas)[: len(released)] == released
     folders = sys.modules["folder_paths"].folders
-    assert set(folders) == {"skipstone_masks", "skipstone_recipes"}
+    assert set(folders) == {"skipstone_masks", "skipstone_recipes", "skipstone_profiles"}
     assert all([p.parent.name for p in places] == ["models", "output"] for places in folders.values())
 
 
