@@ -16,6 +16,9 @@ from .run import Horizon
 FEWEST_STEPS = 8
 """With this many steps or fewer, each step changes so much that a forecast loses to fewer steps."""
 
+_CLEAN = 0.01
+"""Share of the training range below which a timestep has almost no noise."""
+
 Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
 
@@ -156,6 +159,12 @@ def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
     return min(found, key=lambda keys: abs(len(keys) - calls))
 
 
+def _ends_clean(horizon: Horizon) -> bool:
+    """Return whether the last step sees almost no noise, so that the step before it decides the fine detail."""
+    known = horizon.timesteps
+    return known is not None and known[-1] <= _CLEAN * horizon.train_steps and steps_of(horizon) > 1
+
+
 class CallPlan:
     """Call skipping bound to one run: whether the network runs at a step.
 
@@ -166,7 +175,7 @@ class CallPlan:
     Raises :class:`RecipeError` for settings that do not fit the run.
 
     Example:
-        >>> plan = CallPlan(CallSkip(calls=4), Horizon(tuple(float(t) for t in range(900, -1, -100))))
+        >>> plan = CallPlan(CallSkip(calls=4), Horizon(tuple(float(t) for t in range(950, -1, -100))))
         >>> [step for step in range(10) if plan.runs(step)]
         [0, 3, 6, 9]
     """
@@ -176,6 +185,7 @@ class CallPlan:
         self.settings, self._horizon = settings, horizon
         self.steps = steps_of(horizon) if horizon.timesteps else horizon.steps
         self._refuse_few()
+        settings = replace(settings, tail=settings.tail + (settings.tail > 0 and _ends_clean(horizon)))
         self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
 
     def _refuse_few(self) -> None:

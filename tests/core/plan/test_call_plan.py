@@ -118,3 +118,13 @@ def test_step_by_step_the_share_of_steps_is_the_same(speedup: float) -> None:
     plan = CallPlan(CallSkip(speedup=speedup), Horizon())
     ran = [k for k in range(1000) if plan.runs(k)]
     assert ran[0] == 0 and len(ran) == pytest.approx(1000 / speedup, abs=1.01)
+
+
+@pytest.mark.parametrize(("last", "keys"), [(50.0, (0, 6, 13, 19)), (1.0, (0, 9, 18, 19))])
+def test_where_the_last_step_sees_almost_no_noise_the_one_before_it_runs_too(
+    last: float, keys: tuple[int, ...]
+) -> None:
+    times = tuple(950.0 - (950.0 - last) * k / 19 for k in range(20))
+    plan = CallPlan(CallSkip(calls=4), Horizon(times))
+    assert plan.keys == keys
+    assert CallPlan(CallSkip(calls=4, tail=0), Horizon(times)).keys == even_keys(20, 4, tail=0)
