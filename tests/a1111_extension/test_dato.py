@@ -13,6 +13,7 @@ from doubles import a1111
 from doubles.a1111_jobs import LAYERS, args_of, dense, fresh, refused, runs
 
 from skipstone.a1111_extension.bracket import UNetBracket
+from skipstone.a1111_extension.host import Step
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, PRUNED, REFUSED
 from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.a1111_extension.table import CUSTOM
@@ -103,7 +104,7 @@ def test_cond_and_uncond_of_a_picture_share_their_bases(job: a1111.Job, conds: i
     outputs = []
     for align in (True, False):
         bracket = UNetBracket(job.unet, Recipe(prune=TokenPrune(ratio=0.5, align_cfg=align)))
-        bracket.rows.new_step(conds)
+        bracket.new_step(Step(), conds)
         for t in (900.0, 600.0, 300.0):
             out = a1111.call_unet(
                 job.unet, torch.cat([job.latent + t / 1000] * 2), t, torch.cat([job.cond, job.uncond])
