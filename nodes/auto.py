@@ -24,19 +24,19 @@ WIDGETS = Panel(
 )
 
 
-def build_auto(model: Any, level: str, profile: str = _NONE, **widgets: Any) -> Recipe:
+def build_auto(model: Any, level: str, profile_file: str = _NONE, **widgets: Any) -> Recipe:
     """The recipe that the widgets stand for. Raises :class:`SkipstoneError` for values that cannot run.
 
     Args:
         model: the ModelPatcher, whose network a recorded profile is of.
         level: name of a speed-up, or "custom".
-        profile: name of a profile file, or how to get one.
+        profile_file: name of a profile file, or how to get one.
         widgets: the values of :data:`WIDGETS`.
     """
     values = WIDGETS.read(Auto, widgets)
     if level != CUSTOM:
         values["speedup"] = LEVELS[level]
-    return Recipe.of([Auto(**{**values, **_profile(model, profile)})])
+    return Recipe.of([Auto(**{**values, **_profile(model, profile_file)})])
 
 
 def _profile(model: Any, chosen: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class SkipstoneAuto(io.ComfyNode):
                 *WIDGETS.inputs(),
                 advanced(
                     io.Combo.Input(
-                        "profile",
+                        "profile_file",
                         options=[_NONE, _RECORDED, *files],
                         default=_NONE,
                         optional=True,

@@ -86,6 +86,7 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "max_gap",
         "calls_threshold",
         "calls_profile",
+        "record",
     ]
 
 

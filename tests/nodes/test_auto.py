@@ -43,7 +43,7 @@ def test_a_profile_is_recorded_from_a_picture_in_full_and_used_by_the_next(
     from skipstone.nodes.auto import SkipstoneAuto
 
     monkeypatch.setattr(SkipstoneAuto, "hidden", SimpleNamespace(unique_id="5"), raising=False)
-    given: dict[str, Any] = {"level": "fast", "profile": "record from the next picture"}
+    given: dict[str, Any] = {"level": "fast", "profile_file": "record from the next picture"}
     dense = sample(patcher, steps=20)
     first = sample(SkipstoneAuto.execute(model=patcher, **given).args[0], steps=20)
     assert torch.equal(first, dense) and "recorded a profile of 20 steps" in said(server, "5")

@@ -158,7 +158,17 @@ def made_by_hand(path: Path) -> set[str]:
 
 def test_no_widget_of_a_settings_field_is_made_by_hand(server: comfy.PromptServer) -> None:
     by_hand = set().union(*map(made_by_hand, node_files()))
-    assert by_hand == {"preset", "file", "steps", "filename_prefix", "cfg", "sampler_name", "scheduler"}
+    assert by_hand == {
+        "preset",
+        "file",
+        "steps",
+        "filename_prefix",
+        "cfg",
+        "sampler_name",
+        "scheduler",
+        "level",
+        "profile",
+    }
     assert not by_hand & {name for cls in SETTINGS for name in fields_of(cls)}
 
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from skipstone.core.calibrate.masks.masked_model import prepare
-from skipstone.core.engine.cached_value import CachedValue
+from skipstone.core.engine.cached_value import LINE, CachedValue
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.pipelines.accelerate import accelerate
 from skipstone.pipelines.conditions import from_embeddings
@@ -81,13 +81,13 @@ def value(x: float) -> tuple[torch.Tensor]:
 
 def test_a_line_needs_two_values_at_falling_timesteps_that_are_not_all_but_equal() -> None:
     first = CachedValue(value(1.0), 900.0)
-    assert first.followed_by(value(3.0), 800.0, True).at(700.0)[0].item() == pytest.approx(5.0)
-    assert first.followed_by(value(3.0), 800.0, False).at(700.0)[0].item() == 3.0
+    assert first.followed_by(value(3.0), 800.0, LINE).at(700.0)[0].item() == pytest.approx(5.0)
+    assert first.followed_by(value(3.0), 800.0, None).at(700.0)[0].item() == 3.0
     for again in (900.0, 950.0, 899.9994):
-        assert first.followed_by(value(3.0), again, True).at(700.0)[0].item() == 3.0
+        assert first.followed_by(value(3.0), again, LINE).at(700.0)[0].item() == 3.0
 
 
 def test_a_line_goes_through_the_last_two_values_only() -> None:
-    third = CachedValue(value(1.0), 900.0).followed_by(value(3.0), 800.0, True).followed_by(value(4.0), 700.0, True)
+    third = CachedValue(value(1.0), 900.0).followed_by(value(3.0), 800.0, LINE).followed_by(value(4.0), 700.0, LINE)
     assert third.at(600.0)[0].item() == pytest.approx(5.0)
     assert len(list(third.tensors())) == 2 and third.nbytes == 8
