@@ -167,7 +167,7 @@ def test_no_widget_of_a_settings_field_is_made_by_hand(server: comfy.PromptServe
         "sampler_name",
         "scheduler",
         "level",
-        "profile",
+        "profile_file",
     }
     assert not by_hand & {name for cls in SETTINGS for name in fields_of(cls)}
 
