@@ -185,7 +185,8 @@ class CallPlan:
         self.settings, self._horizon = settings, horizon
         self.steps = steps_of(horizon) if horizon.timesteps else horizon.steps
         self._refuse_few()
-        settings = replace(settings, tail=settings.tail + (settings.tail > 0 and _ends_clean(horizon)))
+        if settings.tail and not settings.every and _ends_clean(horizon):  # as many calls, one of them elsewhere
+            settings = replace(settings, tail=settings.tail + 1)
         self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
 
     def _refuse_few(self) -> None:
