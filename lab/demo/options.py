@@ -15,8 +15,8 @@ class DemoOptions:
     """Draw the demo's icons dense and accelerated, side by side, with figures.
 
     Example:
-        >>> DemoOptions().calls, DemoOptions(mask=True).calls
-        (50, 20)
+        >>> DemoOptions().calls, DemoOptions(mask=True, steps=10).calls
+        (20, 10)
     """
 
     mask: bool = False
@@ -30,7 +30,7 @@ class DemoOptions:
     device: str = "cpu"
     """Where to run: cpu, cuda, mps."""
     steps: int | None = None
-    """Sampling steps (DDIM, guidance 3); 50 by default, with --mask 20."""
+    """Sampling steps (DDIM, guidance 3); 20 by default."""
     seed: int = 0
     """Seed of the noise."""
     rounds: int = 3
@@ -40,8 +40,8 @@ class DemoOptions:
 
     @property
     def calls(self) -> int:
-        """Number of sampling steps, the default of this demo included."""
-        return (20 if self.mask else 50) if self.steps is None else self.steps
+        """Number of sampling steps."""
+        return 20 if self.steps is None else self.steps
 
     def check(self) -> None:
         """Raise :class:`RecipeError` for values that cannot run, and for options of the other demo."""
