@@ -33,7 +33,7 @@ class DemoOptions:
     """Sampling steps (DDIM, guidance 3); 20 by default."""
     seed: int = 0
     """Seed of the noise."""
-    rounds: int = 3
+    rounds: int = 1
     """Timed rounds; all ways of drawing take turns, the median counts."""
     out: Path = Path("out")
     """Folder for demo.png and demo.json; with --mask for demo_mask.png, demo_mask.json and the folder demo_mask."""
