@@ -59,6 +59,7 @@ def interleave(
     runs: int,
     on_round: Callable[[int], Any] = lambda done: None,
     clock: Callable[[], float] = time.perf_counter,
+    warm: bool = False,
 ) -> dict[str, Timing]:
     """Time cases in shuffled rounds, after one round that is not measured. The global random state is not used.
 
@@ -67,6 +68,7 @@ def interleave(
         runs: number of rounds.
         on_round: called with the number of rounds done.
         clock: time in seconds.
+        warm: each case has just run, so that no round is needed to warm up.
 
     Example:
         >>> ticks = iter(range(100))
@@ -75,7 +77,7 @@ def interleave(
     """
     rng, order = random.Random(0), list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for case in cases.values():
+    for case in () if warm else cases.values():
         case()
     with _no_collection():
         for done in range(runs):

@@ -149,7 +149,7 @@ def measure(drawing: Drawing, ways: Sequence[Way], rounds: int, timed: int = 1) 
     fewer = _fewer_steps(ways[0].steps, drawn[timed].seconds / drawn[0].seconds)
     if fewer.name not in (way.name for way in ways):
         ways, drawn = [*ways, fewer], [*drawn, drawing.by(fewer)]
-    times = interleave({way.name: partial(drawing.by, way) for way in ways}, rounds)
+    times = interleave({way.name: partial(drawing.by, way) for way in ways}, rounds, warm=True)
     per_call = drawing.macs_per_call()
     return [
         Measured(way, one.latents, one.report, times[way.name].median, spent(one.report, per_call, way.steps))
