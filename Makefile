@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.skipstone-ready
-PEERS := stable-diffusion-sdkit==2.1.5 ca-tome==0.1.3 deepcache
+PEERS := stable-diffusion-sdkit==2.1.5 ca-tome==0.1.3 deepcache hicache-pp==1.3.0 cache-dit==1.5.3
 # Threads that wait should sleep: on a busy machine spinning ones make everything several times slower.
 export OMP_WAIT_POLICY ?= passive
 
