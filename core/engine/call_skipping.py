@@ -56,10 +56,6 @@ class CallSkipping:
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
-    Attributes:
-        surprises: step -> relative error of the output that would have been forecast where the network ran after a skipped
-            step: the largest of the rows.
-
     Example:
         >>> from .clock import Stream
         >>> run = CallSkipping(Choice(CallSkip(keys=(0, 1))), Horizon((900.0, 600.0, 300.0)), Meter())
@@ -98,7 +94,7 @@ class CallSkipping:
         self._skipped: set[_Evaluation] = set()
         self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
         self._step = self._last_ran = -1
-        self.surprises: dict[int, float] = {}
+        self._surprises: dict[int, Tensor] = {}  # numbers on the device, which is not waited for
 
     @property
     def horizon_of_runs(self) -> Horizon:
@@ -127,6 +123,7 @@ class CallSkipping:
             return self._counted(True)
         if tick.surprise:
             self._plan.abandon()
+            self._meter.report.estimated_error = None
         self._step = step = call.step if call.step is not None else tick.index // self._horizon.stages
         self._opens = step not in self._decided
         if self._opens or tick.surprise:
@@ -181,14 +178,21 @@ class CallSkipping:
             self._last_ran = self._index
             return
         self._last_ran = self._index
-        error = _largest_error(prediction(self.forecast()), truth)
-        self.surprises[self._step] = max(error, self.surprises.get(self._step, 0.0))
-        self._guard()
+        forecast = prediction(self.forecast())
+        if forecast is not None:
+            self._surprises[self._step] = _largest_error(forecast, truth)
+            self._guard()
+
+    @property
+    def surprises(self) -> dict[int, float]:
+        """Step -> relative error of the output that would have been forecast where the network ran after a skipped step:
+        the largest of the rows. Waits for the device."""
+        return {step: float(error) for step, error in self._surprises.items()}
 
     def _guard(self) -> None:
         """Run one more step of the next gap if this run is unlike the profile's."""
         bound = self._choice.bounds.get(self._step)
-        if bound is None or self.surprises[self._step] <= _SLACK * bound or self._step in self._added:
+        if bound is None or self._step in self._added or float(self._surprises[self._step]) <= _SLACK * bound:
             return
         if (extra := self._plan.add_after(self._step)) is None:
             return
@@ -216,6 +220,7 @@ class CallSkipping:
                 "call skipping", f"{reader} reads what the model computes inside, so it runs at every step"
             )
             self._active = False
+            self._meter.report.estimated_error = None
 
     @property
     def _position(self) -> float:
@@ -288,9 +293,7 @@ def _space_of(settings: CallSkip, horizon: Horizon) -> Space:
     return settings.space  # type: ignore[return-value]
 
 
-def _largest_error(forecast: Tensor | None, truth: Tensor) -> float:
-    """Return the largest relative error of a row. Waits for the device once."""
-    if forecast is None:
-        return 0.0
+def _largest_error(forecast: Tensor, truth: Tensor) -> Tensor:
+    """Return the largest relative error of a row, a tensor []."""
     rows, true = forecast.flatten(1).float(), truth.flatten(1).float()
-    return float(((rows - true).norm(dim=1) / true.norm(dim=1).clamp(min=1e-12)).max())
+    return ((rows - true).norm(dim=1) / true.norm(dim=1).clamp(min=1e-12)).max()

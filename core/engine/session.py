@@ -121,7 +121,7 @@ class Session:
     @property
     def surprises(self) -> dict[int, float]:
         """Step -> one-call error of call skipping (:class:`.call_skipping.CallSkipping`)."""
-        return dict(self._skipping.surprises) if self._skipping else {}
+        return self._skipping.surprises if self._skipping else {}
 
     @property
     def horizon_of_runs(self) -> Horizon:

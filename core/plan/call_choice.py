@@ -20,6 +20,8 @@ from .run import Horizon
 
 _MARGIN = 1.5
 """One-call errors of a profile's own runs are multiplied by this to bound those of other pictures."""
+_SAME = 0.01
+"""Share of the training range by which the timesteps of a run may differ from the profile's."""
 PROMISED = 0.9
 """Share of pictures whose error is promised."""
 
@@ -74,7 +76,9 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Cho
         raise ProfileError("this run's steps are not known ahead, so the profile cannot be used: use a speedup alone")
     if steps <= FEWEST_STEPS:
         return Choice(CallSkip(speedup=max(method.speedup, 1.1)))
-    return _by_profile(method, profile, steps)
+    chosen = _by_profile(method, profile, steps, horizon)
+    guarded = isinstance(method, CallSkip) or method.guard
+    return chosen if guarded else replace(chosen, bounds={})
 
 
 def _without_profile(auto: Auto) -> Choice:
@@ -85,21 +89,28 @@ def _without_profile(auto: Auto) -> Choice:
     return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
 
 
-def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int) -> Choice:
-    plans = [plan for plan in profile.plans if profile.steps == steps]
+def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon) -> Choice:
+    same = profile.steps == steps and _same_levels(profile, horizon)
+    plans = list(profile.plans) if same else []
     if isinstance(method, Auto) and method.max_error:
-        chosen = _within(method.max_error, plans, profile, steps)
-        return chosen if method.guard else replace(chosen, bounds={})
+        return _within(method.max_error, plans, profile, steps)
     settings = method if isinstance(method, CallSkip) else CallSkip(speedup=method.speedup)
     calls = wanted_calls(settings, steps)
     held = next((plan for plan in plans if len(plan.keys) == calls), None)
     if held is not None:
-        chosen = _held(held, profile)
-        return chosen if not isinstance(method, Auto) or method.guard else replace(chosen, bounds={})
-    keys, space = _unheld(profile, calls, steps)
-    why = f"{calls} of {steps} steps were not measured with this profile: no error is promised"
-    guarded = profile.steps == steps and (isinstance(method, CallSkip) or method.guard)
-    return Choice(CallSkip(keys=keys, space=space), why, bounds=_expected(profile, keys, space) if guarded else {})
+        return _held(held, profile)
+    keys, space = _unheld(profile, calls, steps, same)
+    what = f"{calls} of {steps} steps" if same else "this run's noise levels"
+    why = f"{what} were not measured with this profile: no error is promised"
+    return Choice(CallSkip(keys=keys, space=space), why, bounds=_expected(profile, keys, space) if same else {})
+
+
+def _same_levels(profile: Profile, horizon: Horizon) -> bool:
+    """Return whether a run has the profile's noise levels. Image to image and other spacings have others."""
+    known = np.asarray(horizon.timesteps or ())
+    if known.shape != (profile.steps,):
+        return False
+    return bool(np.abs(known - np.asarray(profile.timesteps)).max() <= _SAME * horizon.train_steps)
 
 
 def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> Choice:
@@ -107,7 +118,8 @@ def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> 
     fitting = [plan for plan in plans if plan.quantile(PROMISED) <= most]
     if not plans:
         raise RecipeError(
-            f"the profile has plans for {profile.steps} steps, not {steps}: make one with --steps {steps}"
+            f"the profile has no plans for this run's {steps} noise levels (it is of {profile.steps} steps with "
+            f"{profile.sampler or 'another sampler'}): make one for it"
         )
     if not fitting:
         least = min(plans, key=lambda plan: plan.quantile(PROMISED))
@@ -139,11 +151,11 @@ def _expected(profile: Profile, keys: Keys, space: Space) -> dict[int, float]:
     return bounds
 
 
-def _unheld(profile: Profile, calls: int, steps: int) -> tuple[Keys, Space]:
-    """Return keys that were not measured: the nearest measured plan's kind, mapped to this run."""
+def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys, Space]:
+    """Return keys that were not measured: of the nearest measured plan's kind for the profile's noise levels, else even ones."""
     nearest = min(profile.plans, key=lambda p: abs(len(p.keys) / profile.steps - calls / steps), default=None)
     space = nearest.space if nearest else "eps"
-    if nearest is None or nearest.name.startswith("even") or profile.steps != steps:
+    if nearest is None or nearest.name.startswith("even") or not same:
         return even_keys(steps, calls), space
     weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
     return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space

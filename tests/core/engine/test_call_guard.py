@@ -59,6 +59,16 @@ def test_a_run_unlike_the_profile_gets_more_calls_and_no_promise(tmp_path: Path)
     assert set(KEYS) <= set(report.chosen["keys"]), "calls are added, none is taken away"
 
 
+def test_a_run_that_leaves_its_calls_is_promised_nothing(tmp_path: Path) -> None:
+    denoiser, auto = ToyDenoiser(), saved(tmp_path, bound=10.0)
+    engine, at = Engine(denoiser.network, Recipe.of([auto])), denoiser.begin([7])
+    engine.begin(denoiser.timesteps)
+    for t in (*denoiser.timesteps[:3], 300.0):
+        call = Call(t, (4, 4), (Stream("cond", 1),), input=at.x, noise=denoiser.noise(0))
+        engine.forward(lambda call=call: call, lambda: denoiser.predict(at, 0))
+    assert engine.end().estimated_error is None
+
+
 def test_without_the_guard_it_runs_as_planned(tmp_path: Path) -> None:
     _, report = draw(ToyDenoiser(), replace(saved(tmp_path, bound=1e-6), guard=False))
     assert report.calls_run == 5 and report.estimated_error == 0.1

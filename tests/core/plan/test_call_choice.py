@@ -79,6 +79,16 @@ def test_another_number_of_steps_promises_nothing(path: str) -> None:
     assert chosen.settings.keys == even_keys(24, 12) and chosen.promise is None and not chosen.bounds
 
 
+def test_other_noise_levels_promise_nothing_and_have_no_plan_for_an_error(path: str) -> None:
+    """Image to image: as many steps as the profile has, from less noise."""
+    part = Horizon(tuple(0.6 * t for t in ToyDenoiser().timesteps))
+    chosen = choose_calls(Auto(speedup=2.0, profile=path), part, NETWORK)
+    assert chosen.settings.keys == even_keys(12, 6) and chosen.promise is None and not chosen.bounds
+    with pytest.raises(RecipeError, match="no plans for this run's 12 noise levels"):
+        choose_calls(Auto(max_error=0.3, profile=path), part, NETWORK)
+    assert choose_calls(Auto(speedup=2.0, profile=path), Horizon(steps=12), NETWORK).promise is None
+
+
 @pytest.mark.parametrize("network", ["5 weights", ""])
 def test_a_profile_of_another_network_is_refused(path: str, network: str) -> None:
     with pytest.raises(ProfileError, match="another network"):
