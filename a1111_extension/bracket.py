@@ -141,7 +141,7 @@ class UNetBracket:
         if not isinstance(latent, Tensor) or latent.ndim != 4:
             raise Decline("its input is no picture latent [batch, channels, height, width]")
         time = one_timestep(inputs.timestep)
-        self._level = time * self._engine.family.time_scale
+        self._level = time * (self._engine.family.time_scale or 1.0)
         streams = self._rows.label(self._level, latent.shape[0], options.get("cond_or_uncond"))
         noise = self._levels(time, options) if self._levels else None
         size = (latent.shape[2], latent.shape[3])

@@ -118,7 +118,7 @@ def show_blocks(options: Blocks) -> None:
 
     Example:
         >>> show_blocks(Blocks("demo-dit"))
-        diffusers DiT: 16 blocks, cached as branch (possible: branch, output)
+        diffusers DiT: 16 blocks, cached as branch (possible: branch, output, difference)
           transformer_blocks.0.attn1 ...
     """
     family, graph = _model(options.model, options.config)

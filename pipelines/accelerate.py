@@ -21,7 +21,6 @@ from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
 from ..core.errors import Decline, ModelError
 from ..core.forecast.space import Noise
-from ..core.models.anything import ANYTHING
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.presets import as_recipe
@@ -125,7 +124,7 @@ class Handle:
         self._context = context or Context
         self._schedule: PipelineSchedule | None = None
         family = self.engine.family
-        self._units = UNITS if family is ANYTHING else (TimeUnit(family.time_scale),)
+        self._units = UNITS if family.time_scale is None else (TimeUnit(family.time_scale),)
         self._threads: WeakKeyDictionary[Thread, RunWatch] = WeakKeyDictionary()
         self._removed = False
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)

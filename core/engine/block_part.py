@@ -5,29 +5,31 @@ Caches are kept per stream, and only while a later call reads them. A forward wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..forecast.predictors import PREDICTORS
-from ..measure.macs import CostProbe
 from ..models import unwrapped
 from ..models.graph import BlockGraph
-from ..models.readers import Watch, foreign_hook
+from ..models.readers import foreign_hook
 from ..plan.block_plan import BlockPlan, graph_of
 from ..plan.liveness import State
 from ..recipe.block_skip import BlockSkip
-from .block_value import Values, added, as_output, as_values, carried, subtracted
+from .block_value import Values, added, as_output, as_values
 from .cache import BlockCache
 from .call import Call
 from .clock import Tick
 from .meter import Meter
 from .network import Network
+from .observation import Observation
 from .override import Around, Override
 from .proof import Proof
 from .report import shortened
 from .session import Maker
+from .sums import Sums
+from .tally import Tally
 
 _NO_CALL = Call(0.0, (0, 0), ())
 
@@ -76,16 +78,12 @@ class BlockPart:
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
         self._call, self._index = _NO_CALL, -1
         self._due = np.zeros(len(graph), dtype=np.int64)  # the call of each block's last run; older values are stale
-        self._cost: list[int | None] = [None] * len(graph)
         self._rows = 0
-        self._proof = Proof(graph)
-        self._probe: CostProbe | None = None
-        self._read: dict[int, str] = {}
+        self._proof, self._tally = Proof(graph), Tally(graph)
+        self._seen, self._sums = Observation(graph), Sums(plan.heads())
+        self._always: dict[int, str] = {}  # block -> why it runs at every call
         self._limit = plan.settings.memory_budget * 2**20 or float("inf")  # bytes
         self.peak = 0
-        self.counts = np.zeros(len(State), dtype=np.int64)
-        self.macs = np.zeros(len(State), dtype=np.int64)
-        self._reported = self.counts.copy(), self.macs.copy()
 
     def overrides(self) -> list[Override]:
         """Return one override per block."""
@@ -107,9 +105,11 @@ class BlockPart:
         self._note(*self._plan.notes)
         # Sizes, costs and what other code reads are known in two parts: before the first call, and after it.
         if tick.new and tick.index < 2:
-            self._read_from_outside(tick.index)
+            self._run_always(tick.index)
         if tick.new and tick.index == 1:
             self._budget()
+        if tick.new and (tick.index < 2 or tick.surprise):
+            self._regroup()
         self._unhook()
         if tick.index == 0:
             self._proof.open()
@@ -118,7 +118,7 @@ class BlockPart:
         self._row, self._keep = self._plan.row(tick.index, call.timestep, call.last, call.step, call.input)
         self._index = tick.index
         self._due[self._row == State.RUN] = tick.index
-        reused = np.flatnonzero(self._row == State.REUSE)
+        reused = [i for i in np.flatnonzero(self._row == State.REUSE).tolist() if self._sums.leads(i)]
         # Decided for the whole forward: running one block in place of its cache would give it inputs of dead blocks.
         if tick.surprise or not all(self._caches[i].has(keys, self._due[i]) for i in reused):
             self._row = self._full
@@ -129,8 +129,10 @@ class BlockPart:
 
     def end(self) -> None:
         """Free what no later call reads, and report the counts so far."""
+        self._gain(self._seen.close())
+        self._store(*self._sums.finished())
         self._drop(~self._keep)
-        if self._proof.close():
+        if self._proof.close(self._seen.unfit):
             self._refuse()
         self._call = _NO_CALL
         self._report()
@@ -166,36 +168,47 @@ class BlockPart:
     def _unhook(self) -> None:
         """Remove the hooks of a forward that was interrupted (Ctrl-C)."""
         self._proof.stop()
-        if self._probe is not None:
-            self._probe.close()
+        self._tally.unhook()
 
     def _drop(self, blocks: np.ndarray) -> None:
         for i in np.flatnonzero(blocks):
             self._caches[i].drop(self._call.keys())
 
-    def _read_from_outside(self, index: int) -> None:
-        """Run the blocks that other code reads at every call.
+    def _run_always(self, index: int) -> None:
+        """Run at every call the blocks that other code reads, and those that cannot be cached.
 
-        Blocks with foreign hooks are found before the first call, attentions that store values after it.
+        Foreign hooks are found before the first call; what stores values, and what is passed on, the first call shows.
         """
         if index == 0:
             found = ((i, foreign_hook(b.module)) for i, b in enumerate(self._graph.blocks))
-            self._read = {i: reader for i, reader in found if reader}
-        self._plan.run_always(self._read)
-        for reader in sorted(set(self._read.values())):
-            names = shortened([self._graph.blocks[i].name for i, r in self._read.items() if r == reader])
-            self._meter.note(f"runs at every call because {reader} reads it: {names}")
+            self._always = {i: f"{reader} reads it" for i, reader in found if reader}
+        self._always |= {i: f"{reader} reads it" for i, reader in self._tally.readers.items()}
+        self._always |= {i: f"it {why}" for i, why in self._proof.unfit.items()}
+        self._plan.run_always(self._always)
+        for why in sorted(set(self._always.values())):
+            names = shortened([self._graph.blocks[i].name for i, w in self._always.items() if w == why])
+            self._meter.note(f"runs at every call because {why}: {names}")
+
+    def _regroup(self) -> None:
+        """Keep the differences in the sums that the plan allows now."""
+        heads = self._plan.heads()
+        for i in range(1, len(heads)):  # the first call shows which blocks only add to what they pass on
+            if heads[i] != i and self._seen.refuses_sums(i):
+                heads[heads == heads[i]] = np.flatnonzero(heads == heads[i])
+        if not np.array_equal(heads, self._sums.asked):
+            self._drop(np.ones(len(heads), dtype=bool))
+            self._sums = Sums(heads)
 
     def _refuse(self) -> None:
         """Stop skipping: the first call did not match the graph, so the rest of the run is unaccelerated."""
         self._drop(np.ones(len(self._graph), dtype=bool))
-        self.counts[:] = self.macs[:] = 0
+        self._tally.forget()
         self._meter.decline("block skipping", self._proof.failure)
 
     def _budget(self) -> None:
         """Apply the memory budget after the first call, when sizes and costs are known."""
         sizes = np.array([c.bytes_per_row() * self._rows for c in self._caches], dtype=np.int64)
-        self._note(self._plan.fit(sizes, np.array([c or 0 for c in self._cost]), self._limit))
+        self._note(self._plan.fit(sizes, self._tally.costs, self._limit))
 
     def _note(self, *notes: str) -> None:
         """Add these lines to the report; empty ones are left out."""
@@ -205,20 +218,25 @@ class BlockPart:
 
     def _report(self) -> None:
         """Add what was counted since the last report to the meter."""
-        counts, macs = self.counts - self._reported[0], self.macs - self._reported[1]
-        run, reused, dead = (int(counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
-        self._meter.count_blocks(run, reused, dead, int(macs[State.RUN]), int(macs.sum()))
+        self._tally.report(self._meter)
         self._meter.keep_cache(self.peak)
-        self._reported = self.counts.copy(), self.macs.copy()
 
-    def _store(self, number: int, values: Values) -> None:
-        """Cache a value if it fits the budget. A later call that lacks it runs in full."""
-        self._caches[number].keep(self._index, self._call, values)
-        held = self.nbytes
-        if held > self._limit:
-            self._caches[number].drop(self._call.keys())
-        else:
-            self.peak = max(self.peak, held)
+    def _gain(self, differences: Iterable[tuple[int, Values]]) -> None:
+        """Cache what blocks added to their inputs, in sums."""
+        for number, values in differences:
+            if self._proof.gives(number, values, self._call.rows):
+                self._caches[number].note(values)
+                self._store(*(self._sums.add(number, values) if self._keep[number] else ()))
+
+    def _store(self, *found: tuple[int, Values]) -> None:
+        """Cache values if they fit the budget. A later call that lacks one runs in full."""
+        for number, values in found:
+            self._caches[number].keep(self._index, self._call, values)
+            held = self.nbytes
+            if held > self._limit:
+                self._caches[number].drop(self._call.keys())
+            else:
+                self.peak = max(self.peak, held)
 
     def _reused(self, number: int) -> Values:
         cache, keys = self._caches[number], self._call.keys()
@@ -228,8 +246,30 @@ class BlockPart:
         return values
 
     def _around(self, number: int) -> Around:
-        cache, block = self._caches[number], self._graph.blocks[number]
-        difference = self._graph.caching == "branch" and bool(block.carries)
+        return self._passing(number) if self._graph.caching == "difference" else self._returning(number)
+
+    def _passing(self, number: int) -> Around:
+        """A block whose difference to its inputs is cached; in a sum, the first block adds it and the others pass it on."""
+        seen = self._seen
+
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if self._row[number] == State.REUSE:
+                self._tally.add(number, State.REUSE, self._call.rows)
+                inputs = seen.inputs(number, args, kwargs)
+                values = added(inputs, self._reused(number)) if self._sums.leads(number) else inputs
+                return seen.output(number, values)
+            if number in seen.unfit or (seen.knows(number) and not self._keep[number]):
+                return self._tally.run(number, self._call.rows, inner, args, kwargs)
+            copies = seen.enter(number, args, kwargs)
+            output = self._tally.run(number, self._call.rows, inner, args, kwargs)
+            self._gain(seen.leave(number, copies, output))
+            return output
+
+        return around
+
+    def _returning(self, number: int) -> Around:
+        """A block whose output is cached."""
+        cache = self._caches[number]
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             state = State(self._row[number])
@@ -237,39 +277,13 @@ class BlockPart:
             if state == State.DEAD:  # never consumed, but the model's own code may still write to it
                 values = cache.blank(self._call.rows)
             if values is not None:
-                self._count(number, state)
-            if values is None and not self._proof.takes(block, args, kwargs):
-                return inner(*args, **kwargs)
-            inputs = carried(block, args, kwargs) if difference else None
-            if values is not None:
-                return as_output(added(inputs, values) if inputs else values, kwargs)
-            before = tuple(v.clone() for v in inputs) if inputs else None  # the block may change its inputs in place
-            output = self._probed(number, inner, args, kwargs)
+                self._tally.add(number, state, self._call.rows)
+                return as_output(values, kwargs)
+            output = self._tally.run(number, self._call.rows, inner, args, kwargs)
             values = as_values(output)
-            if not self._proof.gives(block, values, self._call.rows):
-                return output
-            cache.note(values)
-            if self._keep[number]:
-                self._store(number, subtracted(values, before) if before else values)
+            if self._proof.gives(number, values, self._call.rows):
+                cache.note(values)
+                self._store(*([(number, values)] if self._keep[number] else ()))
             return output
 
         return around
-
-    def _probed(self, number: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a block. Its first run in the session measures its cost per row."""
-        if self._cost[number] is None:
-            watch = Watch(self._graph.blocks[number].module, args, kwargs)
-            self._probe = CostProbe(self._graph.blocks[number].module)
-            with self._probe as probe:
-                output = inner(*args, **kwargs)
-            self._cost[number] = probe.macs // max(1, self._call.rows)
-            if reader := watch.stores():
-                self._read.setdefault(number, reader)
-        else:
-            output = inner(*args, **kwargs)
-        self._count(number, State.RUN)
-        return output
-
-    def _count(self, number: int, state: State) -> None:
-        self.counts[state] += 1
-        self.macs[state] += (self._cost[number] or 0) * self._call.rows

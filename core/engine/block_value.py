@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
-
-from ..models.graph import Block
 
 Values = tuple[Tensor | None, ...]
 """A block's output, or what it adds to its inputs: one or several tensors [rows, ...]."""
@@ -22,28 +22,11 @@ def as_values(output: Any) -> Values:
     return output if isinstance(output, tuple) else (output,)
 
 
-def carried(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Return the inputs that a block's outputs continue.
-
-    Args:
-        block: its `carries` names them.
-        args: positional arguments of the block's call.
-        kwargs: keyword arguments of the block's call.
-
-    Example:
-        >>> import torch
-        >>> block = Block("a", "block", torch.nn.Identity(), 0, carries=(("hidden_states", 0),))
-        >>> carried(block, ("x",), {}), carried(block, (), {"hidden_states": "x"})
-        (('x',), ('x',))
-    """
-    return tuple(kwargs[name] if name in kwargs else args[place] for name, place in block.carries)
-
-
-def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
+def added(inputs: Values, values: Values) -> Values:
     """Return inputs + values.
 
     Args:
-        inputs: what the block's outputs continue.
+        inputs: what the block's outputs continue; None for an output that continues nothing.
         values: the block's differences; fewer than the inputs belong to the last ones.
 
     Example:
@@ -51,22 +34,22 @@ def added(inputs: tuple[Tensor, ...], values: Values) -> Values:
         >>> added((torch.ones(2), torch.zeros(2)), (torch.full((2,), 5.0),))
         (tensor([5., 5.]),)
     """
-    return tuple(None if v is None else x + v for x, v in zip(inputs[-len(values) :], values, strict=True))
+    return _paired(torch.add, values, inputs)
 
 
-def subtracted(values: Values, inputs: tuple[Tensor, ...]) -> Values:
+def subtracted(values: Values, inputs: Values) -> Values:
     """Return values - inputs, the inverse of :func:`added`.
 
     Args:
         values: the block's outputs; fewer than the inputs belong to the last ones.
-        inputs: what the outputs continue.
+        inputs: what the outputs continue; None for an output that continues nothing.
 
     Example:
         >>> import torch
         >>> subtracted((torch.full((2,), 5.0),), (torch.ones(2),))
         (tensor([4., 4.]),)
     """
-    return tuple(None if v is None else v - x for v, x in zip(values, inputs[-len(values) :], strict=True))
+    return _paired(torch.sub, values, inputs)
 
 
 def cloned(values: Values) -> Values:
@@ -94,3 +77,8 @@ def as_output(values: Values, kwargs: dict[str, Any]) -> Any:
     """
     several = len(values) > 1 or kwargs.get("return_dict") is False
     return values if several else values[0]
+
+
+def _paired(join: Callable[[Tensor, Tensor], Tensor], values: Values, inputs: Values) -> Values:
+    pairs = zip(values, inputs[-len(values) :], strict=True)
+    return tuple(v if v is None or x is None else join(v, x) for v, x in pairs)

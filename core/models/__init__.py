@@ -13,6 +13,7 @@ from .dit import DIFFUSERS_DIT, DIT
 from .family import Family, Inputs, KeyBias, Site, class_name, unwrapped
 from .ldm_unet import LDM_UNET
 from .mmdit import DIFFUSERS_FLUX, DIFFUSERS_SD3, FLUX, SD3
+from .stack import stack_family
 
 FAMILIES: tuple[Family, ...] = (
     LDM_UNET,
@@ -60,11 +61,11 @@ def models_served(method: str = "", families: Iterable[Family] = FAMILIES) -> tu
 
 
 def recognise(root: nn.Module, anything: bool = False) -> Family:
-    """The family of a network.
+    """The family of a network. One of no known family that has stacks of like blocks is a family of its own.
 
     Args:
         root: the network.
-        anything: return :data:`ANYTHING` for a network of no known family.
+        anything: return :data:`ANYTHING` for any other network.
 
     Raises :class:`ModelError` if no family matches.
 
@@ -74,13 +75,19 @@ def recognise(root: nn.Module, anything: bool = False) -> Family:
         skipstone.core.errors.ModelError: Linear is not of a supported family (SD1.x, SD2.x, ...): give the U-Net or ...
     """
     network = unwrapped(root)
-    for family in FAMILIES:
-        if family.matches(network) and family.reads(network):
-            return family
+    if (named := _named(network)) is not None:
+        return named
+    wraps = any(_named(child) for child in network.children())
+    if not wraps and (found := stack_family(network, ANYTHING.names)) is not None:
+        return found
     if anything:
         return ANYTHING
     known = ", ".join(models_served())
     raise ModelError(f"{class_name(root)} is not of a supported family ({known}): give the U-Net or transformer itself")
+
+
+def _named(network: nn.Module) -> Family | None:
+    return next((family for family in FAMILIES if family.matches(network) and family.reads(network)), None)
 
 
 def sites_of(root: nn.Module, family: Family) -> list[Site]:

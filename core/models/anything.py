@@ -1,4 +1,4 @@
-"""Networks of no known family: whole calls can be skipped, blocks and tokens cannot."""
+"""Networks of no known family without a stack of blocks: whole calls can be skipped, blocks and tokens cannot."""
 
 from __future__ import annotations
 
@@ -16,5 +16,6 @@ ANYTHING = Family(
         ("timestep", "timesteps", "t", "sigma"),
         ("encoder_hidden_states", "class_labels", "cap_feats", "context", "c"),
     ),
+    time_scale=None,
 )
 """Reads the arguments that the networks of diffusers and of the papers have in common."""

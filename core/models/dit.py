@@ -9,19 +9,14 @@ from torch import nn
 from ..recipe.block_skip import Caching
 from .diffusers_unet import diffusers_sites, mask_bias
 from .family import TOKENS_AND_BLOCKS, Family, Site, block_sites, class_name, unwrapped
-from .graph import Block, BlockGraph, GraphBuilder
+from .graph import BlockGraph
+from .stack import graph_of_lists
 
 _BLOCKS = ("DiTBlock", "PixArtBlock", "PixArtMSBlock")
 
-_BRANCHES = (
-    ("attention", ("attn1", "attn")),
-    ("cross-attention", ("attn2", "cross_attn")),
-    ("feed-forward", ("ff", "mlp")),
-)
-
 
 def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
-    """The attentions and feed-forwards of a transformer (branch caching), or its whole blocks (output caching).
+    """The attentions and feed-forwards of a transformer (branch caching), or its whole blocks.
 
     Args:
         root: the transformer.
@@ -33,18 +28,10 @@ def dit_graph(root: nn.Module, caching: Caching = "branch") -> BlockGraph:
         >>> [block.name for block in dit_graph(transformer, "output").blocks]
         ['blocks.0', 'blocks.1']
     """
-    builder = GraphBuilder(caching)
-    path = "transformer_blocks" if hasattr(root, "transformer_blocks") else "blocks"
-    for depth, block in enumerate(getattr(root, path)):
-        if caching == "output":
-            builder.add(Block(f"{path}.{depth}", "block", block, depth))
-            continue
-        for kind, names in _BRANCHES:
-            name = next((n for n in names if isinstance(getattr(block, n, None), nn.Module)), None)
-            if name is not None:
-                builder.add(Block(f"{path}.{depth}.{name}", kind, getattr(block, name), depth))
-    return builder.build()
+    return graph_of_lists("transformer_blocks" if hasattr(root, "transformer_blocks") else "blocks")(root, caching)
 
+
+_CACHINGS: tuple[Caching, ...] = ("branch", "output", "difference")
 
 DIFFUSERS_DIT = Family(
     name="diffusers DiT",
@@ -52,7 +39,7 @@ DIFFUSERS_DIT = Family(
     sites=diffusers_sites,
     graph=dit_graph,
     serves=dict.fromkeys(("DiT", "PixArt"), TOKENS_AND_BLOCKS),
-    cachings=("branch", "output"),
+    cachings=_CACHINGS,
     names=(("hidden_states",), ("timestep",), ("encoder_hidden_states", "class_labels")),
     key_bias=mask_bias,
 )
@@ -82,7 +69,7 @@ DIT = Family(
     sites=_sites,
     graph=dit_graph,
     serves={"PixArt": TOKENS_AND_BLOCKS},
-    cachings=("branch", "output"),
+    cachings=_CACHINGS,
     names=(("x",), ("t", "timestep", "timesteps"), ("y", "context")),
     calls_forward=True,
     notes="facebook DiT's forward_with_cfg calls forward directly",

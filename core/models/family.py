@@ -87,7 +87,8 @@ class Family:
         splits: whether `graph` has an argument `split`, which lists a transformer's inner blocks in place of the whole.
         key_bias: adds a bias on the keys to an attention's arguments; None if the attention has no such argument.
         calls_forward: whether the family's own code calls `forward` directly, so that hooks do not run.
-        time_scale: factor from the forward's timestep argument to training timesteps: 1000 if it is in [0, 1].
+        time_scale: factor from the forward's timestep argument to training timesteps: 1000 if it is in [0, 1]; None if only
+            the schedule can show it.
         notes: what is particular to the family.
 
     Example:
@@ -107,7 +108,7 @@ class Family:
     splits: bool = False
     key_bias: KeyBias | None = None
     calls_forward: bool = False
-    time_scale: float = 1.0
+    time_scale: float | None = 1.0
     notes: str = field(default="")
 
     def reads(self, root: nn.Module) -> bool:

@@ -28,8 +28,8 @@ class Block:
         depth: number of its skip connection, 0 the outermost, or :data:`MIDDLE`; in a transformer, the number of the block.
             DeepCache's branch and DaTo's depths count it.
         derived: True for up- and downsamplers: they have no mask entry, and run when a block that they read runs.
-        carries: for each output, keyword and position of the input that it continues. With branch caching, the difference
-            between them is cached. Empty for a module that is a branch already.
+        stack: the list of like blocks that it belongs to, along which a hidden state is passed on. With difference caching
+            what a block adds to it is cached; which of its inputs that is, the first call shows.
 
     Example:
         >>> Block("mid_block.attentions.0", "transformer", nn.Identity(), MIDDLE).derived
@@ -41,7 +41,7 @@ class Block:
     module: nn.Module
     depth: int
     derived: bool = False
-    carries: tuple[tuple[str, int], ...] = ()
+    stack: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class BlockGraph:
         blocks: in forward order.
         reads: for each block, indices of the blocks whose values it reads.
         head: indices of the blocks that the output layers read.
-        caching: what a block's value is, its output or its branch.
+        caching: what a block's value is: its output, its branch, or the difference that it makes.
 
     Example:
         >>> a, b = (Block(name, "block", nn.Identity(), depth) for depth, name in enumerate("ab"))
@@ -67,6 +67,11 @@ class BlockGraph:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    def follows(self, number: int) -> bool:
+        """Whether a block continues the block before it in one stack."""
+        stack = self.blocks[number].stack
+        return bool(stack) and number > 0 and self.blocks[number - 1].stack == stack
 
     @property
     def is_chain(self) -> bool:
@@ -92,7 +97,7 @@ class GraphBuilder:
     `state` holds the indices of the blocks that the hidden state is made of.
 
     Args:
-        caching: what a block's value is: its output replaces the state, its branch is added to it.
+        caching: what a block's value is: its output replaces the state, its branch or difference is added to it.
         split: list the inner blocks of transformers in place of the whole.
 
     Example:
@@ -118,7 +123,7 @@ class GraphBuilder:
         own = frozenset({len(self._blocks)})
         self._blocks.append(block)
         self._reads.append(self.state)
-        self.state = self.state | own if self._caching == "branch" else own
+        self.state = own if self._caching == "output" else self.state | own
 
     def _add_split(self, block: Block) -> None:
         """Add a transformer's inner blocks. The transformer adds their result to its input."""

@@ -60,6 +60,22 @@ class BlockPlan:
             self._run = run
             self._states, self._kept = self._rectified(run)
 
+    def heads(self) -> np.ndarray:
+        """Return for each block the first of those whose differences are kept as one sum, int [L].
+
+        They are neighbours in one stack that run, and are reused, at the same calls of the run.
+        """
+        if self._states is None or self._kept is None:
+            return np.arange(len(self._graph))
+        return self._heads(self._states, self._kept)
+
+    def _heads(self, *tables: np.ndarray) -> np.ndarray:
+        heads = np.arange(len(self._graph))
+        for i in range(1, len(heads)) if self._graph.caching == "difference" else ():
+            if self._graph.follows(i) and all(np.array_equal(table[:, i], table[:, i - 1]) for table in tables):
+                heads[i] = heads[i - 1]
+        return heads
+
     @property
     def notes(self) -> list[str]:
         """Report lines about settings that cannot be followed in this run."""
@@ -96,19 +112,21 @@ class BlockPlan:
             return _UNPLANNED_BUDGET if budget < float("inf") else ""
         if self.settings.forecast:
             sizes = sizes * min(PREDICTORS[self.settings.predictor].keeps, int(self._run.any(axis=1).sum()))
-        if (peak := peak_bytes(self._states, self._kept, sizes)) <= budget:
+        if (peak := self._peak(self._run, sizes)) <= budget:
             return f"predicted cache peak {peak / 2**20:.1f} MiB"
         masked = list(self._graph.masked)
         worth = costs[masked] * (~self._run).sum(axis=0) / np.maximum(1, sizes[masked])
         self._run = fit_budget(self._run, worth, lambda run: self._peak(run, sizes) <= budget)
         self._states, self._kept = self._rectified(self._run)
-        always, peak = int(self._run.all(axis=0).sum()), peak_bytes(self._states, self._kept, sizes)
+        always, peak = int(self._run.all(axis=0).sum()), self._peak(self._run, sizes)
         return (
             f"memory budget: {always} of {len(masked)} blocks always run; predicted cache peak {peak / 2**20:.1f} MiB"
         )
 
     def _peak(self, run: np.ndarray, sizes: np.ndarray) -> int:
-        return peak_bytes(*self._rectified(run), sizes)
+        states, kept = self._rectified(run)
+        heads = self._heads(states, kept)
+        return peak_bytes(states, kept, np.where(heads == np.arange(len(heads)), sizes, 0))
 
     def _rectified(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return states, and whose value to keep. A forecast needs a value past its next run, while any call reuses it."""
@@ -248,8 +266,11 @@ def graph_of(settings: BlockSkip, family: Family, network: nn.Module) -> BlockGr
 
 def _caching(settings: BlockSkip, mask: Mask | None, family: Family) -> Caching:
     wanted = mask.caching if mask is not None else settings.caching
-    if wanted == "auto":
-        return family.cachings[0]
+    if wanted == "auto":  # a forecast of what a whole block adds costs less than those of its parts, and is closer
+        forecast = settings.forecast and mask is None and "difference" in family.cachings
+        return "difference" if forecast else family.cachings[0]
+    if wanted == "branch" and wanted not in family.cachings and "difference" in family.cachings:
+        return "difference"  # as it was called before
     if wanted not in family.cachings:
         raise MaskError(f"caching {wanted!r} is not possible on a {family.name}: use {' or '.join(family.cachings)}")
     return wanted

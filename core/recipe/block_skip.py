@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RuleName = Literal["deepcache", "interval", "fora", "depths", "mask"]
 SkipMode = Literal["uniform", "quad"]
 Rectify = Literal["liveness", "paper", "off"]
-Caching = Literal["output", "branch"]
+Caching = Literal["output", "branch", "difference"]
 
 _MOST_CODE = 999
 _MOST_PATH = 4096
@@ -89,10 +89,10 @@ class BlockSkip:
         "", "For the rule mask: a file that lists the blocks that run at each step. In Python, also a Mask in memory.",
         label="Mask file", rules=("mask",),
     )  # fmt: skip
-    caching: Literal["auto", "output", "branch"] = setting(
+    caching: Literal["auto", "output", "branch", "difference"] = setting(
         "auto",
-        "What is cached: a block's output, or only what the block adds to its input. auto picks output for U-Nets and "
-        "branch for transformers.",
+        "What is cached: a block's output, the outputs of its attention and feed-forward (branch), or what the block adds to "
+        "its input (difference). auto picks output for U-Nets; for transformers difference with a forecast, else branch if it can.",
         choices=("auto", *get_args(Caching)), advanced=True,
     )  # fmt: skip
     last_full: bool = setting(

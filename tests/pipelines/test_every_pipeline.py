@@ -12,7 +12,11 @@ import tiny
 import torch
 from torch import nn
 
-from pipelines import ANY_NETWORK, PIPELINES, Running
+from pipelines import PIPELINES, Running
+from skipstone.core.engine.call import Call
+from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.engine import Engine
+from skipstone.core.engine.nest import leaves
 from skipstone.core.errors import ModelError
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -27,38 +31,27 @@ EVERY_2 = BlockSkip(rule="interval", every=2)
 MERGES = [TokenMerge(threshold=-1.0, bucket=1, max_downsample=8), TokenPrune(ratio=0.5, max_downsample=8)]
 
 
-EVERYTHING = {**PIPELINES, **ANY_NETWORK}
-
-
-@pytest.fixture(params=EVERYTHING, scope="module")
-def anything(request: pytest.FixtureRequest) -> Iterator[Running]:
+@pytest.fixture(params=PIPELINES, scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     """Each pipeline in turn."""
-    yield EVERYTHING[request.param]()
+    yield PIPELINES[request.param]()
 
 
 @pytest.fixture(scope="module")
-def dense(anything: Running) -> torch.Tensor:
+def dense(running: Running) -> torch.Tensor:
     """What it draws without us."""
-    return anything()
-
-
-@pytest.fixture
-def running(anything: Running) -> Running:
-    """Each pipeline whose network is of a family that we know."""
-    if not anything.family:
-        pytest.skip("whole calls only")
-    return anything
+    return running()
 
 
 @contextmanager
 def forwards_of(network: nn.Module) -> Iterator[list[Any]]:
-    """The forwards that the network itself runs, as its inputs. Hooks of torch would also count those that are skipped."""
+    """The forwards that the network itself runs, as its arguments. Hooks of torch would also count those that are skipped."""
     kind, seen = type(network), []
     plain = kind.forward
 
     @wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        seen.append(args[0] if args else next(iter(kwargs.values())))
+        seen.append((args, kwargs))
         return plain(self, *args, **kwargs)
 
     kind.forward = forward
@@ -68,37 +61,37 @@ def forwards_of(network: nn.Module) -> Iterator[list[Any]]:
         kind.forward = plain
 
 
-def test_every_second_call_reaches_no_network(anything: Running, dense: torch.Tensor) -> None:
+def test_every_second_call_reaches_no_network(running: Running, dense: torch.Tensor) -> None:
     """Cond and uncond alike, with the meaning of the network's output known, and nothing left afterwards."""
-    before = tiny.snapshot(anything.network)
-    with forwards_of(anything.network) as seen, accelerate(anything.pipe, CallSkip(every=2)) as handle:
-        picture, report = anything(), handle.report()
-    ran = anything.calls if anything.always else -(-anything.calls // 2)
-    assert len(seen) == ran * anything.forwards
-    assert report.planned and (report.calls, report.calls_run) == (anything.calls, ran)
-    if anything.always:
+    before = tiny.snapshot(running.network)
+    with forwards_of(running.network) as seen, accelerate(running.pipe, CallSkip(every=2)) as handle:
+        picture, report = running(), handle.report()
+    ran = running.calls if running.always else -(-running.calls // 2)
+    assert len(seen) == ran * running.forwards
+    assert report.planned and (report.calls, report.calls_run) == (running.calls, ran)
+    if running.always:
         assert torch.equal(picture, dense) and "reads what the model computes" in " ".join(report.declined)
     else:
         assert (report.forecast_as, report.declined) == ("line on eps", {})
         assert picture.isfinite().all() and 0 < (picture - dense).norm() < dense.norm()
-    assert tiny.snapshot(anything.network) == before
+    assert tiny.snapshot(running.network) == before
 
 
-def test_neutral_recipes_install_nothing_and_a_full_plan_changes_no_bit(anything: Running, dense: torch.Tensor) -> None:
-    before = tiny.snapshot(anything.network)
+def test_neutral_recipes_install_nothing_and_a_full_plan_changes_no_bit(running: Running, dense: torch.Tensor) -> None:
+    before = tiny.snapshot(running.network)
     for recipe in (Recipe(), CallSkip(speedup=1.0), CallSkip(every=1)):
-        with accelerate(anything.pipe, recipe):
-            assert tiny.snapshot(anything.network) == before
-    with accelerate(anything.pipe, CallSkip(calls=anything.calls)) as handle:
-        assert torch.equal(anything(), dense)
+        with accelerate(running.pipe, recipe):
+            assert tiny.snapshot(running.network) == before
+    with accelerate(running.pipe, CallSkip(calls=running.calls)) as handle:
+        assert torch.equal(running(), dense)
     assert handle.report().calls_forecast == 0
 
 
-def test_a_constant_velocity_is_forecast_without_error(anything: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_velocity_is_forecast_without_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Along a straight path the noise is constant, but only with the right noise level and sign of the velocity."""
-    if not is_flow(anything.pipe.scheduler):
+    if not is_flow(running.pipe.scheduler):
         pytest.skip("no flow model")
-    kind, found = type(anything.network), []
+    kind, found = type(running.network), []
     plain = kind.forward
 
     @wraps(plain)
@@ -107,9 +100,9 @@ def test_a_constant_velocity_is_forecast_without_error(anything: Running, monkey
         return found[0]
 
     monkeypatch.setattr(kind, "forward", forward)
-    dense, forwards = anything(), len(found)
-    with accelerate(anything.pipe, CallSkip(every=2, predictor="hold")) as handle:
-        picture = anything()
+    dense, forwards = running(), len(found)
+    with accelerate(running.pipe, CallSkip(every=2, predictor="hold")) as handle:
+        picture = running()
     assert handle.report().forecast_as == "hold on eps" and len(found) < 2 * forwards
     assert (picture - dense).norm() < 1e-5 * dense.norm()
 
@@ -127,6 +120,25 @@ def test_every_second_call_runs_no_block(running: Running, dense: torch.Tensor) 
     assert report.blocks == running.forwards * calls * len(graph)
     assert picture.isfinite().all() and 0 < (picture - dense).norm() < 0.9 * dense.norm()
     assert torch.equal(running(), dense)
+
+
+def test_reused_blocks_give_the_same_input_the_same_output(running: Running, dense: torch.Tensor) -> None:
+    """Whatever a block passes on, and however it is called: the difference to it is added to the right tensor."""
+    with forwards_of(running.network) as seen:
+        running()
+    args, kwargs = seen[0]
+    family = recognise(running.network)
+    for caching in (c for c in family.cachings if c != "output"):
+        engine = Engine(running.network, Recipe.of([BlockSkip(rule="interval", every=2, caching=caching)]))
+        outputs = []
+        with torch.no_grad(), engine.run((900.0, 500.0)):
+            for t in (900.0, 500.0):
+                with engine.call(Call(t, (8, 8), (Stream("all", len(args[0] if args else kwargs["hidden_states"])),))):
+                    output = running.network(*args, **kwargs)
+                outputs.append([value for _, value in leaves(output) if isinstance(value, torch.Tensor)])
+        assert engine.report.blocks_reused == len(family.graph(running.network, caching)), caching
+        for full, reused in zip(*outputs, strict=True):
+            assert (full - reused).norm() < 1e-5 * full.norm(), caching
 
 
 @pytest.mark.parametrize("method", MERGES, ids=["merge", "prune"])

@@ -6,7 +6,7 @@ Prompts are given as embeddings and pictures stay latents, so that no text encod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -32,8 +32,7 @@ class Running:
     """A pipeline and the arguments of its runs.
 
     calls: evaluations of the denoiser in a run. forwards: of the network in each. always: blocks that run at every call, as the
-    pipeline reads them. merges: has it self-attention that token merging may serve? family: is its network of a family that we
-    know?
+    pipeline reads them. merges: has it self-attention that token merging may serve?
     """
 
     pipe: Any
@@ -42,7 +41,6 @@ class Running:
     forwards: int = 1
     always: int = 0
     merges: bool = True
-    family: bool = True
 
     @property
     def network(self) -> nn.Module:
@@ -200,26 +198,6 @@ def chroma() -> Running:
     return running
 
 
-PIPELINES: dict[str, Callable[[], Running]] = {
-    build.__name__: build
-    for build in (
-        text_to_image,
-        image_to_image,
-        inpainting,
-        controlnet,
-        perturbed_attention,
-        self_attention_guidance,
-        sdxl,
-        dit,
-        pixart_alpha,
-        pixart_sigma,
-        sd3,
-        flux,
-        chroma,
-    )
-}
-
-
 _LIST = {
     "prompt_embeds": [_EMBEDS["prompt_embeds"][0]],
     "negative_prompt_embeds": [_EMBEDS["negative_prompt_embeds"][0]],
@@ -233,6 +211,7 @@ def qwen_image() -> Running:
         "patch_size": 2,
         "in_channels": 16,
         "out_channels": 4,
+        "num_layers": 4,
     }
     masks = {"prompt_embeds_mask": torch.ones(1, 7).long(), "negative_prompt_embeds_mask": torch.ones(1, 7).long()}
     running = _flow("QwenImagePipeline", diffusers.QwenImageTransformer2DModel(**sizes), {**_EMBEDS, **masks})
@@ -245,7 +224,7 @@ def z_image() -> Running:
     transformer = diffusers.ZImageTransformer2DModel(
         in_channels=4,
         dim=32,
-        n_layers=1,
+        n_layers=4,
         n_refiner_layers=1,
         n_heads=2,
         n_kv_heads=2,
@@ -262,7 +241,7 @@ def lumina2() -> Running:
         sample_size=8,
         in_channels=4,
         hidden_size=32,
-        num_layers=1,
+        num_layers=4,
         num_refiner_layers=1,
         num_attention_heads=2,
         num_kv_heads=2,
@@ -287,7 +266,7 @@ def wan() -> Running:
         text_dim=tiny.CONTEXT[1],
         freq_dim=8,
         ffn_dim=16,
-        num_layers=1,
+        num_layers=4,
         rope_max_seq_len=32,
     )
     running = _flow("WanPipeline", transformer, _EMBEDS)
@@ -304,7 +283,7 @@ def ltx() -> Running:
         num_attention_heads=2,
         attention_head_dim=8,
         cross_attention_dim=16,
-        num_layers=1,
+        num_layers=4,
         caption_channels=tiny.CONTEXT[1],
     )
     running = _flow("LTXPipeline", transformer, {**_EMBEDS, **_MASKS})
@@ -319,8 +298,8 @@ def hunyuan_video() -> Running:
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=4,
+        num_single_layers=4,
         num_refiner_layers=1,
         text_embed_dim=tiny.CONTEXT[1],
         pooled_projection_dim=8,
@@ -333,11 +312,10 @@ def hunyuan_video() -> Running:
     return running
 
 
-def _of_no_family(build: Callable[[], Running]) -> Callable[[], Running]:
-    return lambda: replace(build(), family=False)
-
-
-ANY_NETWORK: dict[str, Callable[[], Running]] = {
-    build.__name__: _of_no_family(build) for build in (qwen_image, z_image, lumina2, wan, ltx, hunyuan_video)
-}
-"""Pipelines whose networks are of no family that we know: whole calls can be skipped."""
+PIPELINES: dict[str, Callable[[], Running]] = {
+    build.__name__: build
+    for build in (
+        text_to_image, image_to_image, inpainting, controlnet, perturbed_attention, self_attention_guidance, sdxl, dit,
+        pixart_alpha, pixart_sigma, sd3, flux, chroma, qwen_image, z_image, lumina2, wan, ltx, hunyuan_video,
+    )
+}  # fmt: skip

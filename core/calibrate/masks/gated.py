@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...engine.block_value import Values, added, as_output, as_values, carried, cloned, subtracted
+from ...engine.block_value import Values, added, as_output, as_values, cloned, subtracted
 from ...engine.cached_value import LINE, CachedValue
+from ...engine.nest import leaves
+from ...engine.observation import Observation
 from ...engine.override import Around, Override, Overrides
 from ...models.graph import BlockGraph
 
@@ -70,6 +72,7 @@ class GatedNetwork:
         end: module at whose output the loss is taken; the network's output without one.
         checkpointing: evaluate each block again in the backward pass instead of keeping its activations.
         forecast: extrapolate a cached value linearly from the last two.
+        seen: what blocks whose differences are cached pass on.
 
     Example:
         >>> import torch
@@ -81,10 +84,15 @@ class GatedNetwork:
     """
 
     def __init__(
-        self, graph: BlockGraph, end: nn.Module | None = None, checkpointing: bool = False, forecast: bool = False
+        self,
+        graph: BlockGraph,
+        end: nn.Module | None = None,
+        checkpointing: bool = False,
+        forecast: bool = False,
+        seen: Observation | None = None,
     ) -> None:
         """Prepare; the network is not changed before a call."""
-        self.graph = graph
+        self.graph, self._seen = graph, seen
         self._blocks = [graph.blocks[i] for i in graph.masked]
         self._checkpointing, self.forecast = checkpointing, forecast
         self._row, self._caches = CallGates(None), None  # type: tuple[CallGates, Caches | None]
@@ -144,14 +152,14 @@ class GatedNetwork:
         return output
 
     def _around(self, number: int) -> Around:
-        block = self._blocks[number]
-        difference = self.graph.caching == "branch" and bool(block.carries)
+        seen, which = self._seen, self.graph.masked[number]
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            inputs = cloned(carried(block, args, kwargs)) if difference else None
+            inputs = cloned(seen.inputs(which, args, kwargs)) if seen else None
             place = self._entered[number] * len(self._blocks) + number
             self._entered[number] += 1
-            return as_output(self._value(number, place, lambda: self._fresh(inner, args, kwargs), inputs), kwargs)
+            values = self._value(number, place, lambda: self._fresh(inner, args, kwargs), inputs)
+            return seen.output(which, values) if seen else as_output(values, kwargs)
 
         return around
 
@@ -161,8 +169,10 @@ class GatedNetwork:
 
     def _fresh(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
         if self._checkpointing and torch.is_grad_enabled():
-            return as_values(checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs))
-        return as_values(inner(*args, **kwargs))
+            output = checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        else:
+            output = inner(*args, **kwargs)
+        return tuple(value for _, value in leaves(output)) if self._seen else as_values(output)
 
     def _value(self, number: int, place: int, fresh: Callable[[], Values], inputs: Values | None) -> Values:
         """The block's output. Values kept for later calls are copies, because hosts edit in place."""

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models import recognise, unwrapped
+from ...engine.observation import Observation, observe
+from ...errors import ModelError
+from ...models import Family, recognise, unwrapped
 from ...models.graph import BlockGraph
 from ...plan.block_plan import graph_of
 from ...plan.liveness import State, liveness
@@ -172,7 +174,7 @@ def running(run: np.ndarray, graph: BlockGraph) -> np.ndarray:
 
 def prepare(
     denoiser: Denoiser,
-    caching: Literal["auto", "output", "branch"] = "auto",
+    caching: Literal["auto", "output", "branch", "difference"] = "auto",
     split: bool = False,
     loss_at: str = "end",
     checkpointing: bool = False,
@@ -198,13 +200,27 @@ def prepare(
     root = unwrapped(denoiser.network)
     family = recognise(root)
     graph = graph_of(BlockSkip(caching=caching, split=split), family, root)
-    end = _end_block(family.graph(root, "output")) if loss_at == "end" else None
-    gated = GatedNetwork(graph, end, checkpointing, forecast)
+    end = _end_block(family, root) if loss_at == "end" else None
     with torch.no_grad():
         at = denoiser.begin([0])
         costs = measure_costs(graph, root, lambda: denoiser.predict(at, 0))
+        seen = _observed(graph, lambda: denoiser.predict(at, 0))
+    gated = GatedNetwork(graph, end, checkpointing, forecast, seen)
     return MaskedModel(denoiser, family.name, graph, gated, costs)
 
 
-def _end_block(graph: BlockGraph) -> nn.Module:
+def _observed(graph: BlockGraph, call: Callable[[], Any]) -> Observation | None:
+    """What the blocks pass on; None unless differences are cached. Raises :class:`ModelError` if one passes nothing on."""
+    if graph.caching != "difference":
+        return None
+    seen = observe(graph, call)
+    for number, why in seen.unfit.items():
+        raise ModelError(f"{graph.blocks[number].name} {why}: no mask can be trained for this network")
+    return seen
+
+
+def _end_block(family: Family, root: nn.Module) -> nn.Module:
+    """The last block that is run as a whole."""
+    whole = next(caching for caching in ("output", "difference") if caching in family.cachings)
+    graph = family.graph(root, whole)
     return graph.blocks[graph.masked[-1]].module

@@ -65,29 +65,61 @@ def run(case: tiny.Case, recipe: Any) -> tuple[Tensor, Report]:
         return case.sample(STEPS), handle.end()
 
 
-@pytest.mark.parametrize("said", CALLS)
-@pytest.mark.parametrize("caching", ["output", "branch"])
-def test_a_network_that_runs_its_blocks_otherwise_runs_dense_with_one_line(said: str, caching: Any) -> None:
-    case = network(CALLS[said])
+def declined(case: tiny.Case, caching: Any) -> str:
+    """Why a run was dense, after checking that it was."""
     dense, before = case.sample(STEPS), tiny.snapshot(case.model)
     picture, report = run(case, BlockSkip(every=2, caching=caching))
     assert torch.equal(picture, dense)
     assert tiny.snapshot(case.model) == before
     ((reason, what),) = report.declined.items()
-    assert said in reason and what == ["block skipping"] and len(reason) < 250 and "\n" not in reason
+    assert what == ["block skipping"] and len(reason) < 250 and "\n" not in reason
     assert report.idle and report.blocks == 0
+    return reason
+
+
+@pytest.mark.parametrize("said", CALLS)
+def test_outputs_are_not_cached_in_a_network_that_runs_its_blocks_otherwise(said: str) -> None:
+    assert said in declined(network(CALLS[said]), "output")
+
+
+@pytest.mark.parametrize("caching", ["branch", "difference"])
+def test_rows_that_are_no_samples_are_declined(caching: Any) -> None:
+    assert "no tensor of 2 rows" in declined(network(packed), caching)
+
+
+@pytest.mark.parametrize(
+    ("calls", "caching", "odd", "fine"),
+    [(twice, "branch", 0, 1), (one_never, "branch", 1, 0), (one_never, "difference", 1, 0)],
+)
+def test_what_a_block_adds_is_cached_unless_it_runs_several_times(
+    calls: Any, caching: Any, odd: int, fine: int
+) -> None:
+    _, report = run(network(calls), BlockSkip(rule="interval", every=2, caching=caching))
+    (note,) = (line for line in report.notes if line.startswith("runs at every call because it ran"))
+    assert f"blocks.{odd}" in note and f"blocks.{fine}" not in note
+    assert report.blocks_reused > 0
+
+
+def test_a_stack_that_runs_a_block_twice_passes_nothing_on() -> None:
+    assert "does not pass its output on" in declined(network(twice), "difference")
+
+
+@pytest.mark.parametrize("caching", ["branch", "difference"])
+def test_what_a_block_adds_does_not_depend_on_their_order(caching: Any) -> None:
+    _, report = run(network(backwards), BlockSkip(every=2, caching=caching))
+    assert report.declined == {} and report.blocks_reused > 0
 
 
 def test_merging_beside_it_is_served_all_the_same() -> None:
-    case = network(backwards)
-    _, report = run(case, Recipe(merge=TokenMerge(threshold=-1, bucket=1, max_downsample=8), skip=BlockSkip(every=2)))
+    case, skip = network(backwards), BlockSkip(every=2, caching="output")
+    _, report = run(case, Recipe(merge=TokenMerge(threshold=-1, bucket=1, max_downsample=8), skip=skip))
     assert report.served == 2 and list(report.declined.values()) == [["block skipping"]]
 
 
 def test_the_next_run_is_judged_by_its_own_first_call() -> None:
     case = tiny.paper_dit()
     first, block = case.model.blocks[0], case.model.blocks[1]  # type: ignore[index]
-    with accelerate(case.model, BlockSkip(every=2)) as handle:
+    with accelerate(case.model, BlockSkip(every=2, caching="output")) as handle:
         handle.begin(STEPS)
         repeat = block.register_forward_hook(lambda m, args, out: first(*args) * 0 + out)
         case.sample(STEPS)
