@@ -27,7 +27,7 @@ class Tally:
         >>> import torch
         >>> from torch import nn
         >>> from skipstone.core.models.graph import Block
-        >>> layer = nn.Linear(3, 4)
+        >>> layer = nn.Sequential(nn.Linear(3, 4))
         >>> tally = Tally(BlockGraph((Block("a", "block", layer, 0),), (frozenset(),), frozenset({0})))
         >>> output = tally.run(0, 2, layer.forward, (torch.ones(2, 3),), {})
         >>> tally.add(0, State.REUSE, rows=2)
