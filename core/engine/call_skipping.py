@@ -28,7 +28,7 @@ from .call import Call
 from .clock import Tick
 from .gates import Gate, gate_of
 from .meter import Meter
-from .outputs import detached, prediction, with_prediction
+from .outputs import detached, largest_error, prediction, with_prediction
 from .recording import Recording
 
 _SLACK = 1.25
@@ -93,7 +93,8 @@ class CallSkipping:
         self._ran: set[_Evaluation] = set()
         self._skipped: set[_Evaluation] = set()
         self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
-        self._step = self._last_ran = -1
+        self._step = self._last_ran = self._guarded = -1
+        self._after_gap = False
         self._surprises: dict[int, Tensor] = {}  # numbers on the device, which is not waited for
 
     @property
@@ -173,14 +174,15 @@ class CallSkipping:
             self._gate.ran(self._call.input, found)
 
     def _compare(self, truth: Tensor) -> None:
-        """Register how far the forecast would have been from the truth, where the network ran after a skipped call."""
-        if self._last_ran >= self._index - 1 or not self._all_known(self._call):
-            self._last_ran = self._index
+        """Register how far the forecast would have been from the truth, in each forward of a call after a skipped one."""
+        if self._last_ran != self._index:
+            self._after_gap, self._last_ran = self._last_ran < self._index - 1, self._index
+        if not self._after_gap or not self._all_known(self._call):
             return
-        self._last_ran = self._index
         forecast = prediction(self.forecast())
         if forecast is not None:
-            self._surprises[self._step] = _largest_error(forecast, truth)
+            error, known = largest_error(forecast, truth), self._surprises.get(self._step)
+            self._surprises[self._step] = error if known is None else torch.maximum(error, known)
             self._guard()
 
     @property
@@ -192,8 +194,11 @@ class CallSkipping:
     def _guard(self) -> None:
         """Run one more step of the next gap if this run is unlike the profile's."""
         bound = self._choice.bounds.get(self._step)
-        if bound is None or self._step in self._added or float(self._surprises[self._step]) <= _SLACK * bound:
+        if bound is None or self._step in (*self._added, self._guarded):
             return
+        if float(self._surprises[self._step]) <= _SLACK * bound:
+            return
+        self._guarded = self._step
         if (extra := self._plan.add_after(self._step)) is None:
             return
         self._added.append(extra)
@@ -291,9 +296,3 @@ def _space_of(settings: CallSkip, horizon: Horizon) -> Space:
     if settings.space == "auto":
         return "x0" if horizon.stochastic else "eps"
     return settings.space  # type: ignore[return-value]
-
-
-def _largest_error(forecast: Tensor, truth: Tensor) -> Tensor:
-    """Return the largest relative error of a row, a tensor []."""
-    rows, true = forecast.flatten(1).float(), truth.flatten(1).float()
-    return ((rows - true).norm(dim=1) / true.norm(dim=1).clamp(min=1e-12)).max()

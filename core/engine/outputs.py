@@ -67,6 +67,21 @@ def detached(output: Any) -> Any:
     return _sequence(output, [detached(output[0]), *map(_copied, output[1:])])
 
 
+def largest_error(forecast: Tensor, truth: Tensor) -> Tensor:
+    """Return the largest relative L2 error of a row, a tensor [].
+
+    Args:
+        forecast: predictions [rows, ...].
+        truth: what they should be [rows, ...].
+
+    Example:
+        >>> largest_error(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [4.0, 0.0]]))
+        tensor(0.2500)
+    """
+    rows, true = forecast.flatten(1).float(), truth.flatten(1).float()
+    return ((rows - true).norm(dim=1) / true.norm(dim=1).clamp(min=1e-12)).max()
+
+
 def _first(output: Any) -> Any:
     if isinstance(output, Mapping) and output:
         output = next(iter(output.values()))

@@ -11,11 +11,15 @@ from toy_denoiser import ToyDenoiser
 
 from skipstone.core.calibrate.calls import closed_loop, dense, profile, with_plans
 from skipstone.core.engine.call import Call
-from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.call_skipping import CallSkipping
+from skipstone.core.engine.clock import Stream, Tick
 from skipstone.core.engine.engine import Engine
+from skipstone.core.engine.meter import Meter
 from skipstone.core.engine.report import Report
 from skipstone.core.forecast.profile import HeldOut, Profile
+from skipstone.core.plan.call_choice import Choice
 from skipstone.core.plan.call_plan import even_keys
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -67,6 +71,24 @@ def test_a_run_that_leaves_its_calls_is_promised_nothing(tmp_path: Path) -> None
         call = Call(t, (4, 4), (Stream("cond", 1),), input=at.x, noise=denoiser.noise(0))
         engine.forward(lambda call=call: call, lambda: denoiser.predict(at, 0))
     assert engine.end().estimated_error is None
+
+
+@pytest.mark.parametrize("unlike", [(), ("cond",), ("uncond",), ("cond", "uncond")], ids=str)
+def test_the_guard_sees_each_forward_of_a_call(unlike: tuple[str, ...]) -> None:
+    """A host that runs the conds of a call one after the other. Steps 0, 1 and 4 run; a line is exact where it is straight."""
+    times, x, meter = tuple(900.0 - 100 * t for t in range(9)), torch.ones(1, 4, 4, 4), Meter()
+    choice = Choice(CallSkip(keys=(0, 1, 4, 8), space="raw"), bounds={4: 0.01})
+    run, ran = CallSkipping(choice, Horizon(times), meter), []
+    for step, t in enumerate(times):
+        for cond in ("cond", "uncond"):
+            if run.begin(Tick(step, new=cond == "cond"), Call(t, (4, 4), (Stream(cond, 1),), input=x)):
+                ran.append((step, cond))
+                run.keep((10 + step + step**2 * (cond in unlike)) * x)
+            else:
+                run.forecast()
+    added = [6] if unlike else []
+    assert ran == [(step, cond) for step in sorted([0, 1, 4, 8, *added]) for cond in ("cond", "uncond")]
+    assert run.surprises[4] == pytest.approx(12 / 30 if unlike else 0, abs=1e-6)
 
 
 def test_without_the_guard_it_runs_as_planned(tmp_path: Path) -> None:
