@@ -11,7 +11,7 @@ engine begin with the picture's pass, and the others run in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,12 +34,14 @@ _NO_PASS = "an extension replaces the U-Net's forward, and no pass through the b
 
 
 class UNetBracket:
-    """The hooks and the run of one pass. The timesteps to come are not known here, so the run is an unplanned one.
+    """The hooks and the run of one pass.
 
     Args:
         unet: the U-Net or transformer.
         recipe: the methods to run.
         levels: reads the noise levels of the model, which are used to skip calls.
+        timesteps: reads the network's timestep argument at each call of the pass, once the sampler began; None where they
+            are not known.
 
     Attributes:
         skips_calls: whether whole calls of the U-Net may be skipped.
@@ -47,10 +49,16 @@ class UNetBracket:
     Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
     """
 
-    def __init__(self, unet: nn.Module, recipe: Recipe, levels: Callable[[], Levels] | None = None) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        recipe: Recipe,
+        levels: Callable[[], Levels] | None = None,
+        timesteps: Callable[[], Sequence[float] | None] = lambda: None,
+    ) -> None:
         """Install."""
         self._engine = Engine(unet, recipe)
-        self._unet, self._read_levels = unet, levels
+        self._unet, self._read_levels, self._read_timesteps = unet, levels, timesteps
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
         self._rows = StepRows()
@@ -151,7 +159,9 @@ class UNetBracket:
         """Begin the run at its first call: its steps are known only now. After a switch of the model, they are what is left."""
         self._first_step = self._step.number or 0
         left = self._step.steps - self._first_step if self._step.steps else None
-        self._engine.begin(steps=left, stochastic=self._step.noisy)
+        scale = self._engine.family.time_scale
+        calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
+        self._engine.begin(calls, steps=left, stochastic=self._step.noisy)
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property

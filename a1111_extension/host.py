@@ -33,6 +33,16 @@ def is_hires(p: Any) -> bool:
     return bool(getattr(p, "is_hr_pass", False))
 
 
+def option(name: str, default: Any) -> Any:
+    """A setting of the web UI.
+
+    Args:
+        name: of the setting.
+        default: for hosts without it.
+    """
+    return getattr(getattr(_module("shared"), "opts", None), name, default)
+
+
 def models_folder() -> Path:
     """Where the host keeps its models."""
     return Path(_module("paths_internal").models_path)
@@ -97,11 +107,7 @@ def _own_merging(p: Any) -> float:
 
 
 def _hypertile(hires: bool) -> bool:
-    opts = getattr(_module("shared"), "opts", None)
-    return bool(
-        getattr(opts, "hypertile_enable_unet", False)
-        or (hires and getattr(opts, "hypertile_enable_unet_secondpass", False))
-    )
+    return bool(option("hypertile_enable_unet", False) or (hires and option("hypertile_enable_unet_secondpass", False)))
 
 
 def _module(name: str) -> Any:

@@ -20,7 +20,8 @@ from .history import History, first_line
 from .host import Step, checkpoint_of, patcher_of, unet_of
 from .noise import levels_of
 from .results import WHOLE, one_line, tell_done, tell_refused
-from .sampler import StepCount, sampler_of, sampler_refusal
+from .sampler import sampler_of, sampler_refusal
+from .schedule import Schedule
 
 
 @dataclass
@@ -37,7 +38,7 @@ class _Pass:
     checkpoint: str
     bracket: UNetBracket
     fitting: Recipe
-    count: StepCount
+    schedule: Schedule
     controls: LateControls
     stale: bool = False
 
@@ -71,8 +72,9 @@ class Lifecycle:
                 tell_refused(p, recipe, [kind for kind in refused if refused[kind] == reason], reason, title)
             fitting = without(recipe, set(refused))
             if not fitting.neutral:
-                bracket, count = UNetBracket(unet, fitting, partial(levels_of, p)), StepCount(sampler_of(p))
-                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, count, LateControls())
+                schedule = Schedule(sampler_of(p))
+                bracket = UNetBracket(unet, fitting, partial(levels_of, p), schedule.timesteps)
+                self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, schedule, LateControls())
 
     def end(self) -> None:
         """End the pass under way, if any, and keep its report. The U-Net is then as it was before."""
@@ -80,7 +82,7 @@ class Lifecycle:
             ended, self._pass = self._pass, None
             if ended is None:
                 return
-            ended.count.remove()
+            ended.schedule.remove()
             ended.controls.remove()
             report = ended.bracket.end()
             if not report.calls:
@@ -100,7 +102,7 @@ class Lifecycle:
                 self._resume(self._pass)
             if (now := self._pass) is None:
                 return
-            now.bracket.new_step(Step.of(params.denoiser, now.count.steps), _rows(params.text_cond), foreign)
+            now.bracket.new_step(Step.of(params.denoiser, now.schedule.steps), _rows(params.text_cond), foreign)
             if now.bracket.skips_calls and not foreign:
                 now.controls.add(patcher_of(now.p))
 
@@ -108,7 +110,7 @@ class Lifecycle:
         """Begin a pass in the middle of another one, whose model was switched. The sampler stays the same."""
         self.begin(before.p, before.recipe, f"{before.title}, after a model switch")
         if self._pass is not None:
-            self._pass.count.steps = before.count.steps
+            self._pass.schedule.goes_on(before.schedule)
 
     def on_model_loaded(self, model: Any) -> None:
         """`on_model_loaded`: the next step begins a new pass, since cached values belong to the old weights."""

@@ -33,6 +33,23 @@ def levels_of(p: Any) -> Levels:
     return _scheduled(p.sd_model)
 
 
+def timesteps_of(sampler: Any, sigmas: Tensor) -> list[float] | None:
+    """The timestep arguments of the network at noise levels; None where the host has no rule for them.
+
+    Waits for the device once.
+
+    Args:
+        sampler: of k-diffusion, as the host makes it. Its denoiser is of the model that is loaded now.
+        sigmas: noise levels [calls].
+    """
+    denoiser = getattr(getattr(sampler, "model_wrap_cfg", None), "inner_model", None)
+    if not callable(rule := getattr(denoiser, "sigma_to_t", None)):
+        return None
+    if getattr(denoiser.inner_model, "is_sd3", False):  # the rule is not the one that its model applies
+        return (1000 * sigmas).tolist()
+    return rule(sigmas.to(denoiser.sigmas.device)).flatten().tolist()  # type: ignore[no-any-return]
+
+
 def _scheduled(model: Any) -> Levels:
     """Levels between the timesteps of the schedule, as k-diffusion interpolates them. Waits for the device once."""
     alphas, predicts = getattr(model, "alphas_cumprod", None), getattr(model, "parameterization", None)

@@ -84,7 +84,7 @@ def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
     """
     for method in used(recipe):
         share = _share(method, report)
-        if share is None:
+        if share is None and not _recorded(method, report):
             tell_refused(p, recipe, [method.kind], _reasons(method, report), title)
         else:
             _tell_share(p, KEYS[method.kind], title, share)
@@ -101,11 +101,18 @@ def _share(method: Method, report: Report) -> float | None:
     return 1 - sum(layer.kept for layer in layers) / sum(layer.tokens for layer in layers) if layers else None
 
 
+def _recorded(method: Method, report: Report) -> bool:
+    """Whether all calls ran to record a profile, which the run's own comment reports."""
+    return isinstance(method, Auto) and method.record and not report.declined
+
+
 def _reasons(method: Method, report: Report) -> str:
     of_calls = [reason for reason, what in report.declined.items() if what == ["call skipping"]]
     others = [reason for reason in report.declined if reason not in of_calls]
     declined = [] if method.kind == BlockSkip.kind and report.served else others
     declined = of_calls if method.kind in WHOLE else declined
+    if method.kind == BlockSkip.kind and report.blocks and not declined:
+        declined = [f"the schedule runs every block at each of {report.calls} calls: use more steps or skip more"]
     return "; ".join([*declined, *report.notes]) or f"it was not used in the {report.calls} calls of this pass"
 
 

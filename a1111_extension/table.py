@@ -177,7 +177,7 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "note": "off runs all blocks, mask follows a mask file.",
     },
     "every": {"infotext": ALWAYS, "axis": "Block rule every"},
-    "mode": {"note": "Only uniform is available in this web UI, which does not announce its calls."},
+    "mode": {"note": "quad needs a sampler with one call per step, such as Euler or DDIM."},
     "mask": {"note": f"A file in models/{FOLDERS['mask']}."},
     **{name: {"note": f"A file in models/{FOLDERS['profile']}."} for name in ("profile", "calls_profile")},
     **{name: {"default": 1.0} for name in ("speedup", "calls_speedup")},

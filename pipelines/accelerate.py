@@ -26,6 +26,7 @@ from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
 from .cache_context import Context, ContextWatch, refuse_beside_cache
+from .late_control import LateControl, resolved
 from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
@@ -200,13 +201,18 @@ class Handle:
             watch = PipelineWatch(pipeline, self.end)
             self._schedule = PipelineSchedule(pipeline, watch)
             removers.append(watch.remove)
+        if self.engine.skips_calls and isinstance(control := getattr(pipeline, "controlnet", None), nn.Module):
+            removers.append(LateControl(control).remove)
         return removers
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prepare a forward; returns its output if it is skipped."""
         if self._removed:
             return None
-        return self.engine.enter(lambda: self._call(args, kwargs)).forecast_or_none()
+        answer = self.engine.enter(lambda: self._call(args, kwargs)).forecast_or_none()
+        if answer is None:
+            kwargs.update(resolved(kwargs))
+        return answer
 
     def _after(self, output: Any) -> None:
         if self.engine.running:

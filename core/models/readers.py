@@ -18,6 +18,7 @@ _PLUMBING = (
     "peft",
     "optimum",
     "bitsandbytes",
+    "modules.lowvram",  # AUTOMATIC1111
     __name__.partition(".core.")[0],
 )
 """Packages whose hooks handle weights and do not read what is computed."""

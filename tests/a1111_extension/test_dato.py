@@ -30,6 +30,8 @@ pytest_plugins = ["doubles.a1111_fixtures"]
 COCO: dict[str, Any] = {"threshold": 1.0, "dato": "dato_coco"}
 PRUNE: dict[str, Any] = {"threshold": 1.0, "dato": CUSTOM, "ratio": 0.5}
 LISTS: dict[str, Any] = {**PRUNE, "dato_depths": "12 0 0 0"}
+TIMES = tuple(999.0 - 90.5 * k for k in range(12))
+"""More calls than the preset has full ones."""
 
 
 # -- pictures --
@@ -37,13 +39,13 @@ LISTS: dict[str, Any] = {**PRUNE, "dato_depths": "12 0 0 0"}
 
 @pytest.mark.parametrize("forge", [False, True], ids=["a1111", "forge"])
 def test_a_preset_prunes_and_skips(host: a1111.Host, job: a1111.Job, forge: bool) -> None:
-    job = fresh(job, forge=forge)
+    job = fresh(job, forge=forge, timesteps=TIMES)
     x = host.process_images(host.script(), job, *args_of(**COCO))
     assert not torch.equal(x, dense(host, job))
     assert torch.equal(x, host.process_images(host.script(), fresh(job), *args_of(**COCO)))
     assert torch.equal(host.process_images(host.script(), fresh(job), False), dense(host, job))
     report = runs(host)[0].report
-    assert report.calls == 5 and report.served == LAYERS and report.blocks_reused > 0
+    assert report.calls == 12 and report.served == LAYERS and report.blocks_reused > 0
     assert {layer.verb for layer in report.layers.values()} == {"pruned"}
     assert refused(job) == [] and job.extra_generation_params == {
         "Skipstone threshold": "1",
@@ -115,10 +117,10 @@ def test_cond_and_uncond_of_a_picture_share_their_bases(job: a1111.Job, conds: i
 
 
 def test_a_hires_pass_has_dynamics_of_its_own(host: a1111.Host, job: a1111.Job) -> None:
-    job = fresh(job, enable_hr=True)
+    job = fresh(job, enable_hr=True, timesteps=TIMES)
     host.process_images(host.script(), job, *args_of(**COCO))
     assert [run.title[:5] for run in runs(host)] == ["hires", "first"]
-    assert all(run.report.served and run.report.notes == [] for run in runs(host))
+    assert all(run.report.served and run.report.blocks_reused for run in runs(host)) and refused(job) == []
     assert len(job.extra_generation_params[PRUNED].split(" / ")) == 2
 
 
@@ -159,6 +161,7 @@ def test_the_horizon_of_a_full_run_is_that_of_the_library(host: a1111.Host, job:
 
 
 def test_depths_go_with_merging_where_nothing_is_pruned(host: a1111.Host, job: a1111.Job) -> None:
+    job = fresh(job, timesteps=TIMES)
     host.process_images(host.script(), job, *args_of(threshold=0.0, dato="dato_coco", ratio=0.0))
     assert {MERGED, BLOCKS_RUN} <= set(job.extra_generation_params) and PRUNED not in job.extra_generation_params
 
@@ -199,6 +202,7 @@ def test_what_cannot_run_is_told_once_and_the_picture_is_dense(
 
 @pytest.mark.parametrize("what", ["Hypertile", "own token merging"])
 def test_what_pruning_must_give_way_to_does_not_hinder_the_depths(host: a1111.Host, job: a1111.Job, what: str) -> None:
+    job = fresh(job, timesteps=TIMES)
     alone = host.process_images(host.script(), job, *args_of(**{**COCO, "ratio": 0.0}))
     host.opts.hypertile_enable_unet = what == "Hypertile"
     job = fresh(job, token_merging=0.0 if what == "Hypertile" else 0.5)
@@ -294,3 +298,13 @@ def test_a_pass_of_which_nothing_could_be_served_is_told(host: a1111.Host, job: 
     script.postprocess(job, None, *args)
     (text,) = refused(job)
     assert text.startswith("Skipstone did nothing: ") and "no picture latent" in text
+
+
+def test_a_schedule_with_as_many_full_calls_as_there_are_steps_is_refused_in_one_line(
+    host: a1111.Host, job: a1111.Job
+) -> None:
+    host.process_images(host.script(), job, *args_of(**COCO))
+    (text,) = refused(job)
+    assert text.startswith(
+        "Skipstone skipped no blocks: the schedule runs every block at each of 5 calls: use more steps"
+    )

@@ -11,7 +11,8 @@ import torch
 from doubles import a1111
 
 from skipstone.a1111_extension.noise import levels_of
-from skipstone.a1111_extension.sampler import StepCount, adds_noise
+from skipstone.a1111_extension.sampler import adds_noise
+from skipstone.a1111_extension.schedule import Schedule
 from skipstone.core.errors import Decline
 from skipstone.core.forecast.space import Noise
 
@@ -117,7 +118,7 @@ def test_the_steps_are_counted_in_the_schedule(name: str, schedule: dict[str, An
     seen: list[Any] = []
     func = lambda model, x, **arguments: seen.append(count.steps)  # noqa: E731
     sampler = SimpleNamespace(config=SimpleNamespace(name=name), func=func)
-    count = StepCount(sampler)
+    count = Schedule(sampler)
     sampler.func("model", "x", **schedule)
     count.remove()
     assert seen == [steps] and sampler.func is func

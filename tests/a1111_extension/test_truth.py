@@ -65,7 +65,7 @@ def test_merging_and_blocks_have_one_window(host: a1111.Host, job: a1111.Job) ->
 
 
 def test_spacing_that_needs_the_calls_ahead_is_told(host: a1111.Host, job: a1111.Job) -> None:
-    quad = Recipe(skip=BlockSkip(mode="quad", every=2)).to_json()
+    quad, job = Recipe(skip=BlockSkip(mode="quad", every=2)).to_json(), fresh(job, sampler_name="Heun")
     host.process_images(host.script(), job, *args_of(recipe=quad))
     assert any("mode='quad'" in text for text in job.comments), list(job.comments)
 

@@ -48,15 +48,21 @@ class Counter(scripts.Script):
     """Writes into the infotext how often the U-Net really ran in each pass."""
     def title(self): return "counter"
     def show(self, is_img2img): return scripts.AlwaysVisible
-    def before_process(self, p): self.counts, self.handle = [], None
+    def before_process(self, p): self.counts, self.inside = [], None
     def process_before_every_sampling(self, p, **kwargs):
-        if self.handle: self.handle.remove()
+        self.restore()
         self.counts.append(0)
-        inside = p.sd_model.model.diffusion_model.middle_block[0].in_layers[2]
-        self.handle = inside.register_forward_pre_hook(self.count)
-    def count(self, module, args): self.counts[-1] += 1
+        inside = self.inside = p.sd_model.model.diffusion_model.middle_block[0].in_layers[2]
+        forward = inside.forward
+        def count(x):
+            self.counts[-1] += 1
+            return forward(x)
+        inside.forward = count  # a hook is taken for one that reads what the model computes
+    def restore(self):
+        if self.inside: del self.inside.forward
+        self.inside = None
     def post_sample(self, p, ps):
-        self.handle.remove()
+        self.restore()
         p.extra_generation_params["Passes"] = " / ".join(map(str, self.counts))
 '''
 

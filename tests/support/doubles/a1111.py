@@ -132,21 +132,21 @@ class Job:
         return self.token_merging
 
 
-def sample(model: Any, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+def sample(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
     """A sampler's function of k-diffusion. The double's levels are timesteps, and zero at the end."""
-    for t in sigmas[:-1]:
+    for t in sigmas[:-1].tolist():
         x = 0.95 * x + 0.1 * torch.tanh(model(x, t))
     return x
 
 
-def sample_ancestral(model: Any, x: Tensor, sigmas: Sequence[float], eta: float = 1.0) -> Tensor:
+def sample_ancestral(model: Any, x: Tensor, sigmas: Tensor, eta: float = 1.0) -> Tensor:
     """One that can add noise."""
     return sample(model, x, sigmas)
 
 
-def ddim(model: Any, x: Tensor, timesteps: Sequence[float], eta: float = 0.0) -> Tensor:
+def ddim(model: Any, x: Tensor, timesteps: Tensor, eta: float = 0.0) -> Tensor:
     """`sd_samplers_timesteps_impl.ddim`: its timesteps rise, and the first of them is not called."""
-    return sample(model, x, timesteps[::-1])
+    return sample(model, x, timesteps.flip(0))
 
 
 class Sampler:
@@ -156,11 +156,13 @@ class Sampler:
         self.config = SimpleNamespace(name=name)
         self.func: Callable[..., Tensor] = {"DDIM": ddim}.get(name, sample_ancestral if name[-2:] == " a" else sample)
         self.eta = 0.0 if self.func is ddim else 1.0
+        denoiser = SimpleNamespace(sigmas=torch.zeros(1), sigma_to_t=lambda level: level, inner_model=None)
+        self.model_wrap_cfg = SimpleNamespace(inner_model=denoiser)
 
     def sample(self, model: Any, x: Tensor, timesteps: Sequence[float]) -> Tensor:
         """Sample. It passes what the function takes."""
         takes = inspect.signature(self.func).parameters
-        schedule = {"sigmas": (*timesteps, 0.0), "timesteps": (0.0, *timesteps[::-1])}
+        schedule = {"sigmas": torch.tensor([*timesteps, 0.0]), "timesteps": torch.tensor([0.0, *timesteps[::-1]])}
         given = {"eta": self.eta, **schedule}
         return self.func(model, x, **{name: value for name, value in given.items() if name in takes})
 
