@@ -52,7 +52,7 @@ def args_of(**values: Any) -> tuple[Any, ...]:
 
 RULE = args_of(threshold=1, rule="deepcache", every=2)
 BOTH = args_of(threshold=0.5, rule="deepcache", every=2)
-DATO = args_of(threshold=1, dato="dato_coco")
+DATO = args_of(threshold=1, dato="custom", ratio=0.4, dato_depths="12 1 1 0")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_dato(webui: WebUI, never_installed: dict[str, list[bytes]], name: str) 
     pruned, ran = merged(on.infotext, "pruned"), blocks_run(on.infotext)
     assert len(pruned) == len(ran) == (2 if name == "hires" else 1)
     assert all(35 <= share <= 40 for share in pruned) and all(share < 100 for share in ran)
-    assert merged(on.infotext) == [] and "Skipstone dato: dato_coco" in on.infotext
+    assert merged(on.infotext) == [] and "Skipstone dato: custom" in on.infotext
     assert all(a != b for a, b in zip(on.pngs[-2:], never_installed[name][-2:], strict=True))
     assert webui.generate(request, *DATO).pngs == on.pngs
     assert webui.generate(request, False).pngs == never_installed[name]
@@ -165,7 +165,7 @@ def test_merging_and_a_mask_file_together(webui: WebUI, never_installed: dict[st
 
 
 def half_mask(webui: WebUI) -> Mask:
-    """A mask for the loaded checkpoint: at every second of 6 calls only the first half of the blocks runs."""
+    """A mask for the loaded checkpoint: after the first of 6 calls only the first half of the blocks runs."""
     root, marks = "model.diffusion_model.", (".in_layers.0.weight", ".proj_in.weight")
     with safe_open(webui.get("/sdapi/v1/sd-models")[0]["filename"], framework="np") as checkpoint:
         keys = [key.removeprefix(root) for key in checkpoint.keys() if key.startswith(root)]
@@ -173,7 +173,7 @@ def half_mask(webui: WebUI) -> Mask:
     parts = ("input_blocks", "middle_block", "output_blocks")
     blocks = sorted(found, key=lambda name: (parts.index(name.split(".")[0]), *map(int, name.split(".")[1:])))
     run = np.ones((6, len(blocks)), dtype=bool)
-    run[1::2, len(blocks) // 2 :] = False
+    run[1:, len(blocks) // 2 :] = False
     return Mask(run, "ldm U-Net", tuple(blocks), tuple(np.linspace(999, 0, 6)))
 
 
@@ -322,7 +322,11 @@ def test_a_refiner(webui: WebUI) -> None:
 
 @pytest.mark.parametrize(
     ("name", "values", "args"),
-    [("Threshold", "0.5, 1", ON), ("Block rule every", "2, 1", RULE), ("DaTo", "dato_coco, off", DATO)],
+    [
+        ("Threshold", "0.5, 1", ON),
+        ("Block rule every", "2, 1", RULE),
+        ("DaTo", "dato_coco, off", args_of(threshold=1, dato="dato_coco")),
+    ],
     ids=["merge", "skip", "dato"],
 )
 def test_an_xyz_grid(webui: WebUI, name: str, values: str, args: tuple[Any, ...]) -> None:

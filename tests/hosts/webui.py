@@ -42,10 +42,11 @@ class Raiser(scripts.Script):
             handle = p.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(count)
 '''
 COUNTER = '''
+import re
 from modules import scripts
 
 class Counter(scripts.Script):
-    """Writes into the infotext how often the U-Net really ran in each pass."""
+    """Writes into the infotext how often the U-Net really ran in each pass, and the comments without numbers of runs."""
     def title(self): return "counter"
     def show(self, is_img2img): return scripts.AlwaysVisible
     def before_process(self, p): self.counts, self.inside = [], None
@@ -64,6 +65,9 @@ class Counter(scripts.Script):
     def post_sample(self, p, ps):
         self.restore()
         p.extra_generation_params["Passes"] = " / ".join(map(str, self.counts))
+    def postprocess_batch(self, p, **kwargs):
+        if p.comments:
+            p.extra_generation_params["Comments"] = re.sub(r"run \\d+, ", "", " | ".join(p.comments))
 '''
 
 
@@ -78,10 +82,10 @@ class Picture:
 class WebUI:
     """One server. `skipstone`: link the checkout into its extensions folder. models: its folder, with links to the models."""
 
-    def __init__(self, webui: Path, data: Path, skipstone: bool, counts: bool = False) -> None:
+    def __init__(self, webui: Path, data: Path, skipstone: bool, counts: bool = False, flags: str = "") -> None:
         """Nothing is started. webui: the web UI's folder; data: an empty folder for this server. counts: add "Passes" to the
-        infotext, how often the U-Net ran in each pass."""
-        self._webui = webui
+        infotext, how often the U-Net ran in each pass. flags: more of them for its command line."""
+        self._webui, self._flags = webui, flags.split()
         self._data = data
         self._log = data / "server.log"
         with socket.socket() as free:
@@ -105,7 +109,7 @@ class WebUI:
     def __enter__(self) -> WebUI:
         """Start, and wait until a model is loaded and the API is complete (it answers earlier)."""
         python = os.environ.get("WEBUI_PYTHON") or str(self._webui / "venv" / "bin" / "python")
-        flags = os.environ.get("WEBUI_ARGS", FLAGS).split()
+        flags = [*os.environ.get("WEBUI_ARGS", FLAGS).split(), *self._flags]
         places = ["--data-dir", str(self._data), "--models-dir", str(self.models)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         with self._log.open("w") as log:
