@@ -42,7 +42,7 @@ def timesteps_of(sampler: Any, sigmas: Tensor) -> list[float] | None:
         sampler: of k-diffusion, as the host makes it. Its denoiser is of the model that is loaded now.
         sigmas: noise levels [calls].
     """
-    denoiser = getattr(getattr(sampler, "model_wrap_cfg", None), "inner_model", None)
+    denoiser: Any = getattr(getattr(sampler, "model_wrap_cfg", None), "inner_model", None)
     if not callable(rule := getattr(denoiser, "sigma_to_t", None)):
         return None
     if getattr(denoiser.inner_model, "is_sd3", False):  # the rule is not the one that its model applies
