@@ -191,13 +191,13 @@ class BlockPart:
 
     def _regroup(self) -> None:
         """Keep the differences in the sums that the plan allows now."""
-        heads = self._plan.heads()
-        for i in range(1, len(heads)):  # the first call shows which blocks only add to what they pass on
-            if heads[i] != i and self._seen.refuses_sums(i):
-                heads[heads == heads[i]] = np.flatnonzero(heads == heads[i])
-        if not np.array_equal(heads, self._sums.asked):
+        heads, sums = self._plan.heads(), self._sums
+        apart = [i for i in range(len(heads)) if self._seen.refuses_sums(i)]
+        if not np.array_equal(heads, sums.asked) or not all(map(sums.alone, apart)):
             self._drop(np.ones(len(heads), dtype=bool))
             self._sums = Sums(heads)
+            for number in apart:
+                self._sums.separate(number)
 
     def _refuse(self) -> None:
         """Stop skipping: the first call did not match the graph, so the rest of the run is unaccelerated."""
@@ -226,7 +226,8 @@ class BlockPart:
         for number, values in differences:
             if self._proof.gives(number, values, self._call.rows):
                 self._caches[number].note(values)
-                self._store(*(self._sums.add(number, values) if self._keep[number] else ()))
+                alone = self._seen.refuses_sums(number)
+                self._store(*(self._sums.add(number, values, alone) if self._keep[number] else ()))
 
     def _store(self, *found: tuple[int, Values]) -> None:
         """Cache values if they fit the budget. A later call that lacks one runs in full."""

@@ -1,7 +1,8 @@
 """What the blocks of a stack pass on, observed while they run: which inputs their outputs continue.
 
 With difference caching a block's value is what it adds to those inputs. Nothing is taken from names: an output of one block
-that is an argument of the next block of its stack is continued by it.
+that is an argument of the next block of its stack is continued by it. Where the network changes it in between, the output
+continues the only input of its shape.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Observation:
     def close(self) -> list[Difference]:
         """End a forward. Return the differences of stacks of one block, whose outputs continue the only inputs of their shape."""
         for stack, last in list(self._waiting.items()):
-            alone = tuple(_only(last.copies, value) for value in last.kept)
+            alone = _alone(last)
             if any(path is not None for path in alone):
                 self._know(stack, alone)
             else:
@@ -149,7 +150,7 @@ class Observation:
         return self._stacks[number] in self._slots
 
     def refuses_sums(self, number: int) -> bool:
-        """Whether a block's difference must be kept by itself: it has other outputs, or later blocks read what it passes on."""
+        """Whether a block's difference must be kept by itself, because it is not all that happens to what it passes on."""
         stack = self._stacks[number]
         return stack in self._read_later or None in self._slots.get(stack, ())
 
@@ -168,7 +169,10 @@ class Observation:
         last = self._waiting.get(stack)
         if last is None or stack in (self._stacks[n] for n in self.unfit):
             return
-        slots = tuple(_place(given, *pair, last.copies) for pair in zip(last.outputs, last.kept, strict=True))
+        passed = tuple(_place(given, *pair, last.copies) for pair in zip(last.outputs, last.kept, strict=True))
+        slots = passed if any(path is not None for path in passed) else _alone(last)
+        if slots is not passed:  # the network changes what lies between the blocks
+            self._read_later.add(stack)
         if all(path is None for path in slots):
             self._refuse(stack, "does not pass its output on to the next block")
         else:
@@ -247,6 +251,11 @@ def _place(given: Arguments, output: Any, kept: Tensor | None, copies: dict[Path
     same = [path for path, value in alike if value is output and copies[path].shape == kept.shape]
     equal = (p for p, v in alike if copies[p].shape == kept.shape and v.dtype == kept.dtype and torch.equal(v, kept))
     return same[0] if same else next(equal, None)
+
+
+def _alone(last: _Waiting) -> Slots:
+    """Return for each output the only input of its shape."""
+    return tuple(_only(last.copies, value) for value in last.kept)
 
 
 def _only(copies: dict[Path, Tensor], value: Tensor | None) -> Path | None:

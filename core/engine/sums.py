@@ -35,7 +35,7 @@ class Sums:
         """Whether the sum of its group is kept with this block."""
         return bool(self.heads[number] == number)
 
-    def add(self, number: int, values: Values) -> list[tuple[int, Values]]:
+    def add(self, number: int, values: Values, alone: bool = False) -> list[tuple[int, Values]]:
         """Add a block's difference; return the sums that are complete, with their heads.
 
         A block that does not fit to the one before it, such as a last one without text, begins a group of its own.
@@ -43,7 +43,10 @@ class Sums:
         Args:
             number: of the block.
             values: its difference, tensors that may be changed.
+            alone: keep it by itself.
         """
+        if alone:
+            self.separate(number)
         done: list[tuple[int, Values]] = []
         if self._continues(number, values):
             for total, value in zip(self._values, values, strict=True):
@@ -51,16 +54,34 @@ class Sums:
                     total.add_(value)
         else:
             done += self.finished()
-            self.heads[(self.heads == self.heads[number]) & (np.arange(len(self.heads)) >= number)] = number
+            self._split(number)
             self._head, self._values = number, values
         self._last = number
         return done if self._goes_on(number) else [*done, *self.finished()]
+
+    def separate(self, number: int) -> None:
+        """Keep a block's difference by itself from now on.
+
+        Args:
+            number: of the block.
+        """
+        self._split(number)
+        if number + 1 < len(self.heads) and self.heads[number + 1] == number:
+            self._split(number + 1)
+
+    def alone(self, number: int) -> bool:
+        """Whether a block's difference is kept by itself."""
+        return int((self.heads == self.heads[number]).sum()) == 1
 
     def finished(self) -> list[tuple[int, Values]]:
         """End the sum under way, and return it with its head."""
         head, values = self._head, self._values
         self._head, self._values = -1, ()
         return [(head, values)] if head >= 0 else []
+
+    def _split(self, number: int) -> None:
+        """Begin a group with a block that stood in the middle of one."""
+        self.heads[(self.heads == self.heads[number]) & (np.arange(len(self.heads)) >= number)] = number
 
     def _goes_on(self, number: int) -> bool:
         return number + 1 < len(self.heads) and bool(self.heads[number + 1] == self.heads[number])

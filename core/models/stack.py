@@ -123,7 +123,11 @@ def _no_sites(root: nn.Module) -> list[Site]:
 
 
 def _alike(blocks: Sequence[nn.Module]) -> bool:
-    """Whether these are enough blocks of one class, each of several modules."""
+    """Whether these are enough blocks of one class, each of several layers."""
     kinds = {type(unwrapped(block)) for block in blocks}
-    whole = (not isinstance(block, _CONTAINERS) and next(block.children(), None) is not None for block in blocks)
+    whole = (not isinstance(block, _CONTAINERS) and _layers(block) > 1 for block in blocks)
     return len(blocks) >= LEAST and len(kinds) == 1 and all(whole)
+
+
+def _layers(block: nn.Module) -> int:
+    return sum(next(inner.children(), None) is None for inner in block.modules())

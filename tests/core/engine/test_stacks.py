@@ -27,10 +27,10 @@ class Layer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = nn.Linear(SHAPE[-1], SHAPE[-1])
+        self.inner, self.outer = nn.Linear(SHAPE[-1], SHAPE[-1]), nn.Linear(SHAPE[-1], SHAPE[-1])
 
     def gain(self, x: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(self.inner(x)) * t.view(-1, 1, 1).cos()
+        return self.outer(torch.tanh(self.inner(x))) * t.view(-1, 1, 1).cos()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return x + self.gain(x, t)
@@ -62,6 +62,13 @@ class WithMap(Layer):
     def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         gain = self.gain(x, t)
         return x + gain, gain.mean(dim=-1)
+
+
+def along_lengthened(layers: Any, x: Tensor, t: Tensor) -> Tensor:
+    """HiDream's blocks: tokens are added before each, and dropped after it."""
+    for number, layer in enumerate(layers):
+        x = layer(torch.cat([x, x[:, :2] * number], dim=1), t)[:, : SHAPE[1]]
+    return x
 
 
 class Reader(Layer):
@@ -120,6 +127,7 @@ KINDS: dict[str, tuple[type[Layer], Callable[..., Tensor], int]] = {
     "text and picture": (Joint, jointly, 2),
     "pairs": (Nested, in_pairs, 2),
     "other outputs": (WithMap, with_maps, BLOCKS + 1),
+    "longer in between": (Layer, along_lengthened, BLOCKS + 1),
     "long skips": (Reader, with_skips, BLOCKS),
 }
 

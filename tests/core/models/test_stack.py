@@ -34,7 +34,7 @@ def test_lists_of_blocks_of_one_class_are_stacks() -> None:
 def test_layers_norms_and_lists_inside_of_blocks_are_none() -> None:
     mixed = nn.ModuleList([block(), block(), block(), network(a=nn.Linear(1, 1))])
     outer = nn.ModuleList(network(heads=stack(), out=nn.Linear(1, 1)) for _ in range(LEAST))
-    net = network(norms=nn.ModuleList(nn.LayerNorm(2) for _ in range(9)), mixed=mixed, outer=outer)
+    net = network(norms=nn.ModuleList(nn.Sequential(nn.LayerNorm(2)) for _ in range(9)), mixed=mixed, outer=outer)
     assert lists_of(net) == ("outer",)
 
 

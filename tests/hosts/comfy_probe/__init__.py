@@ -10,11 +10,13 @@ import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.supported_models
 import torch
 from aiohttp import web
 from server import PromptServer
 
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
+from .families import FAMILIES
 
 _models = {}
 _rows = {"network": 0, "control": 0}
@@ -39,8 +41,22 @@ def _randomise(module):
                 p.copy_(torch.full(p.shape, float(name.endswith(("weight", "scale")))))
 
 
+def _settings(kind):
+    """What ComfyUI knows of a kind; it sets some sizes itself, for which these networks are too small."""
+    if kind not in FAMILIES:
+        return comfy.model_detection.model_config_from_unet_config(config(kind))
+    given = FAMILIES[kind]
+    settings = (
+        getattr(comfy.supported_models, given.of)(dict(given.config))
+        if given.of
+        else comfy.model_detection.model_config_from_unet_config(dict(given.config))
+    )
+    settings.unet_config.update(given.config)
+    return settings
+
+
 def _build(kind):
-    settings = comfy.model_detection.model_config_from_unet_config(config(kind))
+    settings = _settings(kind)
     settings.set_inference_dtype(torch.float32, None)
     model = settings.get_model({}, "")
     _randomise(model.diffusion_model)
@@ -71,9 +87,13 @@ def model(kind):
 
 def conditioning(kind, tokens, rng):
     """Random text."""
-    channels, pooled = CONTEXT[kind]
+    given = FAMILIES.get(kind)
+    channels, pooled = (given.text, given.pooled) if given else CONTEXT[kind]
     generator = torch.Generator().manual_seed(rng)
     extra = {"pooled_output": torch.randn(1, pooled, generator=generator)} if pooled else {}
+    for name, shape in given.extras.items() if given else ():
+        mask = "mask" in name
+        extra[name] = torch.ones(shape, dtype=torch.long) if mask else torch.randn(shape, generator=generator)
     if kind in MASKED:
         extra["attention_mask"] = torch.ones(1, tokens, dtype=torch.long)
     return ([[torch.randn(1, tokens, channels, generator=generator), extra]],)
@@ -81,7 +101,7 @@ def conditioning(kind, tokens, rng):
 
 def latent(kind):
     """An empty latent."""
-    return ({"samples": torch.zeros(LATENTS[kind])},)
+    return ({"samples": torch.zeros(FAMILIES[kind].latent if kind in FAMILIES else LATENTS[kind])},)
 
 
 def lora(model):
@@ -170,12 +190,12 @@ def leftovers(model, samples):
     return {"ui": {"text": [", ".join(found)]}}
 
 
-_KIND = (list(CONFIGS),)
+_KIND = ([*CONFIGS, *FAMILIES],)
 _INT = ("INT", {"default": 1, "max": 2**31})
 NODE_CLASS_MAPPINGS = {
     "ProbeModel": _node(model, ("MODEL",), {"kind": _KIND}),
     "ProbeConditioning": _node(conditioning, ("CONDITIONING",), {"kind": _KIND, "tokens": _INT, "rng": _INT}),
-    "ProbeLatent": _node(latent, ("LATENT",), {"kind": (list(LATENTS),)}),
+    "ProbeLatent": _node(latent, ("LATENT",), {"kind": ([*LATENTS, *FAMILIES],)}),
     "ProbeLowVram": _node(low_vram, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
