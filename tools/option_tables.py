@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.calibrate.masks.settings import TrainSettings
 from ..core.models import FAMILIES, HOST_FAMILIES, Family
-from ..core.models.family import DATO_SCHEDULE
+from ..core.models.family import BLOCKS, DATO_SCHEDULE
 from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
@@ -28,6 +28,8 @@ MARKED = re.compile(r"(<!-- (?:options )?(\w+) -->\n).*?(<!-- end -->)", re.DOTA
 
 _ANY, _OTHERS = "call skip, Auto", "any other model that the host loads"
 """The column of the methods that serve every network, and the row of the networks that only they serve."""
+_STACKS = "other transformers (Qwen-Image, Z-Image, Wan, LTX, ...)"
+"""The row of networks of no family that have a stack of blocks."""
 _HOSTS = ("ComfyUI, A1111, Forge", "diffusers")
 _HEAD = ("| option | default | values | what it does |", "|---|---|---|---|")
 
@@ -55,16 +57,20 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
             served.setdefault(model, {}).update(dict.fromkeys(kinds))
             hosts.setdefault(model, set()).add(family in HOST_FAMILIES)
     columns = list(dict.fromkeys(kind for kinds in served.values() for kind in kinds))
-    rows: dict[tuple[bool, ...], list[str]] = {}
+    rows: dict[tuple[object, ...], list[str]] = {}
     for model, kinds in served.items():
         cells = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
         rows.setdefault(cells, []).append(model)
-    others = (*(False for _ in columns), True, True)
-    rows[others] = [_OTHERS]
+    for row, kinds in ((_STACKS, BLOCKS), (_OTHERS, ())):
+        rows[(*(kind in kinds for kind in columns), True, True, row)] = [row]
     titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
     lines = [["model", _ANY, *titles, *_HOSTS], ["---"] * (2 + len(columns) + len(_HOSTS))]
-    lines += [[", ".join(models), "yes", *("yes" if cell else "-" for cell in cells)] for cells, models in rows.items()]
+    lines += [[", ".join(models), "yes", *_cells(cells[: len(titles) + 2])] for cells, models in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(yes: Iterable[object]) -> list[str]:
+    return ["yes" if cell else "-" for cell in yes]
 
 
 def filled(text: str) -> str:

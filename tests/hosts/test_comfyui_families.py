@@ -19,7 +19,8 @@ STACKED = {
     "AuraFlow": 8, "HunyuanDiT": 8, "Flux 2": 8, "Lumina 2": 4, "Z-Image": 4, "Qwen-Image": 4, "HiDream": 8, "OmniGen 2": 4,
     "Boogu": 8, "Ideogram 4": 4, "Krea 2": 4, "Mage Flow": 4, "JoyImage": 4, "Kandinsky 5": 4, "LongCat": 8, "Ernie": 4,
     "CogVideoX": 4, "Anima": 4, "HunyuanImage 2.1": 8, "HunyuanVideo 1.5": 8, "Wan 2.1 i2v": 4, "Wan 2.2 t2v 5B": 4,
-    "Wan VACE": 4, "Wan camera": 4, "PixelDiT": 4, "Lens": 4,
+    "Wan VACE": 4, "Wan camera": 4, "PixelDiT": 4, "Lens": 4, "Wan 2.1 t2v": 4, "LTX Video": 4, "HunyuanVideo t2v": 8,
+    "Cosmos 1": 4, "Cosmos Predict 2": 4, "Mochi 1": 4,
 }  # fmt: skip
 """Kind -> blocks of its stacks."""
 LONG_SKIPS = ("HunyuanDiT",)
@@ -29,7 +30,9 @@ LONG_SKIPS = ("HunyuanDiT",)
 def picture(kind: str) -> Prompt:
     """Dense."""
     prompt = text2img(kind, size=128, steps=STEPS)
-    return {**prompt, "empty": node("ProbeLatent", kind=kind)}
+    conds = {name: node("ProbeConditioning", kind=kind, tokens=256 if kind == "Mochi 1" else 77, rng=i)
+             for i, name in enumerate(("positive", "negative"))}  # fmt: skip
+    return {**prompt, **conds, "empty": node("ProbeLatent", kind=kind)}
 
 
 def skipped(kind: str, **rule: Any) -> Prompt:

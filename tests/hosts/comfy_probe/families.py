@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from .configs import CONFIGS
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -108,3 +110,11 @@ FAMILIES = {
     "Stable Cascade C": Kind({"stable_cascade_stage": "c", "c_cond": 64, "c_hidden": [64, 64], "nhead": [2, 2],
         "blocks": [[2, 4], [4, 2]], "c_clip_text": 64, "c_clip_text_pooled": 64}, 64, 64, (1, 16, 8, 8)),
 }  # fmt: skip
+FAMILIES |= {
+    "Wan 2.1 t2v": Kind({**CONFIGS["Wan"], "num_layers": 4}, 4096, 0, VIDEO),
+    "LTX Video": Kind({**CONFIGS["LTXV"], "num_layers": 4}, 4096, 0, (1, 128, 2, 4, 4), {"attention_mask": (1, 77)}),
+    "HunyuanVideo t2v": Kind({**_HUNYUAN}, 256, 768, VIDEO),
+    "Cosmos 1": Kind({**CONFIGS["Cosmos"], "num_blocks": 4}, 1024, 0, VIDEO),
+    "Cosmos Predict 2": Kind({**CONFIGS["Cosmos 2"], "num_blocks": 4}, 1024, 0, VIDEO),
+    "Mochi 1": Kind({**CONFIGS["Mochi"], "depth": 4}, 4096, 0, (1, 12, 2, 16, 16), {"attention_mask": (1, 256)}),
+}
