@@ -159,7 +159,7 @@ class UNetBracket:
         """Begin the run at its first call: its steps are known only now. After a switch of the model, they are what is left."""
         self._first_step = self._step.number or 0
         left = self._step.steps - self._first_step if self._step.steps else None
-        scale = self._engine.family.time_scale
+        scale = self._engine.family.time_scale or 1.0
         calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
         self._engine.begin(calls, steps=left, stochastic=self._step.noisy)
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
