@@ -59,10 +59,11 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
     columns = list(dict.fromkeys(kind for kinds in served.values() for kind in kinds))
     rows: dict[tuple[object, ...], list[str]] = {}
     for model, kinds in served.items():
-        cells = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
-        rows.setdefault(cells, []).append(model)
+        marks = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
+        rows.setdefault(marks, []).append(model)
     for row, kinds in ((_STACKS, BLOCKS), (_OTHERS, ())):
-        rows[(*(kind in kinds for kind in columns), True, True, row)] = [row]
+        cells = (*(kind in kinds for kind in columns), True, True, row)
+        rows[cells] = [row]
     titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
     lines = [["model", _ANY, *titles, *_HOSTS], ["---"] * (2 + len(columns) + len(_HOSTS))]
     lines += [[", ".join(models), "yes", *_cells(cells[: len(titles) + 2])] for cells, models in rows.items()]

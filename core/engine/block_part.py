@@ -151,6 +151,16 @@ class BlockPart:
         self._caches = []
 
     @property
+    def counts(self) -> np.ndarray:
+        """Blocks that were dead, reused and run so far, int [3] in the order of :class:`State`."""
+        return self._tally.counts
+
+    @property
+    def macs(self) -> np.ndarray:
+        """Their multiply-adds, int [3]."""
+        return self._tally.macs
+
+    @property
     def nbytes(self) -> int:
         """Memory held by caches, in bytes."""
         return sum(c.nbytes for c in self._caches)
