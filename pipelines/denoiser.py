@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from ..core.calibrate.denoiser import Trajectory
 from ..core.forecast.space import Noise
+from ..core.models import recognise
 from .conditions import Conditions, conditions_of
 from .noise import adds_noise, noise_at
-from .prompts import network_of
-from .runs import guidance_of, latent_shape, set_timesteps
+from .packing import flux_positions, packed, takes_tokens, unpacked
+from .prompts import NetworkArguments, network_of
+from .runs import guidance_of, initial_scale, latent_shape, set_timesteps
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class PipelineDenoiser:
         self.timesteps = tuple(float(t) for t in self._t)
         self._scales = _input_scales(scheduler, self._t)
         self._takes = set(inspect.signature(scheduler.step).parameters)
+        self._packs = takes_tokens(network)
+        self._time_scale = recognise(network, anything=True).time_scale or 1.0
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
         """Return the initial noise of each seed's own generator, scaled for the sampler, with a conditioning drawn by it."""
@@ -70,31 +74,40 @@ class PipelineDenoiser:
         noise = torch.stack([torch.randn(self._shape, generator=g) for g in generators])
         which = [_one_of(len(self._conditions), g) for g in generators]
         weight = next(self.network.parameters())
-        x = noise.to(weight.device, weight.dtype) * getattr(self._scheduler, "init_noise_sigma", 1.0)
+        x = noise.to(weight.device, weight.dtype) * initial_scale(self._scheduler)
         return Trajectory(
             x, self._conditions.rows(which, self._guidance > 1), _History(_twin(self._scheduler), generators)
         )
 
     def predict(self, at: Trajectory, call: int) -> Tensor:
-        """Return the network's output [rows, C, h, w]. With guidance there are two rows per sample, the empty conditionings first.
+        """Return the network's output, of its input's shape. With guidance there are two rows per sample, the empty ones first.
 
         Args:
             at: the trajectory.
             call: number of the call, from 0.
         """
         x = self.network_input(at, call)
+        return self.network(x, timestep=self._time(call, x), return_dict=False, **at.cond, **self._positions(at))[0]
+
+    def _time(self, call: int, x: Tensor) -> Tensor:
         t = self._t[call].to(x.device).expand(len(x))
-        return self.network(x, timestep=t, return_dict=False, **at.cond)[0]
+        return t if self._time_scale == 1 else t.to(x.dtype) / self._time_scale
+
+    def _positions(self, at: Trajectory) -> NetworkArguments:
+        return flux_positions(at.x, at.cond["encoder_hidden_states"]) if self._packs else {}
 
     def network_input(self, at: Trajectory, call: int) -> Tensor:
-        """Return the latents that :meth:`predict` gives the network [rows, C, h, w].
+        """Return the latents that :meth:`predict` gives the network: [rows, C, h, w], or packed as [rows, tokens, 4C].
 
         Args:
             at: the trajectory.
             call: number of the call, from 0.
         """
         x = torch.cat([at.x, at.x]) if self._guidance > 1 else at.x
-        return x * self._scales[call]
+        return self._as_taken(x * self._scales[call])
+
+    def _as_taken(self, latents: Tensor) -> Tensor:
+        return packed(latents) if self._packs else latents
 
     def noise(self, call: int) -> Noise | None:
         """Return the noise level of a call; None if it is not known."""
@@ -125,7 +138,7 @@ class PipelineDenoiser:
         """
         given = {"generator": at.history.generators, "eta": 0.0}  # the arguments that diffusers' pipelines pass
         more = {name: value for name, value in given.items() if name in self._takes}
-        step = at.history.scheduler.step(self.guided(output), self._t[call], at.x, return_dict=False, **more)
+        step = at.history.scheduler.step(self._as_latents(output), self._t[call], at.x, return_dict=False, **more)
         return Trajectory(step[0].to(at.x.dtype), at.cond, at.history)
 
     def fork(self, at: Trajectory) -> Trajectory:
@@ -135,11 +148,15 @@ class PipelineDenoiser:
 
     def guided(self, output: Tensor) -> Tensor:
         """Return the output with guidance applied, and without a learned variance."""
-        output = output[:, : self._shape[0]]
+        output = output if self._packs else output[:, : self._shape[0]]
         if self._guidance <= 1:
             return output
         empty, cond = output.chunk(2)
         return empty + self._guidance * (cond - empty)
+
+    def _as_latents(self, output: Tensor) -> Tensor:
+        guided = self.guided(output)
+        return unpacked(guided, self._shape[1:]) if self._packs else guided
 
 
 def denoiser_of(

@@ -118,16 +118,11 @@ def draw_batch(
     if "prompt" in known:
         call["prompt"] = list(prompts)
     elif "class_labels" in known:
-        call["class_labels"] = [int(p) if p.isdigit() else _label(pipe, p) for p in prompts]
+        call["class_labels"] = [int(p) if p.isdigit() else pipe.get_label_ids([p])[0] for p in prompts]
     else:
         raise ModelError(f"{type(pipe).__name__} takes neither a prompt nor class labels: use a pipeline that does")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return pipe(num_inference_steps=steps, generator=generators, output_type=output_type, **call)
-
-
-def _label(pipe: Any, name: str) -> Any:
-    """Return the number of a class name. The demo's pipeline takes class names as they are."""
-    return pipe.get_label_ids([name])[0] if hasattr(pipe, "get_label_ids") else name
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> Any:

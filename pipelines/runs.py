@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from ..core.errors import RecipeError
+from ..core.models.family import class_name
 from ..core.recipe.validate import integer
+from .noise import is_flow
+from .packing import PACKING, takes_tokens
 
 
 def guidance_of(pipe: Any) -> float:
@@ -40,17 +44,24 @@ def latent_shape(pipe: Any, network: Any, size: int | None = None) -> tuple[int,
         >>> latent_shape(None, network)
         (4, 16, 16)
     """
-    own = network.config.sample_size
+    packs = takes_tokens(network)
+    own = pipe.default_sample_size if packs else network.config.sample_size
+    channels = network.config.in_channels // PACKING**2 if packs else network.config.in_channels
     if size is None:
-        return (network.config.in_channels, *((own, own) if isinstance(own, int) else own))
+        return (channels, *((own, own) if isinstance(own, int) else own))
     if "height" not in inspect.signature(pipe.__call__).parameters:
         raise RecipeError(f"{type(pipe).__name__} draws at one size only: leave --size out")
-    scale, patch = int(pipe.vae_scale_factor), int(network.config.get("patch_size") or 1)
+    scale, patch = int(pipe.vae_scale_factor), _token_side(network)
     multiple, most = max(8, scale * patch), network.config.get("pos_embed_max_size")
     if size < multiple or size % multiple or (most and size > most * scale * patch):
         limit = f" up to {most * scale * patch}" if most else ""
         raise RecipeError(f"size={size} cannot be drawn by this model: give a multiple of {multiple}{limit}")
-    return (network.config.in_channels, size // scale, size // scale)
+    return (channels, size // scale, size // scale)
+
+
+def _token_side(network: Any) -> int:
+    """Return the side of a token in latent pixels."""
+    return PACKING if takes_tokens(network) else int(network.config.get("patch_size") or 1)
 
 
 def set_timesteps(scheduler: Any, steps: int, network: nn.Module, shape: tuple[int, ...]) -> None:
@@ -72,7 +83,11 @@ def set_timesteps(scheduler: Any, steps: int, network: nn.Module, shape: tuple[i
         [500, 0]
     """
     integer("steps", steps, 1, "20 is the default")
-    more = {"mu": _shift(scheduler, network, shape)} if getattr(scheduler.config, "use_dynamic_shifting", False) else {}
+    more: dict[str, Any] = {}
+    if getattr(scheduler.config, "use_dynamic_shifting", False):
+        more["mu"] = _shift(scheduler, network, shape)
+    if _given_sigmas(scheduler, network):
+        more["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     try:
         scheduler.set_timesteps(steps, device=next(network.parameters()).device, **more)
     except ValueError as error:
@@ -81,10 +96,44 @@ def set_timesteps(scheduler: Any, steps: int, network: nn.Module, shape: tuple[i
         ) from None
 
 
+def _given_sigmas(scheduler: Any, network: nn.Module) -> bool:
+    """Whether pipelines state the noise levels of this flow sampler, before its shift: all but SD3's do."""
+    stated = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
+    return is_flow(scheduler) and stated and class_name(network) != "SD3Transformer2DModel"
+
+
 def _shift(scheduler: Any, network: Any, shape: tuple[int, ...]) -> float:
     """Return the timestep shift of a flow sampler for a latent [C, h, w], linear in the number of tokens."""
-    config, patch = scheduler.config, int(network.config.get("patch_size") or 1)
+    config, patch = scheduler.config, _token_side(network)
     tokens = (shape[-2] // patch) * (shape[-1] // patch)
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.16)
     return float(low + (high - low) * (tokens - few) / (many - few))
+
+
+def scaled_input(scheduler: Any, latents: Tensor, t: Tensor) -> Tensor:
+    """Return a network's input. Flow samplers take the latents as they are.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        latents: [B, ...].
+        t: an entry of the schedule.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import FlowMatchEulerDiscreteScheduler
+        >>> scaled_input(FlowMatchEulerDiscreteScheduler(), torch.ones(2), torch.tensor(9.0)).tolist()
+        [1.0, 1.0]
+    """
+    return scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+
+
+def initial_scale(scheduler: Any) -> float:
+    """Return the standard deviation of a run's first latents.
+
+    Example:
+        >>> from diffusers import FlowMatchEulerDiscreteScheduler
+        >>> initial_scale(FlowMatchEulerDiscreteScheduler())
+        1.0
+    """
+    return getattr(scheduler, "init_noise_sigma", 1.0)

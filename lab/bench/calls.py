@@ -26,7 +26,7 @@ from ...core.plan.run import Horizon
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
-from ...pipelines.samplers import SAMPLERS, set_sampler
+from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, set_sampler
 from ..demo_models.loading import load_model
 from .figures import Bench, Figures, Files, Progress, Table, publish
 
@@ -79,7 +79,7 @@ class CallBench(Files):
         """Refuse what cannot be measured. Raises :class:`RecipeError`."""
         if self.noises < 2 or not self.calls or not all(2 <= n < self.steps for n in self.calls):
             raise RecipeError(f"give 2 noises or more, and --calls between 2 and {self.steps - 1}")
-        unknown = [name for name in self.samplers if name not in SAMPLERS]
+        unknown = [name for name in self.samplers if name not in {**SAMPLERS, **FLOW_SAMPLERS}]
         if unknown:
             raise RecipeError(f"no sampler {unknown[0]!r}: choose {', '.join(SAMPLERS)}")
 
@@ -137,17 +137,15 @@ def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[st
         fewer = _errors(control, reference)
         told = {"sampler": sampler, "guidance": guidance, "calls": calls}
         yield {"name": FEWER, **told, **_figures(fewer, fewer), "psnr_db": _psnr(control, reference)}
-        for name, settings in _ways(options, denoiser, sampler, guidance, calls).items():
+        for name, settings in _ways(options, denoiser, calls).items():
             found = _latents(denoiser, seeds, settings)
             errors = _errors(found, reference)
             yield {"name": name, **told, **_figures(errors, fewer), "psnr_db": _psnr(found, reference)}
 
 
-def _ways(
-    options: CallBench, denoiser: PipelineDenoiser, sampler: str, guidance: float, calls: int
-) -> dict[str, CallSkip]:
+def _ways(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> dict[str, CallSkip]:
     ways = {OURS: CallSkip(calls=calls)}
-    planned = _planned(options, denoiser, sampler, guidance, calls)
+    planned = _planned(options, denoiser, calls)
     if planned is not None:
         ways["by profile"] = planned
     if options.peers:
@@ -156,14 +154,12 @@ def _ways(
     return ways
 
 
-def _planned(
-    options: CallBench, denoiser: PipelineDenoiser, sampler: str, guidance: float, calls: int
-) -> CallSkip | None:
+def _planned(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> CallSkip | None:
     """Return the profile's plan; None where it was made for another run."""
     if options.profile is None:
         return None
     known = Profile.load(options.profile)
-    if (known.sampler, known.steps, known.guidance) != (SAMPLERS[sampler], options.steps, guidance):
+    if (known.sampler, known.steps, known.guidance) != (denoiser.sampler, options.steps, denoiser.guidance):
         return None
     auto = Auto(speedup=options.steps / calls, profile=str(options.profile))
     return choose_calls(auto, Horizon(denoiser.timesteps), known.network).settings
