@@ -18,6 +18,8 @@ from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..lab.demo_models.loading import DEMO, load_model
+from ..lab.demo_models.pictures import CLASSES
+from ..lab.demo_models.pipeline import IconPipeline
 from ..pipelines.accelerate import accelerate
 from ..pipelines.loading import draw
 from ..pipelines.schedule import PipelineSchedule
@@ -149,11 +151,7 @@ def default_prompts(pipe: Any) -> tuple[str, ...]:
         >>> default_prompts(load_model("demo"))[:2]
         ('sun', 'moon')
     """
-    if type(pipe).__name__ in ("DemoPipeline", "DemoDiTPipeline"):
-        from ..lab.demo_models.pictures import CLASSES
-
-        return tuple(CLASSES)
-    return PROMPTS
+    return CLASSES if isinstance(pipe, IconPipeline) else PROMPTS
 
 
 def _compare(drift: Drift, chosen: tuple[int, ...], timesteps: list[float], train_steps: float) -> dict[str, float]:

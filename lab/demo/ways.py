@@ -120,8 +120,8 @@ class Drawing:
 
     def macs_per_call(self) -> int:
         """Multiply-adds of one dense call of the network, guidance's two halves."""
-        noise, labels = torch.cat([self._noise] * 2), self._labels.repeat(2).to(self._noise.device)
-        return count_macs(lambda: self._pipe.predict(noise, torch.tensor(500, device=noise.device), labels))
+        noise, arguments = torch.cat([self._noise] * 2), self._pipe.encode(CLASSES * 2)
+        return count_macs(lambda: self._pipe.predict(noise, torch.tensor(500, device=noise.device), arguments))
 
 
 def measure(drawing: Drawing, ways: Sequence[Way], rounds: int, timed: int = 1) -> list[Measured]:

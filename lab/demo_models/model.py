@@ -1,21 +1,31 @@
-"""The demo models: a diffusers U-Net and a diffusers DiT over 2x2-unshuffled pixels, and their files."""
+"""The demo models: a U-Net, a DiT and a Flux transformer of diffusers over 2x2-unshuffled pixels, and their files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, SchedulerMixin, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers import (
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from safetensors import safe_open
 from torch import nn
 
 from ...core.files import write_safetensors
+from ...pipelines.packing import PACKING, flux_positions, packed, unpacked
+from ...pipelines.prompts import NetworkArguments
+from .class_table import CLASS_DIM, ClassTable
 from .pictures import CLASSES
-from .pipeline import LATENT_CHANNELS, LATENT_SIZE, NULL, IconPipeline
+from .pipeline import LATENT_CHANNELS, LATENT_SIZE, IconPipeline
+from .text import TEXT_DIM, WORDS, CaptionEncoder, tokenize
 
 WEIGHTS = {
     "unet": Path(__file__).with_name("icons_unet.safetensors"),
@@ -23,7 +33,6 @@ WEIGHTS = {
 }
 PROFILES = Path(__file__).with_name("profiles")
 """Profiles of the shipped models, DDIM with guidance 3: made by `skipstone profile`."""
-CLASS_TOKENS, CLASS_DIM = 4, 32
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": LATENT_SIZE,
@@ -47,35 +56,29 @@ DIT_CONFIG: dict[str, Any] = {
     "attention_head_dim": 32,
     "num_embeds_ada_norm": len(CLASSES),
 }
+FLOW_CONFIG: dict[str, Any] = {
+    "in_channels": LATENT_CHANNELS * PACKING**2,
+    "num_layers": 2,
+    "num_single_layers": 6,
+    "num_attention_heads": 4,
+    "attention_head_dim": 24,
+    "joint_attention_dim": TEXT_DIM,
+    "pooled_projection_dim": TEXT_DIM,
+    "axes_dims_rope": (4, 10, 10),
+}
 SCHEDULER_CONFIG: dict[str, Any] = {
     "beta_schedule": "linear",
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
     "clip_sample": False,
 }
-
-
-class ClassTable(ModelMixin, ConfigMixin):
-    """A learned prompt for each class; the last row is the empty prompt of classifier-free guidance.
-
-    Args:
-        classes: number of classes.
-        tokens: of a prompt.
-        dim: channels of a token.
-
-    Example:
-        >>> ClassTable(classes=3)(torch.tensor([0, 3])).shape
-        torch.Size([2, 4, 32])
-    """
-
-    @register_to_config
-    def __init__(self, classes: int = len(CLASSES), tokens: int = CLASS_TOKENS, dim: int = CLASS_DIM) -> None:
-        super().__init__()
-        self.table = nn.Embedding(classes + 1, tokens * dim)
-
-    def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labels int64 [B] -> encoder hidden states [B, tokens, dim]."""
-        return self.table(labels).unflatten(1, (self.config.tokens, self.config.dim))
+FLOW_SCHEDULER_CONFIG: dict[str, Any] = {"shift": 2.0}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "unet": {"unet": UNET_CONFIG, "scheduler": SCHEDULER_CONFIG},
+    "dit": {"dit": DIT_CONFIG, "scheduler": SCHEDULER_CONFIG},
+    "flow": {"flow": FLOW_CONFIG, "scheduler": FLOW_SCHEDULER_CONFIG},
+}
+"""Configs of each kind: of its network, under the kind's name, and of its scheduler."""
 
 
 class DemoPipeline(IconPipeline):
@@ -102,9 +105,9 @@ class DemoPipeline(IconPipeline):
         """The U-Net."""
         return self.unet
 
-    def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def encode(self, prompts: Sequence[str]) -> NetworkArguments:
         """See :class:`IconPipeline`."""
-        return self.unet(latents, t, encoder_hidden_states=self.class_table(labels)).sample
+        return {"encoder_hidden_states": self.class_table(self.labels(prompts))}
 
 
 class DemoDiTPipeline(IconPipeline):
@@ -132,19 +135,67 @@ class DemoDiTPipeline(IconPipeline):
         """The transformer."""
         return self.transformer
 
-    def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def encode(self, prompts: Sequence[str]) -> NetworkArguments:
         """See :class:`IconPipeline`."""
-        return self.transformer(latents, t.expand(len(latents)), class_labels=labels).sample
+        return {"class_labels": self.labels(prompts)}
+
+
+class DemoFlowPipeline(IconPipeline):
+    """The flow model: attention on text and picture together with rotary positions, as Flux; prompts are captions.
+
+    Args:
+        transformer: the denoiser.
+        text_encoder: of captions.
+        scheduler: of diffusers, for flow models.
+
+    Example:
+        >>> new_pipeline("flow").encode(["a red heart", ""])["encoder_hidden_states"].shape
+        torch.Size([2, 10, 64])
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer"
+    default_sample_size = LATENT_SIZE
+
+    def __init__(
+        self, transformer: FluxTransformer2DModel, text_encoder: CaptionEncoder, scheduler: SchedulerMixin
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, text_encoder=text_encoder, scheduler=scheduler)
+
+    @property
+    def network(self) -> Any:
+        """The transformer."""
+        return self.transformer
+
+    def encode(self, prompts: Sequence[str]) -> NetworkArguments:
+        """See :class:`IconPipeline`."""
+        tokens, pooled = self.text_encoder(tokenize(prompts).to(self._execution_device))
+        return {"encoder_hidden_states": tokens, "pooled_projections": pooled}
+
+    def predict(self, latents: torch.Tensor, t: torch.Tensor, arguments: NetworkArguments) -> torch.Tensor:
+        """See :class:`IconPipeline`. The network takes packed latents."""
+        positions = flux_positions(latents, arguments["encoder_hidden_states"])
+        tokens = self.transformer(packed(latents), timestep=self.time(t, latents), **arguments, **positions).sample
+        return unpacked(tokens, latents.shape[-2:])
+
+    def time(self, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The network's time in 0..1, [B], in the latents' dtype.
+
+        Args:
+            t: timesteps [] or [B].
+            latents: [B, ...].
+        """
+        return t.expand(len(latents)).to(latents.dtype) / self.scheduler.config.num_train_timesteps
 
 
 def new_pipeline(kind: str = "unet") -> IconPipeline:
-    """An untrained pipeline of kind "unet" or "dit".
+    """An untrained pipeline of kind "unet", "dit" or "flow".
 
     Example:
         >>> type(new_pipeline("dit")).__name__
         'DemoDiTPipeline'
     """
-    return _pipeline({kind: {"unet": UNET_CONFIG, "dit": DIT_CONFIG}[kind], "scheduler": SCHEDULER_CONFIG})
+    return _pipeline(CONFIGS[kind])
 
 
 def pipeline_modules(pipe: IconPipeline) -> nn.ModuleDict:
@@ -156,6 +207,8 @@ def pipeline_modules(pipe: IconPipeline) -> nn.ModuleDict:
     """
     if isinstance(pipe, DemoDiTPipeline):
         return nn.ModuleDict({"dit": pipe.transformer})
+    if isinstance(pipe, DemoFlowPipeline):
+        return nn.ModuleDict({"flow": pipe.transformer, "text_encoder": pipe.text_encoder})
     return nn.ModuleDict({"unet": pipe.unet, "class_table": pipe.class_table})
 
 
@@ -163,7 +216,7 @@ def save_demo(kind: str, tensors: dict[str, torch.Tensor], path: Path, training:
     """Write the weights in half precision, with the configs and the training record as metadata.
 
     Args:
-        kind: "unet" or "dit".
+        kind: "unet", "dit" or "flow".
         tensors: weights by name.
         path: of the file.
         training: plain values about the training.
@@ -175,7 +228,7 @@ def save_demo(kind: str, tensors: dict[str, torch.Tensor], path: Path, training:
         Traceback (most recent call last):
         skipstone.core.errors.FileError: cannot write '/no such folder/a.safetensors' ...
     """
-    config = {kind: {"unet": UNET_CONFIG, "dit": DIT_CONFIG}[kind], "scheduler": SCHEDULER_CONFIG, "classes": CLASSES}
+    config = {**CONFIGS[kind], "classes": CLASSES, **({"words": WORDS} if kind == "flow" else {})}
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
     write_safetensors(path, halves, {"config": json.dumps(config), "training": json.dumps(training)})
 
@@ -186,7 +239,7 @@ def load_demo(
     """Load a demo pipeline, ready to draw.
 
     Args:
-        kind: "unet" or "dit", for the shipped one.
+        kind: "unet", "dit" or "flow", for the shipped one.
         path: of another file.
         device: for the weights.
         dtype: of the weights.
@@ -221,7 +274,10 @@ def profile_of(kind: str, steps: int) -> str:
 
 
 def _pipeline(config: dict[str, Any]) -> IconPipeline:
-    scheduler = DDIMScheduler(**config["scheduler"])
+    how = config["scheduler"]
+    if "flow" in config:
+        network = FluxTransformer2DModel(**config["flow"])
+        return DemoFlowPipeline(network, CaptionEncoder(), FlowMatchEulerDiscreteScheduler(**how))
     if "dit" in config:
-        return DemoDiTPipeline(DiTTransformer2DModel(**config["dit"]), scheduler)
-    return DemoPipeline(UNet2DConditionModel(**config["unet"]), ClassTable(NULL), scheduler)
+        return DemoDiTPipeline(DiTTransformer2DModel(**config["dit"]), DDIMScheduler(**how))
+    return DemoPipeline(UNet2DConditionModel(**config["unet"]), ClassTable(), DDIMScheduler(**how))

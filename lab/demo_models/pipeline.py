@@ -1,8 +1,9 @@
-"""The common part of the demo's two pipelines: pictures as latents, classifier-free guidance, the sampling loop."""
+"""The common part of the demo's pipelines: pictures as latents, classifier-free guidance, the sampling loop."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,14 +12,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch.nn import functional as F
 
-from ...pipelines.conditions import Conditions, class_numbers, from_embeddings
+from ...pipelines.conditions import Conditions, class_numbers
+from ...pipelines.prompts import NetworkArguments
+from ...pipelines.runs import initial_scale, scaled_input, set_timesteps
 from .pictures import CLASSES
 
 PATCH = 2
 """Each 2x2 block of pixels is one latent pixel, so a 64x64 picture is a 12 x 32 x 32 latent."""
 LATENT_CHANNELS, LATENT_SIZE = 3 * PATCH**2, 32
-NULL = len(CLASSES)
-"""The label of classifier-free guidance's unconditional half."""
+LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+_NUMBERS = {name: number for number, name in enumerate((*CLASSES, ""))}
+"""Numbers of the classes and of the empty prompt."""
 
 
 def to_latents(pictures: torch.Tensor) -> torch.Tensor:
@@ -54,7 +58,9 @@ def to_pil(pictures: torch.Tensor) -> list[Image.Image]:
 
 
 class IconPipeline(DiffusionPipeline):
-    """Class-conditional generation with classifier-free guidance, in the manner of the diffusers pipelines.
+    """Draws pictures of prompts with classifier-free guidance, in the manner of the diffusers pipelines.
+
+    The demo's pipelines differ in how a network is told what to draw: `encode`.
 
     Example:
         >>> from .model import load_demo
@@ -70,19 +76,27 @@ class IconPipeline(DiffusionPipeline):
         """The denoiser."""
 
     @abstractmethod
-    def predict(self, latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def encode(self, prompts: Sequence[str]) -> NetworkArguments:
+        """The arguments by which the network knows what to draw: tensors with one row per prompt.
+
+        Args:
+            prompts: class names, or captions; "" is the empty prompt of classifier-free guidance.
+        """
+
+    def predict(self, latents: torch.Tensor, t: torch.Tensor, arguments: NetworkArguments) -> torch.Tensor:
         """The velocity [B, 12, 32, 32].
 
         Args:
             latents: [B, 12, 32, 32].
             t: timesteps [] or [B].
-            labels: int64 [B].
+            arguments: of :meth:`encode`, B rows.
         """
+        return self.network(latents, timestep=t.expand(len(latents)), **arguments).sample
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: list[int | str] | torch.Tensor,
+        prompt: str | Sequence[int | str] | torch.Tensor,
         num_inference_steps: int = 50,
         guidance_scale: float = 3.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -91,10 +105,10 @@ class IconPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw one picture per label.
+        """Draw one picture per prompt.
 
         Args:
-            class_labels: numbers or names of classes.
+            prompt: numbers or names of classes; captions, if the model takes them.
             num_inference_steps: of the scheduler.
             guidance_scale: 1 or less runs the conditional half alone.
             generator: of the noise.
@@ -103,17 +117,16 @@ class IconPipeline(DiffusionPipeline):
             output_type: "pil", "pt" (pictures [B, 3, 64, 64] in 0..1) or "latent".
             return_dict: return an `ImagePipelineOutput`; otherwise a tuple.
         """
-        labels = self.encode_labels(class_labels)
-        guided = guidance_scale > 1
-        asked = torch.cat([torch.full_like(labels, NULL), labels]) if guided else labels
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        latents = self.prepare_latents(len(labels), generator, latents)
+        prompts, guided = as_prompts(prompt), guidance_scale > 1
+        arguments = self.encode([""] * len(prompts) + prompts if guided else prompts)
+        set_timesteps(self.scheduler, num_inference_steps, self.network, LATENT_SHAPE)
+        latents = self.prepare_latents(len(prompts), generator, latents)
         step_kwargs = {"eta": eta} if isinstance(self.scheduler, DDIMScheduler) else {}
 
         with self.progress_bar(total=num_inference_steps) as bar:
             for t in self.scheduler.timesteps:
-                inputs = self.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-                output = self.predict(inputs, t, asked)
+                inputs = scaled_input(self.scheduler, torch.cat([latents] * 2) if guided else latents, t)
+                output = self.predict(inputs, t, arguments)
                 if guided:
                     uncond, cond = output.chunk(2)
                     output = uncond + guidance_scale * (cond - uncond)
@@ -125,12 +138,6 @@ class IconPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def encode_labels(self, class_labels: list[int | str] | torch.Tensor) -> torch.Tensor:
-        """Class numbers or names -> int64 [B] on the pipeline's device."""
-        if not isinstance(class_labels, torch.Tensor):
-            class_labels = torch.tensor([CLASSES.index(c) if isinstance(c, str) else c for c in class_labels])
-        return class_labels.to(self._execution_device)
-
     def prepare_latents(
         self, batch: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
     ) -> torch.Tensor:
@@ -141,15 +148,31 @@ class IconPipeline(DiffusionPipeline):
             generator: of the noise.
             latents: unit noise, instead of drawing some.
         """
-        shape = (batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.network.dtype)
-        return latents.to(self._execution_device, self.network.dtype) * self.scheduler.init_noise_sigma
+            how = {"device": self._execution_device, "dtype": self.network.dtype}
+            latents = randn_tensor((batch, *LATENT_SHAPE), generator=generator, **how)
+        return latents.to(self._execution_device, self.network.dtype) * initial_scale(self.scheduler)
 
     def conditions(self, prompts: list[str]) -> Conditions:
-        """What mask training needs: the network's arguments for these classes, or for all of them."""
-        numbers = class_numbers(prompts, {name: n for n, name in enumerate(CLASSES)}, len(CLASSES))
-        labels, null = self.encode_labels(numbers), self.encode_labels([NULL])
-        if hasattr(self, "class_table"):
-            return from_embeddings(self.class_table(labels), self.class_table(null))
-        return Conditions({"class_labels": labels}, {"class_labels": null}, len(labels))
+        """What mask training needs: the network's arguments for these prompts, or for all classes."""
+        asked = as_prompts(prompts) or list(CLASSES)
+        return Conditions(self.encode(asked), self.encode([""]), len(asked))
+
+    def labels(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Class names -> int64 [B] on the pipeline's device."""
+        return torch.tensor(class_numbers(list(prompts), _NUMBERS, len(CLASSES)), device=self._execution_device)
+
+
+def as_prompts(given: str | Sequence[int | str] | torch.Tensor) -> list[str]:
+    """Prompts as texts: numbers of classes become names.
+
+    Args:
+        given: one text, or several numbers and texts.
+
+    Example:
+        >>> as_prompts(torch.tensor([0, 3])), as_prompts("a red heart"), as_prompts(["1"])
+        (['sun', 'heart'], ['a red heart'], ['moon'])
+    """
+    items = [given] if isinstance(given, str) else given.tolist() if isinstance(given, torch.Tensor) else given
+    named = dict(enumerate(CLASSES)) | {str(n): name for n, name in enumerate(CLASSES)}
+    return [str(named.get(item, item)) for item in items]

@@ -19,15 +19,21 @@ NARROW: dict[str, dict[str, Any]] = {
         "norm_num_groups": 4,
     },
     "dit": {**demo_models.DIT_CONFIG, "attention_head_dim": 8, "num_layers": 4},
+    "flow": {
+        **demo_models.FLOW_CONFIG,
+        "attention_head_dim": 8,
+        "axes_dims_rope": (2, 2, 4),
+        "num_single_layers": 2,
+    },
 }
 """No attention at the latent's own thousand tokens, which takes most of the time."""
 
 
 def save_narrow(folder: Path) -> dict[str, Path]:
-    """Write both; `load_demo` reads them."""
+    """Write all; `load_demo` reads them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_models, "UNET_CONFIG", NARROW["unet"])
-        patch.setattr(demo_models, "DIT_CONFIG", NARROW["dit"])
+        for kind, config in NARROW.items():
+            patch.setitem(demo_models.CONFIGS, kind, {**demo_models.CONFIGS[kind], kind: config})
         return {kind: _save(kind, folder / f"{kind}.safetensors") for kind in NARROW}
 
 

@@ -19,6 +19,7 @@ from skipstone.core.models import recognise
 from skipstone.lab.demo_models.model import load_demo
 from skipstone.pipelines.conditions import Conditions, from_embeddings
 from skipstone.pipelines.denoiser import PipelineDenoiser, denoiser_of
+from skipstone.pipelines.runs import initial_scale
 
 SCHEDULERS = [
     "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
@@ -92,7 +93,7 @@ def test_the_demos_pipelines(tmp_path: Path) -> None:
         pipe.set_progress_bar_config(disable=True)
         denoiser = denoiser_of(pipe, 3, prompts=["2"])
         at = denoiser.begin([5])
-        picture = pipe([2], 3, latents=at.x / pipe.scheduler.init_noise_sigma, output_type="latent").images
+        picture = pipe([2], 3, latents=at.x / initial_scale(pipe.scheduler), output_type="latent").images
         torch.testing.assert_close(drawn(denoiser, [5]), picture, rtol=1e-4, atol=1e-5)
 
 
