@@ -18,11 +18,15 @@ import tyro
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from ..core.files import make_folder, whole_file, write_json, write_safetensors
-from ..lab.demo_models.classifier import accuracy, load_classifier
-from ..lab.demo_models.model import load_demo, new_pipeline, pipeline_modules, save_demo
-from ..lab.demo_models.pictures import CLASSES, SIZE, draw_pictures
-from ..lab.demo_models.pipeline import NULL, IconPipeline, to_latents, to_pil
+from ..core.files import make_folder, write_json, write_safetensors
+from ..lab.demo_models.captions import draw_captioned
+from ..lab.demo_models.classifier import load_classifier
+from ..lab.demo_models.model import DemoFlowPipeline, load_demo, new_pipeline, pipeline_modules, save_demo
+from ..lab.demo_models.pictures import CLASSES, draw_pictures
+from ..lab.demo_models.pipeline import IconPipeline, to_latents
+from .judge_demo_models import Samples, names, save_grid, seen
+from .muon import Muon
+from .noising import noised, some_tokens_loss
 from .train_classifier import held_out_accuracy, save_classifier, train_classifier
 
 
@@ -32,10 +36,12 @@ class Settings:
 
     out: Path
     """Folder for weights, training state, sample grids and the report."""
-    kind: Literal["unet", "dit"] = "unet"
+    kind: Literal["unet", "dit", "flow"] = "unet"
     """Which model."""
-    minutes: float = 80.0
-    """Wall-clock budget of the network's training; the learning rate reaches zero at its end."""
+    steps: int = 3500
+    """Batches; the learning rate reaches zero at the last."""
+    sparse: float = 0.6
+    """Share of the flow model's batches, the first ones, that use a quarter of each picture's tokens: they cost a quarter."""
     pictures: int = 12_000
     """Drawn training pictures."""
     batch: int = 16
@@ -43,7 +49,7 @@ class Settings:
     warmup: int = 200
     """Steps of linear learning-rate warm-up."""
     dropout: float = 0.12
-    """Share of labels replaced by the empty prompt, for classifier-free guidance."""
+    """Share of prompts replaced by the empty one, for classifier-free guidance."""
     ema: float = 0.998
     guidance: float = 3.0
     """Guidance scale of the sample grids and of the final evaluation."""
@@ -51,6 +57,10 @@ class Settings:
     classifier_steps: int = 1500
     samples: int = 200
     """Generated pictures that the classifier judges at the end."""
+    bf16: bool = True
+    """Compute in bfloat16; some CPUs only emulate it."""
+    threads: int | None = None
+    """torch threads; by default the faster of one and all cores, tried again every 100 steps."""
     seed: int = 0
 
 
@@ -80,29 +90,35 @@ def new_run(settings: Settings) -> Run:
     """An untrained run; convolutions in channels-last, what adds to the identity at zero."""
     pipe = new_pipeline(settings.kind)
     network = pipe.network.to(memory_format=torch.channels_last)
-    if settings.kind == "unet":
+    if (
+        settings.kind == "unet"
+    ):  # transformers stay in eval mode: in training mode a DiT's blocks would drop labels of their own
         network.train()
-        torch.nn.init.zeros_(network.conv_out.weight)
-    else:  # stays in eval mode: in training mode each block would drop labels of its own
-        for last in (network.proj_out_2, *(block.norm1.linear for block in network.transformer_blocks)):
-            torch.nn.init.zeros_(last.weight)
-            torch.nn.init.zeros_(last.bias)
+    for last in last_layers(network):
+        for parameter in last.parameters():
+            torch.nn.init.zeros_(parameter)
     return Run(pipe, optimizers_for(settings, pipe), {name: w.clone() for name, w in weights_of(pipe).items()})
 
 
+def last_layers(network: Any) -> list[torch.nn.Module]:
+    """The layers whose outputs are added to the identity: the network's last one, and each transformer block's modulation."""
+    ends = ("conv_out", "proj_out_2", "norm1.linear", "norm1_context.linear", "norm.linear")
+    found = [module for name, module in network.named_modules() if name.endswith(ends)]
+    return [*found, network.proj_out] if hasattr(network, "proj_out") else found
+
+
 def optimizers_for(settings: Settings, pipe: IconPipeline) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of a transformer's blocks, AdamW for all else."""
+    """Muon (Jordan et al. 2024) for the matrices of a transformer's own blocks, AdamW for all else."""
     modules = pipeline_modules(pipe)
-    matrices = {
-        n for n, p in modules.named_parameters() if ".transformer_blocks." in n and p.ndim == 2 and "_embed" not in n
-    }
+    blocks = ("dit.transformer_blocks.", "flow.transformer_blocks.", "flow.single_transformer_blocks.")
+    matrices = {n for n, p in modules.named_parameters() if n.startswith(blocks) and p.ndim == 2 and "_embed" not in n}
     inner = [p for name, p in modules.named_parameters() if name in matrices]
     outer = [p for name, p in modules.named_parameters() if name not in matrices]
     found: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(outer, lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     ]
     if inner:
-        found.append(torch.optim.Muon(inner, lr=settings.lr, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw"))
+        found.append(Muon(inner, lr=settings.lr))
     return found
 
 
@@ -134,32 +150,24 @@ def resume_run(run: Run, path: Path) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def draw_timesteps(count: int, alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """Timesteps int64 [count] whose log-SNR is spread like that of the shifted cosine schedule.
-
-    The linear schedule works with every sampler but spends half of its steps in near-pure noise. The log-SNR of the
-    cosine schedule at time u is -2 log tan(pi u / 2); for pictures of 64 pixels it is shifted by 2 log(32 / 64), since
-    flat shapes outlive more noise (Hoogeboom et al. 2023, simple diffusion, section 3.1).
-    """
-    noise_to_signal = ((1 - alphas_cumprod) / alphas_cumprod).log()
-    wanted = 2 * (torch.rand(count) * math.pi / 2).tan().log() + 2 * math.log(SIZE / 32)
-    return torch.searchsorted(noise_to_signal, wanted).clamp(max=len(alphas_cumprod) - 1)
-
-
-def diffusion_loss(run: Run, pictures: torch.Tensor, labels: torch.Tensor, dropout: float) -> torch.Tensor:
+def diffusion_loss(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     """Mean squared error of the predicted velocity for `pictures` uint8 [B, 3, 64, 64]."""
-    scheduler = run.pipe.scheduler
-    latents = to_latents(pictures).contiguous(memory_format=torch.channels_last)
-    noise, t = torch.randn_like(latents), draw_timesteps(len(latents), scheduler.alphas_cumprod)
-    labels = torch.where(torch.rand(len(labels)) < dropout, NULL, labels)
-    with torch.autocast("cpu", torch.bfloat16):
-        velocity = run.pipe.predict(scheduler.add_noise(latents, noise, t), t, labels)
-    return F.mse_loss(velocity.float(), scheduler.get_velocity(latents, noise, t))
+    x, t, wanted = noised(run.pipe.scheduler, to_latents(pictures).contiguous(memory_format=torch.channels_last))
+    asked = [
+        "" if drop else prompt
+        for drop, prompt in zip(torch.rand(len(prompts)) < settings.dropout, prompts, strict=True)
+    ]
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        arguments = run.pipe.encode(asked)
+        if isinstance(run.pipe, DemoFlowPipeline) and run.step < settings.sparse * settings.steps:
+            return some_tokens_loss(run.pipe, x, t, wanted, arguments)
+        velocity = run.pipe.predict(x, t, arguments)
+    return F.mse_loss(velocity.float(), wanted)
 
 
 def learning_rate(settings: Settings, run: Run) -> float:
-    """Linear warm-up by steps, cosine decay by the share of the time budget that is spent."""
-    spent = min(run.seconds / (60 * settings.minutes), 1)
+    """Linear warm-up, cosine decay to zero at the last step."""
+    spent = min(run.step / settings.steps, 1)
     return settings.lr * min((run.step + 1) / settings.warmup, 1) * (1 + math.cos(math.pi * spent)) / 2
 
 
@@ -170,13 +178,13 @@ def update_average(run: Run, decay: float) -> None:
     torch._foreach_lerp_(list(run.average.values()), [live[name] for name in run.average], 1 - decay)
 
 
-def train_step(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+def train_step(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> None:
     """One batch: loss, gradient, AdamW, average."""
     chosen = torch.randint(len(pictures), (settings.batch,))
     groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
     for group in groups:
         group["lr"] = learning_rate(settings, run)
-    loss = diffusion_loss(run, pictures[chosen], labels[chosen], settings.dropout)
+    loss = diffusion_loss(settings, run, pictures[chosen], [prompts[place] for place in chosen])
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
     for optimizer in run.optimizers:
@@ -194,42 +202,25 @@ def record(settings: Settings, run: Run, **more: Any) -> dict[str, Any]:
     return {**common, "date": date, **more}
 
 
-def sample(pipe: IconPipeline, settings: Settings, count: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` pictures [count, 3, 64, 64] in 0..1 and the labels that were asked for; the classes take turns."""
-    generator, labels = torch.Generator().manual_seed(settings.seed), torch.arange(count) % len(CLASSES)
-    pipe.set_progress_bar_config(disable=True)
-    draw = partial(pipe, guidance_scale=settings.guidance, generator=generator, output_type="pt", return_dict=False)
-    drawn = [draw(part, num_inference_steps=steps)[0] for part in labels.split(50)]
-    return torch.cat(drawn), labels
-
-
-def save_grid(pictures: torch.Tensor, path: Path) -> None:
-    """Write pictures [B, 3, H, W] as a grid with one column per class."""
-    rows = pictures.unflatten(0, (-1, len(CLASSES)))
-    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    with whole_file(path) as part:
-        to_pil(F.interpolate(sheet[None], scale_factor=2))[0].save(part)
-
-
 def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> None:
-    """Write the state, the averaged weights and a grid; log how many of its pictures the classifier names right."""
+    """Write the state, the averaged weights and a grid; log how many of its pictures show the class that was asked for."""
     save_run(run, settings.out / "state.safetensors")
     path = settings.out / "snapshot.safetensors"
     save_demo(settings.kind, run.average, path, record(settings, run))
-    pictures, labels = sample(load_demo(path=path), settings, count, steps)
+    pictures = Samples(load_demo(path=path), settings.guidance, settings.seed).grid(count, steps)
     save_grid(pictures, settings.out / f"grid_{run.step:05d}.png")
-    right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
     loss, run.losses = sum(run.losses) / max(len(run.losses), 1), []
+    right = sum(found.name == name for found, name in zip(seen(pictures), names(count), strict=True)) / count
     log(snapshot=run.step, images=run.step * settings.batch, minutes=run.seconds / 60, loss=loss, right=right)
 
 
-def choose_threads(take_step: Callable[[], None]) -> None:
-    """Take one step with every core and one with a single core, and stay with the faster.
+def choose_threads(take_step: Callable[[], None], wanted: int | None) -> None:
+    """Take two steps: with the wanted threads, or one with every core and one with a single core, to stay with the faster.
 
     On a shared machine a starved core makes all others wait at every operator.
     """
     spent = {}
-    for threads in (os.cpu_count() or 1, 1):
+    for threads in (wanted, wanted) if wanted else (os.cpu_count() or 1, 1):
         torch.set_num_threads(threads)
         start = time.perf_counter()
         take_step()
@@ -237,15 +228,15 @@ def choose_threads(take_step: Callable[[], None]) -> None:
     torch.set_num_threads(min(spent, key=spent.__getitem__))
 
 
-def train_network(settings: Settings, run: Run, pictures: torch.Tensor, labels: torch.Tensor) -> None:
-    """Train until the time budget is spent; snapshots do not count against it."""
-    take_step = partial(train_step, settings, run, pictures, labels)
+def train_network(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> None:
+    """Train until the last step."""
+    take_step = partial(train_step, settings, run, pictures, prompts)
     next_snapshot = run.seconds + 60 * settings.snapshot_minutes
-    while run.seconds < 60 * settings.minutes:
+    while run.step < settings.steps:
         start = time.perf_counter()
         for _ in range(98):
             take_step()
-        choose_threads(take_step)
+        choose_threads(take_step, settings.threads)
         run.seconds += time.perf_counter() - start
         loss = sum(run.losses[-100:]) / 100
         log(step=run.step, minutes=round(run.seconds / 60, 2), loss=round(loss, 4), threads=torch.get_num_threads())
@@ -255,10 +246,11 @@ def train_network(settings: Settings, run: Run, pictures: torch.Tensor, labels: 
     save_run(run, settings.out / "state.safetensors")
 
 
-def prepare_classifier(settings: Settings, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+def prepare_classifier(settings: Settings) -> float:
     """Train and save the classifier if `out` has none yet; its held-out accuracy."""
     path = settings.out / "icons_classifier.safetensors"
     if not path.exists():
+        pictures, labels = draw_pictures(settings.pictures, settings.seed)
         model = train_classifier(pictures, labels, settings.classifier_steps)
         save_classifier(model, path, held_out_accuracy(model))
     held_out = held_out_accuracy(load_classifier(path))
@@ -267,14 +259,13 @@ def prepare_classifier(settings: Settings, pictures: torch.Tensor, labels: torch
 
 
 def finish(settings: Settings, run: Run, held_out: float) -> None:
-    """Judge 50-step samples of the averaged weights and write these with the full record."""
+    """Judge samples of the averaged weights and write these with the full record."""
     path = settings.out / f"icons_{settings.kind}.safetensors"
     save_demo(settings.kind, run.average, path, record(settings, run))
-    pictures, labels = sample(load_demo(path=path), settings, settings.samples, steps=50)
-    save_grid(pictures[: 6 * len(CLASSES)], settings.out / "grid_final.png")
-    right = accuracy(load_classifier(settings.out / "icons_classifier.safetensors"), pictures, labels)
-    judged = {"sample_accuracy": right, "samples": settings.samples, "guidance": settings.guidance}
-    report = record(settings, run, classifier_held_out_accuracy=held_out, sampler="DDIM, 50 steps", **judged)
+    samples = Samples(load_demo(path=path), settings.guidance, settings.seed)
+    judged = samples.report(load_classifier(settings.out / "icons_classifier.safetensors"), settings.samples)
+    save_grid(samples.grid(6 * len(CLASSES), steps=20), settings.out / "grid_final.png")
+    report = record(settings, run, classifier_held_out_accuracy=held_out, **judged)
     save_demo(settings.kind, run.average, path, report)
     write_json(settings.out / "report.json", report)
     log(**report)
@@ -284,15 +275,24 @@ def main(settings: Settings) -> None:
     """Draw, train the classifier, train (or resume) the network, evaluate."""
     make_folder(settings.out)
     torch.manual_seed(settings.seed)
-    pictures, labels = draw_pictures(settings.pictures, settings.seed)
-    held_out = prepare_classifier(settings, pictures, labels)
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    held_out = prepare_classifier(settings)
+    pictures, prompts = training_data(settings)
     run = new_run(settings)
     state = settings.out / "state.safetensors"
     if state.exists():
         resume_run(run, state)
         torch.manual_seed(settings.seed + run.step)
-    train_network(settings, run, pictures, labels)
+    train_network(settings, run, pictures, prompts)
     finish(settings, run, held_out)
+
+
+def training_data(settings: Settings) -> tuple[torch.Tensor, list[str]]:
+    """Pictures uint8 [N, 3, 64, 64] and their prompts: captions for the flow model, else class names."""
+    if settings.kind == "flow":
+        return draw_captioned(settings.pictures, settings.seed)
+    pictures, labels = draw_pictures(settings.pictures, settings.seed)
+    return pictures, [CLASSES[label] for label in labels.tolist()]
 
 
 if __name__ == "__main__":
