@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 import tiny
@@ -22,6 +21,12 @@ settings.register_profile(
 settings.load_profile("skipstone")
 
 
+def pytest_collection_finish() -> None:
+    """What is imported stays: collections need not look through it again, so that tests may watch objects die."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=list(tiny.BUILDERS))
 def case(request: pytest.FixtureRequest) -> tiny.Case:
     """Each family of model in turn."""
@@ -32,12 +37,3 @@ def case(request: pytest.FixtureRequest) -> tiny.Case:
 def unet(request: pytest.FixtureRequest) -> tiny.Case:
     """The two U-Nets with attention at the latent's own resolution."""
     return tiny.BUILDERS[request.param]()
-
-
-@pytest.fixture
-def quick_gc() -> Iterator[None]:
-    """For tests that watch objects die: what is old already need not be looked through again."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -31,7 +31,7 @@ class Stop(Exception):
 
 
 @pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch, quick_gc: None) -> list[weakref.ref[Any]]:
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     """Weak references to all sessions made from here on."""
     refs: list[weakref.ref[Any]] = []
     plain = session_module.Session.__init__

@@ -289,9 +289,7 @@ def test_one_timestep_reads_numbers_and_equal_entries() -> None:
 
 
 @methods
-def test_a_runs_caches_are_gone_when_it_ends_without_garbage_collection(
-    unet: tiny.Case, method: Method, quick_gc: None
-) -> None:
+def test_a_runs_caches_are_gone_when_it_ends_without_garbage_collection(unet: tiny.Case, method: Method) -> None:
     handle, cond = accelerate(unet.model, method), unet.cond(1)
     gc.disable()
     try:

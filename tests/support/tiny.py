@@ -6,11 +6,13 @@ A :class:`Case` hides the argument names of a family, so that a test reads the s
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from doubles.paper_dit import PaperDiT
@@ -44,6 +46,48 @@ def smooth(*shape: int, seed: int = 0) -> Tensor:
     image = nn.functional.interpolate(coarse, shape[-2:], mode="bilinear")
     rough = torch.linspace(0.05, 0.6, shape[0]).view(-1, *[1] * (len(shape) - 1))
     return image + rough * noise(*shape, seed=seed + 1)
+
+
+Of = TypeVar("Of", bound=nn.Module)
+
+
+def clone(model: Of) -> Of:
+    """A module that shares no weight, hook or submodule with the first, in a quarter of the time of building it."""
+    return _cloned(model, {})
+
+
+def _cloned(value: Any, made: dict[int, Any]) -> Any:
+    """A module's attribute: modules and tensors once each, containers with what is in them, other things themselves."""
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        return kind((name, _cloned(v, made)) for name, v in value.items()) if value else kind()
+    if isinstance(value, nn.Module | Tensor):
+        if id(value) not in made:
+            (_clone_module if isinstance(value, nn.Module) else _clone_tensor)(value, made)
+        return made[id(value)]
+    return value.copy() if kind in (list, set) else value
+
+
+def _clone_module(value: nn.Module, made: dict[int, Any]) -> None:
+    new = made[id(value)] = object.__new__(type(value))
+    new.__dict__.update({name: _cloned(v, made) for name, v in value.__dict__.items()})
+
+
+def _clone_tensor(value: Tensor, made: dict[int, Any]) -> None:
+    data = value.detach().clone()
+    made[id(value)] = nn.Parameter(data, value.requires_grad) if isinstance(value, nn.Parameter) else data
+
+
+def kept(build: Callable[..., Case]) -> Callable[..., Case]:
+    """Build a model once for each choice of arguments, and give each caller a clone."""
+    once = functools.cache(build)
+
+    @functools.wraps(build)
+    def fresh(*args: Any, **options: Any) -> Case:
+        case = once(*args, **options)
+        return replace(case, model=clone(case.model))
+
+    return fresh
 
 
 @dataclass
@@ -89,6 +133,7 @@ def step(x: Tensor, prediction: Tensor) -> Tensor:
     return 0.95 * x + 0.1 * torch.tanh(prediction[:, : x.shape[1]])
 
 
+@kept
 def ldm_unet(attention: tuple[int, ...] = (1, 2), seed: int = 0, **options: Any) -> Case:
     """The real `ldm` U-Net (SD1.x code), transformer blocks at the given downsample factors."""
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -112,6 +157,7 @@ def ldm_unet(attention: tuple[int, ...] = (1, 2), seed: int = 0, **options: Any)
     return Case("ldm", randomise(model, seed), lambda m, x, t, c: m(x, t, context=c))
 
 
+@kept
 def diffusers_unet(seed: int = 0, **options: Any) -> Case:
     """diffusers' U-Net shaped like Stable Diffusion 1: attention from the latent's own resolution on."""
     from diffusers import UNet2DConditionModel
@@ -130,6 +176,7 @@ def diffusers_unet(seed: int = 0, **options: Any) -> Case:
     return Case("diffusers", randomise(model, seed), lambda m, x, t, c: m(x, t, encoder_hidden_states=c).sample)
 
 
+@kept
 def sdxl_unet(seed: int = 0) -> Case:
     """diffusers' U-Net shaped like SDXL: no attention at the latent's own resolution, several blocks per transformer."""
     case = diffusers_unet(
@@ -144,6 +191,7 @@ def sdxl_unet(seed: int = 0) -> Case:
     return case
 
 
+@kept
 def dit(seed: int = 0) -> Case:
     """diffusers' DiT, class-conditional."""
     from diffusers import DiTTransformer2DModel
@@ -166,6 +214,7 @@ def dit(seed: int = 0) -> Case:
     return Case("dit", randomise(model, seed), call, by_class=True)
 
 
+@kept
 def pixart(seed: int = 0) -> Case:
     """diffusers' PixArt transformer."""
     from diffusers import PixArtTransformer2DModel
@@ -191,6 +240,7 @@ def pixart(seed: int = 0) -> Case:
     return Case("pixart", randomise(model, seed), call)
 
 
+@kept
 def paper_dit(seed: int = 0) -> Case:
     """A double of the DiT paper's own module tree."""
     return Case("paper_dit", randomise(PaperDiT(), seed), lambda m, x, t, c: m(x, t, c), by_class=True)

@@ -522,7 +522,7 @@ def test_with_gradients_every_call_runs_and_they_flow() -> None:
     assert report.calls_forecast == 0 and any("gradients are enabled" in reason for reason in report.declined)
 
 
-def test_the_values_kept_die_with_the_run(monkeypatch: pytest.MonkeyPatch, quick_gc: None) -> None:
+def test_the_values_kept_die_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[weakref.ref[History]] = []
     plain = History.__init__
 

@@ -119,7 +119,7 @@ def test_taken_off_nothing_is_left(install: Callable[..., Any]) -> None:
     assert vars(model) == before
 
 
-def test_it_keeps_no_model_alive(quick_gc: None) -> None:
+def test_it_keeps_no_model_alive() -> None:
     model = nn.Linear(2, 2)
     copied_without(model)
     gc.disable()

@@ -86,7 +86,7 @@ def test_after_an_interrupt_the_next_forward_and_remove_put_all_right(case: tiny
 
 
 @pytest.fixture
-def born(monkeypatch: pytest.MonkeyPatch, quick_gc: None) -> list[weakref.ref[Any]]:
+def born(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     """Weak references to all sessions, layers, pairs and maps made from here on."""
     refs: list[weakref.ref[Any]] = []
 
@@ -148,7 +148,7 @@ def test_a_host_that_keeps_the_session_keeps_no_cache(unet: tiny.Case, born: lis
     assert session.meter.report.calls == 1
 
 
-def test_no_activation_outlives_its_forward(unet: tiny.Case, quick_gc: None) -> None:
+def test_no_activation_outlives_its_forward(unet: tiny.Case) -> None:
     seen: list[weakref.ref[Tensor]] = []
     norms = [m for n, m in unet.model.named_modules() if n.endswith("norm1")]
     hooks = [m.register_forward_pre_hook(lambda m, args: seen.append(weakref.ref(args[0]))) for m in norms]
