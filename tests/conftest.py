@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+torch.backends.mkldnn.enabled = False  # which would lay out weights and images anew in each tiny convolution
 gc.set_threshold(50_000)  # collections over everything that thousands of tests import take a tenth of the time
 settings.register_profile(
     "skipstone",
@@ -30,6 +31,12 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(params=list(tiny.BUILDERS))
 def case(request: pytest.FixtureRequest) -> tiny.Case:
     """Each family of model in turn."""
+    return tiny.BUILDERS[request.param]()
+
+
+@pytest.fixture(params=["diffusers", "dit"])
+def either(request: pytest.FixtureRequest) -> tiny.Case:
+    """A U-Net and a transformer: for what is the same in all families."""
     return tiny.BUILDERS[request.param]()
 
 

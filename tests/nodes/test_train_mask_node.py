@@ -24,13 +24,13 @@ from skipstone.core.recipe.mask import Mask
 __all__ = ["patcher", "server"]
 
 STEPS = 4
-SHAPE = (4, 16, 16)
+SHAPE = (4, 8, 8)
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """The tiny U-Net with attention at its lower level alone: trainings take half as long."""
-    return tiny.ldm_unet((2,)).model
+    """The tiny U-Net with one level alone: trainings take a third of the time."""
+    return tiny.ldm_unet((1,), channel_mult=(1,)).model
 
 
 def prompt(seed: int, tokens: int = tiny.CONTEXT[0]) -> list[Any]:
@@ -364,7 +364,7 @@ def test_cancel_keeps_what_was_learned(
     assert tiny.snapshot(patcher.model.diffusion_model) == before
 
 
-@pytest.mark.parametrize(("form", "calls"), [("search", 400), ("windowed", 90)])
+@pytest.mark.parametrize(("form", "calls"), [("search", 130), ("windowed", 90)])
 def test_cancel_in_mid_network_keeps_it_too(
     node: Any, patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path, form: str, calls: int
 ) -> None:

@@ -44,37 +44,36 @@ def predicted(report: Report) -> float:
     return float(note.rsplit(" ", 2)[1])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_predicted_peak_is_the_one_that_is_measured(case: tiny.Case, seed: int) -> None:
     _, report = sampled(case, BlockSkip(mask=learned(case, seed)))
     assert report.cache_bytes > 0
     assert predicted(report) == pytest.approx(report.cache_bytes / 2**20, abs=0.051)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_memory_budget_is_never_exceeded(case: tiny.Case, share: float) -> None:
     mask = learned(case, 5)
-    dense = case.sample(STEPS)
     _, unbounded = sampled(case, BlockSkip(mask=mask))
     room = max(1e-6, share * unbounded.cache_bytes / 2**20)
     picture, report = sampled(case, BlockSkip(mask=mask, memory_budget=room))
     assert report.cache_bytes <= room * 2**20 < unbounded.cache_bytes
     assert any("memory budget" in n for n in report.notes)
     if share == 0.0:
-        assert torch.equal(picture, dense), "no room at all: everything runs"
+        assert torch.equal(picture, case.sample(STEPS)), "no room at all: everything runs"
     else:
         assert report.blocks_run > unbounded.blocks_run
 
 
-def test_a_budget_that_suffices_changes_nothing(case: tiny.Case) -> None:
-    mask = learned(case, 6)
+def test_a_budget_that_suffices_changes_nothing(either: tiny.Case) -> None:
+    case, mask = either, learned(either, 6)
     free, unbounded = sampled(case, BlockSkip(mask=mask))
     kept, report = sampled(case, BlockSkip(mask=mask, memory_budget=unbounded.cache_bytes / 2**20))
     assert torch.equal(free, kept) and report.blocks_run == unbounded.blocks_run
 
 
-def test_offloading_changes_no_bit(case: tiny.Case) -> None:
-    mask = learned(case, 7)
+def test_offloading_changes_no_bit(either: tiny.Case) -> None:
+    case, mask = either, learned(either, 7)
     assert torch.equal(sampled(case, BlockSkip(mask=mask))[0], sampled(case, BlockSkip(mask=mask, offload=True))[0])
 
 
@@ -119,7 +118,8 @@ def test_going_back_up_in_noise_begins_a_new_line() -> None:
     assert value is not None and torch.equal(value, torch.tensor([[800.0], [800.0]]))
 
 
-def test_a_forecast_run_differs_from_a_repeating_one_from_the_second_full_call_on(case: tiny.Case) -> None:
+def test_a_forecast_run_differs_from_a_repeating_one_from_the_second_full_call_on(either: tiny.Case) -> None:
+    case = either
     repeat = BlockSkip(rule="interval", every=3, caching="output")
     line = replace(repeat, forecast=True)
     assert not torch.equal(sampled(case, repeat)[0], sampled(case, line)[0])

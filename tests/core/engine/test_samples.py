@@ -29,13 +29,15 @@ def by_row(found: list[PairsFound], row: int) -> list[Tensor]:
     return [f.pairs.partner[row] for f in found]
 
 
-@pytest.mark.parametrize("bucket", [1, "auto"])
-def test_an_image_does_not_depend_on_its_batch_mates(case: tiny.Case, bucket: Any) -> None:
-    merge = TokenMerge(threshold=0.6, bucket=bucket, checkpoints="config_3")
-    x, cond = case.latent(4), case.cond(4)
+@pytest.mark.parametrize(
+    ("name", "bucket"), [*((name, "auto") for name in tiny.BUILDERS), ("diffusers", 1), ("paper_dit", 1)]
+)
+def test_an_image_does_not_depend_on_its_batch_mates(name: str, bucket: Any) -> None:
+    case, merge = tiny.BUILDERS[name](), TokenMerge(threshold=0.6, bucket=bucket, checkpoints="config_3")
+    x, cond = case.latent(3), case.cond(3)
     together, found = sample(case, merge, x, cond)
     dense = case.sample(STEPS, x, cond)
-    for b in range(4):
+    for b in range(3):
         alone, own = sample(case, merge, x[b : b + 1], cond[b : b + 1])
         assert len(own) == len(found)
         assert all(torch.equal(p, q) for p, q in zip(by_row(own, 0), by_row(found, b), strict=True))
@@ -44,13 +46,13 @@ def test_an_image_does_not_depend_on_its_batch_mates(case: tiny.Case, bucket: An
             assert torch.equal(alone[0], together[b])
 
 
-def test_counts_differ_between_samples_of_a_batch(case: tiny.Case) -> None:
-    _, found = sample(case, TokenMerge(threshold=0.7, bucket=1), case.latent(4), case.cond(4))
+def test_counts_differ_between_samples_of_a_batch(either: tiny.Case) -> None:
+    _, found = sample(either, TokenMerge(threshold=0.7, bucket=1), either.latent(4), either.cond(4))
     assert any(len(set(f.pairs.merged)) > 1 for f in found)
 
 
-def test_permuting_samples_permutes_the_images(case: tiny.Case) -> None:
-    merge, order = TokenMerge(threshold=0.6, bucket=1), [2, 0, 3, 1]
+def test_permuting_samples_permutes_the_images(either: tiny.Case) -> None:
+    case, merge, order = either, TokenMerge(threshold=0.6, bucket=1), [2, 0, 3, 1]
     x, cond = case.latent(4), case.cond(4)
     straight, found = sample(case, merge, x, cond)
     permuted, moved = sample(case, merge, x[order], cond[order])

@@ -79,7 +79,7 @@ def same_plan(a: Plan, b: Plan) -> bool:
 
 
 TRIED = [("ldm", layout) for layout in LAYOUTS if layout != "batched"]
-TRIED += [(name, layout) for name in tiny.BUILDERS if name != "ldm" for layout in ("split", "swapped at each call")]
+TRIED += [(name, "swapped at each call") for name in tiny.BUILDERS if name != "ldm"]
 
 
 @cache
@@ -89,8 +89,14 @@ def batched(name: str, planned: bool) -> tuple[Host, dict[str, Tensor]]:
     return host, host.run(LAYOUTS["batched"], planned=planned)
 
 
-@pytest.mark.parametrize("planned", [True, False], ids=["planned", "unplanned"])
-@pytest.mark.parametrize(("name", "layout"), TRIED)
+@pytest.mark.parametrize(
+    ("name", "layout", "planned"),
+    [
+        *((*tried, True) for tried in TRIED),
+        ("ldm", "split, then batched", False),
+        ("dit", "swapped at each call", False),
+    ],
+)
 def test_any_batching_gives_the_same_plan_and_picture(name: str, layout: str, planned: bool) -> None:
     reference, expected = batched(name, planned)
     other = Host(reference.case)
@@ -103,8 +109,8 @@ def test_any_batching_gives_the_same_plan_and_picture(name: str, layout: str, pl
     assert other.engine.report.planned is planned
 
 
-def test_conds_have_pairs_of_their_own(case: tiny.Case) -> None:
-    host = Host(case)
+def test_conds_have_pairs_of_their_own(either: tiny.Case) -> None:
+    host = Host(either)
     host.run(LAYOUTS["split"])
     differs = [
         not torch.equal(pairs, host.plan[layer, call, ("uncond", key[1])])  # type: ignore[index]
@@ -114,8 +120,8 @@ def test_conds_have_pairs_of_their_own(case: tiny.Case) -> None:
     assert all(differs)
 
 
-def test_an_uncond_dropped_in_mid_run_leaves_the_cond_as_it_was(case: tiny.Case) -> None:
-    reference, other = Host(case), Host(case)
+def test_an_uncond_dropped_in_mid_run_leaves_the_cond_as_it_was(either: tiny.Case) -> None:
+    reference, other = Host(either), Host(either)
     expected = reference.run(LAYOUTS["batched"])
     got = other.run(lambda k: BATCHED if k < 2 else [["cond"]])
     kept = {key: pairs for key, pairs in reference.plan.items() if key[1] == 0 or key[2][0] == "cond"}  # type: ignore[index]
@@ -124,8 +130,8 @@ def test_an_uncond_dropped_in_mid_run_leaves_the_cond_as_it_was(case: tiny.Case)
     assert other.engine.report.planned
 
 
-def test_a_cond_that_appears_in_mid_run_gets_pairs_of_its_own(case: tiny.Case) -> None:
-    host = Host(case)
+def test_a_cond_that_appears_in_mid_run_gets_pairs_of_its_own(either: tiny.Case) -> None:
+    host = Host(either)
     host.run(lambda k: [["cond"]] if k < 2 else SPLIT)
     searched = {(call, key[0]) for _, call, key in host.plan}  # type: ignore[index]
     assert searched == {(0, "cond"), (2, "uncond"), (3, "cond"), (3, "uncond")}
@@ -239,9 +245,14 @@ def test_a_run_nested_inside_a_forward_ends_well(unet: tiny.Case) -> None:
     assert tiny.snapshot(unet.model) == before
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("inside", [True, False], ids=["inside a forward", "between forwards"])
-def test_a_cancelled_run_leaves_nothing(case: tiny.Case, kind: type[BaseException], inside: bool) -> None:
+ENDS = [(RuntimeError, True), (KeyboardInterrupt, True), (RuntimeError, False), (KeyboardInterrupt, False)]
+CANCELLED = [(name, *end) for name in ("diffusers", "dit") for end in ENDS]
+CANCELLED += [(name, KeyboardInterrupt, True) for name in tiny.BUILDERS if name not in ("diffusers", "dit")]
+
+
+@pytest.mark.parametrize(("name", "kind", "inside"), CANCELLED)
+def test_a_cancelled_run_leaves_nothing(name: str, kind: type[BaseException], inside: bool) -> None:
+    case = tiny.BUILDERS[name]()
     host, before = Host(case), tiny.snapshot(case.model)
     clean = Host(case).run(LAYOUTS["batched"])
     deep = [m for n, m in case.model.named_modules() if n.endswith((".ff", ".mlp"))][-1]
