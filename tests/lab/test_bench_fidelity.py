@@ -24,7 +24,7 @@ from skipstone.lab.bench.fidelity_tables import FIDELITY
 from skipstone.lab.bench.fidelity_ways import FEWER, Way, ways
 
 ROOT = Path(__file__).parents[2]
-DRAWN = ("4 steps", "2 steps", "DeepCache 2", "CA-ToMe 0.7")
+DRAWN = ("3 steps", "2 steps", "DeepCache 2", "CA-ToMe 0.7")
 
 
 def few(*names: str) -> Any:
@@ -48,7 +48,7 @@ def made(narrow: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> t
     options = FidelityBench(
         models=("unet",),
         files=(folder / "idle.json", folder / "branch.json", folder / "nothing.json"),
-        steps=6,
+        steps=4,
         noises=2,
         seeds=(0, 1),
         rounds=0,
@@ -87,14 +87,14 @@ def test_each_row_has_its_figures_for_each_seed(made: tuple[dict[str, Any], Fide
     for row in rows.values():
         assert [len(row[key]) for key in ("error", "psnr_db", "ssim", "frechet", "readable")] == [2] * 5
         assert row["times_faster"] is None
-    assert rows["2 steps"]["error"][0] > rows["4 steps"]["error"][0] > rows["CA-ToMe 0.7"]["error"][0] > 0
-    assert rows["2 steps"]["psnr_db"][0] < rows["4 steps"]["psnr_db"][0]
+    assert rows["2 steps"]["error"][0] > rows["3 steps"]["error"][0] > rows["CA-ToMe 0.7"]["error"][0] > 0
+    assert rows["2 steps"]["psnr_db"][0] < rows["3 steps"]["psnr_db"][0]
     assert rows["2 steps"]["error"][0] != rows["2 steps"]["error"][1]
 
 
 def test_multiply_adds_are_counted(made: tuple[dict[str, Any], FidelityBench]) -> None:
     rows = rows_of(made[0])
-    assert rows["4 steps"]["share"] == pytest.approx(4 / 6, abs=1e-3)
+    assert rows["3 steps"]["share"] == pytest.approx(3 / 4, abs=1e-3)
     assert 0.5 < rows["DeepCache 2"]["share"] < 0.75
     assert 0.7 < rows["CA-ToMe 0.7"]["share"] < 1
 
@@ -110,7 +110,7 @@ def test_what_does_nothing_differs_in_nothing(made: tuple[dict[str, Any], Fideli
 def test_a_file_that_does_not_fit_is_told_and_the_rest_is_drawn(made: tuple[dict[str, Any], FidelityBench]) -> None:
     misfit, idle = made[0]["absent"]
     assert misfit.startswith("branch on the unet: caching 'branch' is not possible")
-    assert idle.startswith("nothing on the unet: ran 132 of 132 blocks")
+    assert idle.startswith("nothing on the unet: ran 88 of 88 blocks")
 
 
 def test_fewer_steps_stand_beside_by_interpolation() -> None:
@@ -152,7 +152,7 @@ def test_times_can_be_taken_later(
         assert row["times_faster"] > 0
     assert timed["timed"] and not result["timed"] and timed["machine"] == result["machine"]
     assert timed["command"].endswith("; later")
-    with pytest.raises(RecipeError, match="made with --steps 6"):
+    with pytest.raises(RecipeError, match="made with --steps 4"):
         run_fidelity_bench(replace(later, steps=7))
 
 
@@ -168,9 +168,9 @@ def test_models_that_are_kept_are_not_drawn_again(
 
 def test_half_of_the_ways_run_on_each_model(narrow: dict[str, Path]) -> None:
     for model, weights in narrow.items():
-        painter = Painter(model, FidelityBench(steps=8, weights=weights))  # type: ignore[arg-type]
+        painter = Painter(model, FidelityBench(steps=6, weights=weights))  # type: ignore[arg-type]
         dense = painter.draw(count=1)
-        for way in ways(model, 8)[model == "unet" :: 2]:  # type: ignore[arg-type]
+        for way in ways(model, 6)[model == "unet" :: 2]:  # type: ignore[arg-type]
             drawn = painter.draw(way, count=1)
             assert drawn.shape == dense.shape and torch.isfinite(drawn).all(), way.name
         assert torch.equal(painter.draw(count=1), dense) and not torch.equal(painter.draw(seed=1, count=1), dense)

@@ -20,7 +20,7 @@ from skipstone.lab.bench.skip_ways import Walk, call_macs, held_bytes, ways
 from skipstone.lab.bench.skips import SKIPS, SkipBench, measure, run_skip_bench
 from skipstone.lab.bench.unet import UNetInputs
 
-SMALL = SkipBench(size=128, calls=3, dato_calls=5, intervals=(3,), rounds=1)
+SMALL = SkipBench(size=64, calls=3, dato_calls=5, intervals=(3,), rounds=1)
 ROOT = Path(__file__).parents[2]
 NAMES = [
     "dense",
@@ -110,9 +110,9 @@ def test_multiply_adds_without_numbers_are_those_of_the_real_run() -> None:
     with torch.device("meta"):
         bare = small_unet()
     for way in ways(2, (2,), 3):
-        walk = Walk(unet, way, UNetInputs(unet, 2, 128))
+        walk = Walk(unet, way, UNetInputs(unet, 2, 64))
         real = [count_macs(lambda k=k, walk=walk: walk.call(k)) for k in range(way.calls)]
-        assert call_macs(bare, way, UNetInputs(bare, 2, 128)) == real
+        assert call_macs(bare, way, UNetInputs(bare, 2, 64)) == real
     assert not tiny.hooked(unet)
 
 
@@ -147,8 +147,8 @@ def test_each_call_gets_a_latent_of_its_own_and_every_way_the_same() -> None:
 def test_ways_that_do_other_work_are_told_apart() -> None:
     unet = small_unet()
     _, _, package, *_ = ways(3, (3,), 6)
-    other = Walk(unet, ways(3, (2,), 6)[1], UNetInputs(unet, 2, 128))
-    walk = Walk(unet, package, UNetInputs(unet, 2, 128))
+    other = Walk(unet, ways(3, (2,), 6)[1], UNetInputs(unet, 2, 64))
+    walk = Walk(unet, package, UNetInputs(unet, 2, 64))
     for k in range(3):
         other.call(k), walk.call(k)
     with pytest.raises(SkipstoneError, match="differ by"):

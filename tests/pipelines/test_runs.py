@@ -38,6 +38,13 @@ METHODS: dict[str, Method] = {
     "prune": TokenPrune(ratio=0.3),
 }
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+on_a_unet = pytest.mark.parametrize(
+    ("unet", "method"),
+    list(zip(["ldm", "diffusers"] * 2, METHODS.values(), strict=True)),
+    ids=METHODS,
+    indirect=["unet"],
+)
+"""Each method on one of the two U-Nets."""
 TIMESTEPS = (950.0, 850.0, 750.0, 650.0, 550.0)
 
 
@@ -110,11 +117,16 @@ def test_a_pipeline_that_restores_its_scheduler_at_each_step_is_one_run(method: 
 # Bare models
 
 
-@methods
+ABORTED = [(950, 900, 850, 800), (999, 900, 800), (800,), (500,), (500, 400)]
+
+
 @pytest.mark.parametrize(
-    "aborted",
-    [(950, 900, 850, 800), (999, 900, 800), (800,), (500,), (500, 400)],
-    ids=lambda steps: f"after {steps[-1]}",
+    ("unet", "method", "aborted"),
+    [
+        *(("diffusers", METHODS["deepcache"], steps) for steps in ABORTED),
+        *(("ldm", method, ABORTED[1]) for method in METHODS.values()),
+    ],
+    indirect=["unet"],
 )
 def test_a_run_after_an_aborted_one_is_a_run_of_its_own(
     unet: tiny.Case, method: Method, aborted: tuple[int, ...]
@@ -127,7 +139,7 @@ def test_a_run_after_an_aborted_one_is_a_run_of_its_own(
         assert torch.equal(walk(unet, steps, 5, cond), alone)
 
 
-@methods
+@on_a_unet
 def test_pictures_of_one_step_never_contain_an_earlier_one(unet: tiny.Case, method: Method, monkeypatch: Any) -> None:
     monkeypatch.setattr(run_watch, "_MOST_AT_ONCE", 3)
     cond, alone = unet.cond(1), []
@@ -153,7 +165,7 @@ def test_an_evenly_falling_run_is_one_run_whatever_its_steps(unet: tiny.Case) ->
 # Several evaluations of one noise level
 
 
-@methods
+@on_a_unet
 def test_tiles_side_by_side_are_what_each_is_alone(unet: tiny.Case, method: Method) -> None:
     cond, alone = unet.cond(1), []
     for seed in (1, 2, 3):
@@ -165,7 +177,7 @@ def test_tiles_side_by_side_are_what_each_is_alone(unet: tiny.Case, method: Meth
     assert all(torch.equal(a, b) for a, b in zip(tiles, alone, strict=True))
 
 
-@methods
+@on_a_unet
 def test_tiles_in_another_order_at_each_level_are_told_apart_by_their_latents(unet: tiny.Case, method: Method) -> None:
     cond = unet.cond(1)
     with accelerate(unet.model, method):
@@ -288,9 +300,10 @@ def test_one_timestep_reads_numbers_and_equal_entries() -> None:
 # Memory, reports, gradients, faults
 
 
-@methods
+@on_a_unet
 def test_a_runs_caches_are_gone_when_it_ends_without_garbage_collection(unet: tiny.Case, method: Method) -> None:
     handle, cond = accelerate(unet.model, method), unet.cond(1)
+    gc.collect()
     gc.disable()
     try:
         walk(unet, TIMESTEPS, 1, cond)
@@ -317,7 +330,7 @@ def test_a_report_before_the_end_has_what_was_done_so_far(unet: tiny.Case) -> No
         assert (report.calls, report.blocks_run) == (4, report.blocks // 2) and not report.idle
 
 
-@methods
+@on_a_unet
 @pytest.mark.parametrize("wanted_of", ["weights", "latent"])
 def test_gradients_are_those_of_the_plain_model(unet: tiny.Case, method: Method, wanted_of: str) -> None:
     x, cond = unet.latent(1).requires_grad_(wanted_of == "latent"), unet.cond(1)

@@ -21,6 +21,7 @@ def small_pipeline() -> Any:
     from skipstone.lab.demo_models.model import SCHEDULER_CONFIG, UNET_CONFIG, ClassTable, DemoPipeline
 
     config = {**UNET_CONFIG, "block_out_channels": (16, 16, 16), "attention_head_dim": (1, 1, 1), "norm_num_groups": 8}
+    config["sample_size"] = 16
     config["down_block_types"] = ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
     config["up_block_types"] = ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
     with torch.random.fork_rng():
