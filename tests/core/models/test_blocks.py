@@ -80,7 +80,7 @@ def test_looking_a_model_over_changes_nothing(case: tiny.Case) -> None:
 @pytest.mark.parametrize("name", ["ldm", "diffusers"])
 def test_blocks_whose_first_attention_is_a_cross_attention_are_refused(name: str) -> None:
     if name == "ldm":
-        case = tiny.ldm_unet(disable_self_attentions=[True, False])
+        case = tiny.ldm_unet(disable_self_attentions=(True, False))
     else:
         case = tiny.diffusers_unet(only_cross_attention=True)
     refused = [s for s in sites_of(case.model, recognise(case.model)) if s.refusal]
