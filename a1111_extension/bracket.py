@@ -24,6 +24,7 @@ from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
 from ..core.engine.session import Session
 from ..core.errors import Decline
+from ..core.plan.run import Horizon
 from ..core.recipe.recipe import Recipe
 from .host import Step
 from .labels import StepRows
@@ -161,7 +162,7 @@ class UNetBracket:
         left = self._step.steps - self._first_step if self._step.steps else None
         scale = self._engine.family.time_scale or 1.0
         calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
-        self._engine.begin(calls, steps=left, stochastic=self._step.noisy)
+        self._engine.start(Horizon(tuple(calls), steps=left, stochastic=self._step.noisy))
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property

@@ -49,7 +49,8 @@ class WholeCalls:
             timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
             engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]))
             steps, stochastic = len(self._sigmas) - 1, adds_noise(self._sampler)
-            self._session = engine.begin(timesteps, TRAIN_STEPS, steps=steps, stochastic=stochastic)
+            run = Horizon(tuple(timesteps or ()), TRAIN_STEPS, steps=steps, stochastic=stochastic)
+            self._session = engine.start(run)
             self._engine = engine
 
     def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:

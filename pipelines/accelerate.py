@@ -254,9 +254,7 @@ class Handle:
         if self._schedule is None or now.found is None:
             self.engine.begin(steps=context.num_inference_steps)
             return
-        known = self._schedule
-        calls, stages = known.calls_from(now.found)
-        self.engine.begin(calls, known.train_steps, stages, stochastic=known.stochastic, distilled=known.distilled)
+        self.engine.start(self._schedule.horizon_from(now.found))
 
     def _orphaned(self, thread: int) -> None:
         """End a thread's run when its conditionings were freed: an unwatched pipeline has returned.

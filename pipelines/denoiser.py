@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 from ..core.calibrate.denoiser import Trajectory
 from ..core.forecast.space import Noise
 from ..core.models import recognise
+from ..core.plan.run import Horizon
 from .conditions import Conditions, conditions_of
-from .noise import adds_noise, noise_at
+from .noise import horizon_of, noise_at
 from .packing import flux_positions, packed, takes_tokens, unpacked
 from .prompts import NetworkArguments, network_of
 from .runs import guidance_of, initial_scale, latent_shape, set_timesteps
+
+_ROOM = 1.01
+"""A schedule may pass the levels of training by this factor, from rounding."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,8 @@ class PipelineDenoiser:
         which = [_one_of(len(self._conditions), g) for g in generators]
         weight = next(self.network.parameters())
         x = noise.to(weight.device, weight.dtype) * initial_scale(self._scheduler)
-        return Trajectory(
-            x, self._conditions.rows(which, self._guidance > 1), _History(_twin(self._scheduler), generators)
-        )
+        rows = self._conditions.rows(which, self._guidance > 1)
+        return Trajectory(x, rows, _History(_with_path(_twin(self._scheduler), x, seeds), generators))
 
     def predict(self, at: Trajectory, call: int) -> Tensor:
         """Return the network's output, of its input's shape. With guidance there are two rows per sample, the empty ones first.
@@ -114,14 +118,19 @@ class PipelineDenoiser:
         return noise_at(self._scheduler, self.timesteps[call])
 
     @property
-    def stochastic(self) -> bool:
-        """Whether the sampler adds noise."""
-        return adds_noise(self._scheduler)
+    def horizon(self) -> Horizon:
+        """What is known of the run ahead."""
+        return horizon_of(self._scheduler, self.timesteps)
 
     @property
     def sampler(self) -> str:
         """Name of the sampler."""
         return type(self._scheduler).__name__
+
+    @property
+    def scheduler_module(self) -> str:
+        """Name of the module that defines the sampler."""
+        return type(self._scheduler).__module__
 
     @property
     def guidance(self) -> float:
@@ -217,6 +226,16 @@ def _twin(scheduler: Any) -> Any:
         elif isinstance(value, list):
             setattr(twin, name, [v.detach() if isinstance(v, Tensor) else v for v in value])
     return twin
+
+
+def _with_path(scheduler: Any, x: Tensor, seeds: Sequence[int]) -> Any:
+    """Return the scheduler; where it adds increments of a Brownian path (DPM++ SDE), with a path for each seed."""
+    if hasattr(scheduler, "noise_sampler_seed"):
+        path = sys.modules[type(scheduler).__module__].BrownianTreeNoiseSampler
+        levels = scheduler.alphas_cumprod  # of training: a seed has one path for any number of steps
+        low, high = (float(((1 - level) / level) ** 0.5) for level in (levels.max(), levels.min()))
+        scheduler.noise_sampler = path(x, low / _ROOM, high * _ROOM, list(seeds))
+    return scheduler
 
 
 def _one_of(count: int, generator: torch.Generator) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.forecast.space import Noise, Predicts
+from ..core.plan.run import Horizon
 
 _PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 _FLOWS = ("FlowMatch", "LTXEuler")
@@ -43,6 +44,28 @@ def noise_at(scheduler: Any, timestep: float, rising: bool = False) -> Noise | N
     sigmas = np.sqrt((1 - table) / np.maximum(table, 1e-12))
     log_sigma = np.interp(timestep, np.arange(len(table)), np.log(np.maximum(sigmas, 1e-12)))
     return Noise.of_karras(float(np.exp(log_sigma)), predicts)
+
+
+def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
+    """Return what is known ahead of a run.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        timesteps: training timestep of each call.
+
+    Example:
+        >>> from diffusers import HeunDiscreteScheduler
+        >>> run = horizon_of(HeunDiscreteScheduler(), (900.0, 600.0, 600.0, 300.0, 300.0))
+        >>> run.stages, run.stochastic
+        (2, False)
+    """
+    return Horizon(
+        timesteps,
+        float(getattr(scheduler.config, "num_train_timesteps", 1000)),
+        int(getattr(scheduler, "order", 1) or 1),
+        stochastic=adds_noise(scheduler),
+        distilled=is_distilled(scheduler),
+    )
 
 
 def is_flow(scheduler: Any) -> bool:

@@ -3,28 +3,79 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.errors import RecipeError
 from .noise import is_flow
 
+
+class Sampler(NamedTuple):
+    """A scheduler of diffusers with settings.
+
+    Args:
+        kind: name of its class.
+        settings: that differ from the pipeline's own.
+
+    Example:
+        >>> SAMPLERS["ddim"].kind
+        'DDIMScheduler'
+    """
+
+    kind: str
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+
+_KARRAS = {"use_karras_sigmas": True}
+_DPM, _SDE = "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}
+
 SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "ddpm": "DDPMScheduler",
+    "ddim": Sampler("DDIMScheduler"),
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "euler_karras": Sampler("EulerDiscreteScheduler", _KARRAS),
+    "heun": Sampler("HeunDiscreteScheduler"),
+    "dpm_2": Sampler("KDPM2DiscreteScheduler"),
+    "dpmpp_2s": Sampler("DPMSolverSinglestepScheduler"),
+    "pndm": Sampler("PNDMScheduler"),
+    "lms": Sampler("LMSDiscreteScheduler"),
+    "deis": Sampler("DEISMultistepScheduler"),
+    "dpmpp_2m": Sampler(_DPM),
+    "dpmpp_2m_karras": Sampler(_DPM, _KARRAS),
+    "dpmpp_3m": Sampler(_DPM, {"solver_order": 3}),
+    "dpmpp_3m_karras": Sampler(_DPM, {"solver_order": 3} | _KARRAS),
+    "unipc": Sampler("UniPCMultistepScheduler"),
+    "ddpm": Sampler("DDPMScheduler"),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
+    "dpm_2_a": Sampler("KDPM2AncestralDiscreteScheduler"),
+    "dpmpp_2m_sde": Sampler(_DPM, _SDE),
+    "dpmpp_2m_sde_karras": Sampler(_DPM, _SDE | _KARRAS),
+    "dpmpp_sde": Sampler("DPMSolverSDEScheduler"),
+    "sa_solver": Sampler("SASolverScheduler"),
 }
-"""Short name -> diffusers' class."""
+"""Short name -> scheduler. `lms` needs scipy, `dpmpp_sde` torchsde."""
 FLOW_SAMPLERS = {
-    "euler": "FlowMatchEulerDiscreteScheduler",
-    "heun": "FlowMatchHeunDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
+    "euler": Sampler("FlowMatchEulerDiscreteScheduler"),
+    "heun": Sampler("FlowMatchHeunDiscreteScheduler"),
+    "dpmpp_2m": Sampler(_DPM),
+    "unipc": Sampler("UniPCMultistepScheduler"),
 }
 """The same for flow models."""
+
+
+def check_sampler(name: str, flow: bool = False) -> None:
+    """Raise :class:`RecipeError` for a name that is not known.
+
+    Args:
+        name: short name.
+        flow: of the samplers of flow models alone.
+
+    Example:
+        >>> check_sampler("eulr")
+        Traceback (most recent call last):
+        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, ...
+    """
+    known = FLOW_SAMPLERS if flow else SAMPLERS
+    if name not in known:
+        raise RecipeError(f"no sampler {name!r}{' of flow models' if flow else ''}: choose {', '.join(known)}")
 
 
 def set_sampler(pipe: Any, name: str) -> None:
@@ -41,19 +92,18 @@ def set_sampler(pipe: Any, name: str) -> None:
         >>> from diffusers import DDIMScheduler
         >>> set_sampler(SimpleNamespace(scheduler=DDIMScheduler()), "eulr")
         Traceback (most recent call last):
-        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm
+        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, ...
     """
     if not name:
         return
     flow = is_flow(pipe.scheduler)
-    known = FLOW_SAMPLERS if flow else SAMPLERS
-    if name not in known:
-        raise RecipeError(f"no sampler {name!r}{' of flow models' if flow else ''}: choose {', '.join(known)}")
+    check_sampler(name, flow)
     import diffusers
 
-    kind = getattr(diffusers, known[name])
-    config = _as_flow(pipe.scheduler.config, kind) if flow else pipe.scheduler.config
-    pipe.scheduler = kind.from_config(config)
+    kind, settings = (FLOW_SAMPLERS if flow else SAMPLERS)[name]
+    found = getattr(diffusers, kind)
+    config = _as_flow(pipe.scheduler.config, found) if flow else pipe.scheduler.config
+    pipe.scheduler = found.from_config(config, **settings)
 
 
 def _as_flow(config: Any, kind: type) -> dict[str, Any]:

@@ -7,7 +7,7 @@ common to all its pipelines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 from ..core.engine.call import one_timestep
 from ..core.engine.copies import copied_without, without_attribute
 from ..core.forecast.space import Noise
-from .noise import adds_noise, is_distilled, noise_at
+from ..core.plan.run import Horizon
+from .noise import horizon_of, noise_at
 from .time_unit import UNITS, TimeUnit, place_of
 
 _ROUNDED = 3e-3
@@ -127,20 +128,10 @@ class PipelineSchedule:
         """Return the noise level of a call; None if the scheduler's levels are not known."""
         return noise_at(self._pipeline.scheduler, found.value, found.rising)
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether the scheduler adds noise at its steps."""
-        return adds_noise(self._pipeline.scheduler)
-
-    @property
-    def distilled(self) -> bool:
-        """Whether the scheduler is for distilled models."""
-        return is_distilled(self._pipeline.scheduler)
-
-    def calls_from(self, found: ScheduledCall) -> tuple[list[float], int]:
-        """Return the timesteps of this call and those to come, and the number of calls per sampler step."""
-        stages = int(getattr(self._pipeline.scheduler, "order", 1) or 1)
-        return self._values[found.place :], stages if found.place % stages == 0 else 1
+    def horizon_from(self, found: ScheduledCall) -> Horizon:
+        """Return what is known of this call and those to come."""
+        run = horizon_of(self._pipeline.scheduler, tuple(self._values[found.place :]))
+        return run if found.place % run.stages == 0 else replace(run, stages=1)
 
     def _read(self, listed: Any) -> list[float]:
         """Return all timesteps of the schedule; waits for the device once per list."""

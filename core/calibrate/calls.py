@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.call import Call
 from ..engine.clock import Stream
 from ..engine.engine import Engine
-from ..errors import ModelError
+from ..errors import ModelError, RecipeError
 from ..forecast.names import PredictorName, Space
 from ..forecast.profile import HeldOut, Profile, gram_of
 from ..forecast.shortest_path import best_keys, one_call_costs
@@ -26,6 +26,7 @@ from ..forecast.space import Noise
 from ..measure.fidelity import relative_errors
 from ..models.family import identity
 from ..plan.call_plan import Keys, dense_keys, even_keys
+from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .denoiser import Denoiser, Trajectory
@@ -41,6 +42,10 @@ class ProfiledDenoiser(Denoiser, Protocol):
 
     sampler: str
     guidance: float
+
+    @property
+    def horizon(self) -> Horizon:
+        """What is known of the run ahead, as a host has it."""
 
     def network_input(self, at: Trajectory, call: int) -> Tensor:
         """Return the latents that `predict` gives the network [rows, ...].
@@ -115,20 +120,23 @@ def closed_loop(
         seeds: one per sample.
         settings: which calls run, and how the others are forecast.
 
+    Raises :class:`RecipeError` where no call is skipped, for the reason that a user's report would give.
+
     Example:
         >>> latents, errors = closed_loop(denoiser, [0, 1], CallSkip(keys=(0, 1, 5, 11)))
         >>> latents.shape, sorted(errors)
         (torch.Size([2, 4, 4, 4]), [5, 11])
     """
     engine, at = Engine(denoiser.network, Recipe.of([settings])), denoiser.begin(seeds)
-    session = engine.begin(denoiser.timesteps)
+    session = engine.start(denoiser.horizon)
     for number, timestep in enumerate(denoiser.timesteps):
         x = denoiser.network_input(at, number)
         call = Call(timestep, tuple(x.shape[2:]), (Stream("all", len(x)),), input=x, noise=denoiser.noise(number))
         output = engine.forward(partial(_same, call), partial(denoiser.predict, at, number))
         at = denoiser.advance(at, output, number)
     surprises = session.surprises
-    engine.end()
+    for reason in engine.end().declined:
+        raise RecipeError(reason)
     return at.x, surprises
 
 
@@ -140,14 +148,18 @@ def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) ->
         seeds: one per sample.
         batch: samples that run together.
 
-    Raises :class:`ModelError` if the sampler's noise levels are not known.
+    Raises :class:`ModelError` if the sampler's noise levels are not known, or for several calls per step.
 
     Example:
         >>> found = profile(denoiser, seeds=range(4))
         >>> found.steps, found.provenance
         (12, {'samples': 4})
     """
-    steps = len(denoiser.timesteps)
+    steps, stages = len(denoiser.timesteps), denoiser.horizon.stages
+    if stages > 1:
+        raise ModelError(
+            f"{denoiser.sampler} calls the model {stages} times a step: profile with another, such as euler"
+        )
     noises = tuple(noise for noise in map(denoiser.noise, range(steps)) if noise is not None)
     if len(noises) < steps:
         raise ModelError(f"the noise levels of {denoiser.sampler} are not known: use another sampler to profile")

@@ -31,7 +31,7 @@ from .meter import Meter
 from .outputs import detached, largest_error, prediction, with_prediction
 from .recording import Recording
 
-_SLACK = 1.25
+SLACK = 1.25
 """A one-call error this many times the profile's bound means that the run is unlike the profile's."""
 _UNLIKE = "unlike the profile"
 
@@ -196,7 +196,7 @@ class CallSkipping:
         bound = self._choice.bounds.get(self._step)
         if bound is None or self._step in (*self._added, self._guarded):
             return
-        if float(self._surprises[self._step]) <= _SLACK * bound:
+        if float(self._surprises[self._step]) <= SLACK * bound:
             return
         self._guarded = self._step
         if (extra := self._plan.add_after(self._step)) is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from threading import current_thread
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -129,22 +130,24 @@ class Engine:
         train_steps: float = 1000.0,
         stages: int = 1,
         steps: int | None = None,
-        stochastic: bool = False,
-        distilled: bool = False,
     ) -> Session:
-        """Begin a run.
+        """Begin a run of a sampler of which nothing is known but its calls; else see :meth:`start`.
 
         Args:
             timesteps: training timestep of each call, in order; None if the host does not know them for certain.
             train_steps: number of training timesteps.
             stages: calls per sampler step, when the calls are known (:class:`skipstone.core.plan.run.Horizon`).
             steps: number of sampler steps, if it is known without the calls.
-            stochastic: whether the sampler adds noise.
-            distilled: whether the sampler is for distilled models (LCM, TCD).
         """
-        known = tuple(timesteps) if timesteps is not None and len(timesteps) else None
-        horizon = Horizon(known, train_steps, stages, steps, stochastic, distilled)
-        session = Session(horizon, self._makers, self._skipping)
+        return self.start(Horizon(tuple(timesteps or ()), train_steps, stages, steps))
+
+    def start(self, horizon: Horizon) -> Session:
+        """Begin a run.
+
+        Args:
+            horizon: what is known of it ahead.
+        """
+        session = Session(replace(horizon, timesteps=horizon.timesteps or None), self._makers, self._skipping)
         self._stack.append(session)
         return session
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from ...core.errors import RecipeError
 from ...core.forecast.profile import TURNED, Profile
 from ...core.measure.fidelity import relative_errors
 from ...core.measure.timing import machine, threads
+from ...core.models.family import identity
 from ...core.plan.call_choice import choose_calls
 from ...core.plan.call_plan import growing_keys
-from ...core.plan.run import Horizon
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
-from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, set_sampler
+from ...pipelines.samplers import check_sampler, set_sampler
 from ..demo_models.loading import load_model
+from .call_tables import sampler_table, way_table
 from .figures import Bench, Figures, Files, Progress, Table, publish
+from .promise import coverage, promise_tables
+from .same_noise import noise_of
+from .skipped_call import skipped_call_costs, skipped_call_tables
 
 _SEEDS = 40_000
 """First seed of the reported noises: profiles use others."""
@@ -61,7 +66,7 @@ class CallBench(Files):
     calls: tuple[int, ...] = (10, 7)
     """Numbers of steps that run."""
     samplers: tuple[str, ...] = ("ddim", "euler", "dpmpp_2m", "unipc")
-    """Samplers: ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm."""
+    """Short names of diffusers' samplers, such as euler_a or dpmpp_2m_karras; none for the profile's promise alone."""
     guidance: tuple[float, ...] = (1.0, 3.0)
     """Guidance scales."""
     noises: int = 32
@@ -69,7 +74,15 @@ class CallBench(Files):
     peers: bool = False
     """Measure the published forecasters, too."""
     profile: Path | None = None
-    """A profile of the model: its plans join where sampler, steps and guidance are its own."""
+    """A profile of the model: its promise is checked, and its plans join where sampler, steps and guidance are its own."""
+    covering: int = 128
+    """Fresh noises on which the profile's promise is checked; 0 leaves it out."""
+    overhead: bool = False
+    """Measure the time of a skipped call, too."""
+    brief: bool = False
+    """Show one line per sampler: the ratio of the default to fewer steps."""
+    section: str = ""
+    """Name of the section in the Markdown file; the model and the steps by default."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_calls.json")
@@ -79,9 +92,8 @@ class CallBench(Files):
         """Refuse what cannot be measured. Raises :class:`RecipeError`."""
         if self.noises < 2 or not self.calls or not all(2 <= n < self.steps for n in self.calls):
             raise RecipeError(f"give 2 noises or more, and --calls between 2 and {self.steps - 1}")
-        unknown = [name for name in self.samplers if name not in {**SAMPLERS, **FLOW_SAMPLERS}]
-        if unknown:
-            raise RecipeError(f"no sampler {unknown[0]!r}: choose {', '.join(SAMPLERS)}")
+        for name in self.samplers:
+            check_sampler(name)
 
 
 def run_call_bench(options: CallBench, say: Progress = print, command: str = "") -> Figures:
@@ -97,11 +109,11 @@ def run_call_bench(options: CallBench, say: Progress = print, command: str = "")
     Example:
         >>> run_call_bench(CallBench(samplers=("eulr",)))
         Traceback (most recent call last):
-        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm
+        skipstone.core.errors.RecipeError: no sampler 'eulr': choose ddim, euler, ...
     """
     options.check()
     with threads(options.threads or torch.get_num_threads()):
-        return publish(_bench_of(options.model, options.steps), options, lambda: measure(options, say, command), say)
+        return publish(_bench_of(options), options, lambda: measure(options, say, command), say)
 
 
 def measure(options: CallBench, say: Progress, command: str) -> Figures:
@@ -122,10 +134,21 @@ def measure(options: CallBench, say: Progress, command: str) -> Figures:
             for row in _rows(options, sampler, guidance):
                 rows.append(row)
                 say(f"{sampler} {guidance:g} {row['calls']} {row['name']}: {row['geometric']:.4f}")
+    promise = _promise(options) if options.profile and options.covering else []
+    skipped = skipped_call_costs(options.model, options.profile) if options.overhead else {}
     return {
         "command": command, "machine": machine("cpu"), "absent": {}, "model": options.model, "steps": options.steps,
-        "noises": options.noises, "rows": rows,
+        "noises": options.noises, "rows": rows, "promise": promise, "covering": options.covering, "skipped": skipped,
     }  # fmt: skip
+
+
+def _promise(options: CallBench) -> list[dict[str, Any]]:
+    """Return how many fresh noises stay under what the profile promises."""
+    known = Profile.load(options.profile or "")
+    name = next((name for name, sampler in SAMPLERS.items() if sampler.kind == known.sampler), "")
+    denoiser = _denoiser(options.model, name, known.steps, known.guidance)
+    known.fits(identity(denoiser.network))
+    return coverage(known, denoiser, options.covering)
 
 
 def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[str, Any]]:
@@ -133,14 +156,25 @@ def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[st
     denoiser = _denoiser(options.model, sampler, options.steps, guidance)
     reference = _latents(denoiser, seeds, None)
     for calls in options.calls:
-        control = _latents(_denoiser(options.model, sampler, calls, guidance), seeds, None)
+        shorter = _denoiser(options.model, sampler, calls, guidance)
+        control = _fewer_steps(shorter, denoiser, seeds)
         fewer = _errors(control, reference)
         told = {"sampler": sampler, "guidance": guidance, "calls": calls}
         yield {"name": FEWER, **told, **_figures(fewer, fewer), "psnr_db": _psnr(control, reference)}
-        for name, settings in _ways(options, denoiser, calls).items():
+        count = -(-len(shorter.timesteps) // shorter.horizon.stages)  # PNDM evaluates a level twice
+        for name, settings in _ways(options, denoiser, count).items():
             found = _latents(denoiser, seeds, settings)
             errors = _errors(found, reference)
             yield {"name": name, **told, **_figures(errors, fewer), "psnr_db": _psnr(found, reference)}
+
+
+def _fewer_steps(fewer: PipelineDenoiser, denoiser: PipelineDenoiser, seeds: Sequence[int]) -> Tensor:
+    """Return the final latents of fewer steps; where the sampler adds noise, with that of the full run."""
+    found = []
+    for part in _parts(seeds):
+        with noise_of(denoiser, fewer, part):
+            found.append(dense(fewer, part)[0])
+    return torch.cat(found)
 
 
 def _ways(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> dict[str, CallSkip]:
@@ -162,7 +196,7 @@ def _planned(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> Call
     if (known.sampler, known.steps, known.guidance) != (denoiser.sampler, options.steps, denoiser.guidance):
         return None
     auto = Auto(speedup=options.steps / calls, profile=str(options.profile))
-    return choose_calls(auto, Horizon(denoiser.timesteps), known.network).settings
+    return choose_calls(auto, denoiser.horizon, known.network).settings
 
 
 def _spectrum_keys(steps: int, calls: int) -> tuple[int, ...]:
@@ -176,10 +210,13 @@ def _spectrum_keys(steps: int, calls: int) -> tuple[int, ...]:
 
 
 def _latents(denoiser: PipelineDenoiser, seeds: Sequence[int], settings: CallSkip | None) -> Tensor:
-    parts = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
     if settings is None:
-        return torch.cat([dense(denoiser, part)[0] for part in parts])
-    return torch.cat([closed_loop(denoiser, part, settings)[0] for part in parts])
+        return torch.cat([dense(denoiser, part)[0] for part in _parts(seeds)])
+    return torch.cat([closed_loop(denoiser, part, settings)[0] for part in _parts(seeds)])
+
+
+def _parts(seeds: Sequence[int]) -> list[Sequence[int]]:
+    return [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
 
 
 def _errors(latents: Tensor, reference: Tensor) -> np.ndarray:
@@ -208,27 +245,13 @@ def _denoiser(model: str, sampler: str, steps: int, guidance: float) -> Pipeline
     return denoiser_of(pipe, steps, guidance)
 
 
-def _bench_of(model: str, steps: int) -> Bench:
-    return Bench(f"calls {model}, {steps} steps", ("model", "steps", "noises", "rows"), _tables)
+def _bench_of(options: CallBench) -> Bench:
+    name = options.section or f"{options.model}, {options.steps} steps"
+    tables = partial(_tables, brief=options.brief)
+    return Bench(f"calls {name}", ("model", "steps", "noises", "rows", "promise", "covering", "skipped"), tables)
 
 
-def _tables(result: Figures) -> list[Table]:
-    rows = [
-        (
-            row["sampler"], f"{row['guidance']:g}", f"{row['calls']} of {result['steps']}", row["name"],
-            f"{row['mean']:.4f}", f"{row['geometric']:.4f}", f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
-            f"{row['turned']:.0%}", f"{row['psnr_db']:.1f}",
-        )
-        for row in result["rows"]
-    ]  # fmt: skip
-    header = (
-        "sampler",
-        "guidance",
-        "calls",
-        "way",
-        "error, mean",
-        "geometric",
-        "ratio to fewer steps",
-        "another picture",
-    )
-    return [Table(f"{result['model']}, {result['steps']} steps, {result['noises']} noises", header, tuple(rows))]
+def _tables(result: Figures, brief: bool = False) -> list[Table]:
+    ways = [sampler_table(result, OURS) if brief else way_table(result)] if result["rows"] else []
+    promise = promise_tables(result.get("promise", ()), result["model"], result.get("covering", 0))
+    return [*ways, *promise, *skipped_call_tables(result.get("skipped", {}), result["model"])]

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
+from skipstone.core.calibrate.calls import dense, profile, with_plans
 from skipstone.core.errors import RecipeError
+from skipstone.core.forecast.profile import HeldOut
 from skipstone.lab.bench import calls as bench
+from skipstone.lab.bench.call_tables import verdict
 from skipstone.lab.bench.calls import FEWER, OURS, PEERS, CallBench, run_call_bench
+from skipstone.lab.bench.promise import coverage, interval
+from skipstone.lab.bench.same_noise import noise_of, noises_for, spans
+from skipstone.lab.bench.skipped_call import timed
+from skipstone.pipelines.denoiser import denoiser_of
+from skipstone.pipelines.samplers import set_sampler
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +61,76 @@ def test_its_tables_can_be_shown_again(result: dict[str, Any], tmp_path: Path) -
 def test_mistakes_are_refused(options: dict[str, Any], line: str) -> None:
     with pytest.raises(RecipeError, match=line):
         CallBench(**options).check()
+
+
+def test_one_line_per_sampler_shows_its_verdict(result: dict[str, Any], tmp_path: Path) -> None:
+    from skipstone.core.files import write_json
+
+    write_json(tmp_path / "calls.json", result)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench calls contracts -->\n<!-- end of bench calls contracts -->\n")
+    options = CallBench(load=tmp_path / "calls.json", markdown=page, brief=True, section="contracts")
+    run_call_bench(options, lambda line: None)
+    (line,) = [line for line in page.read_text().splitlines() if line.startswith("| ddim")]
+    assert line.count("|") == 4 and any(word in line for word in ("better", "level", "worse"))
+
+
+def test_a_verdict_counts_by_the_intervals() -> None:
+    rows = [{"low": low, "high": high} for low, high in ((0.4, 0.9), (0.9, 1.1), (1.1, 1.3), (0.2, 0.3))]
+    assert verdict(rows) == "2 better, 1 level, 1 worse"
+
+
+def test_the_promise_is_checked_on_fresh_noises_plan_by_plan() -> None:
+    denoiser = denoiser_of(tiny.dit_pipeline(), 10, 1.0)
+    keys = (0, 2, 5, 7, 9)
+    never, always = ((error,) * 19 for error in (0.0, 9.0))
+    plans = [HeldOut(keys, "eps", "line", errors, (bound,) * 4) for errors, bound in ((never, 0.0), (always, 9.0))]
+    first, second = coverage(with_plans(profile(denoiser, range(2)), plans), denoiser, noises=6)
+    assert first["covered"] == [0.0, 0.0, 0.0] and first["guard"] == 1.0
+    assert second["covered"] == [1.0, 1.0, 1.0] and second["guard"] == 0.0
+    assert second["promised"] == [9.0, 9.0, 9.0] and second["turned"][0] == 1.0
+
+
+def test_the_interval_of_a_share_narrows_with_more_noises() -> None:
+    few, many = interval(0.9, 32), interval(0.9, 512)
+    assert few[0] < many[0] < 0.9 < many[1] < few[1] <= 1
+
+
+def test_fewer_steps_add_the_noise_of_the_steps_that_they_take_the_place_of() -> None:
+    many, few = (_ancestral(steps) for steps in (8, 4))
+    fine, coarse = noises_for(many, many, [3, 4]), noises_for(many, few, [3, 4])
+    assert [float(noise.var()) for noise in coarse] == pytest.approx([1.0] * 4, abs=0.15)
+    shares = [[float((own * noise).mean()) for own in fine] for noise in coarse]
+    for own, part in zip(shares[:-1], spans(many.timesteps, few.timesteps)[:-1], strict=True):
+        assert max(own) == own[part[-1]] > 0.5, "the last step's decays least"
+        assert all(abs(share) < 0.15 for i, share in enumerate(own) if i not in part)
+
+
+def test_only_while_it_is_asked_for_and_for_equal_steps_the_noise_is_their_own() -> None:
+    many, few = (_ancestral(steps) for steps in (4, 2))
+    alone, reference = dense(few, [3, 4])[0], dense(many, [3, 4])[0]
+    with noise_of(many, many, [3, 4]):
+        assert torch.equal(dense(many, [3, 4])[0], reference)
+    with noise_of(many, few, [3, 4]):
+        assert not torch.equal(dense(few, [3, 4])[0], alone)
+    assert torch.equal(dense(few, [3, 4])[0], alone)
+
+
+def _ancestral(steps: int) -> Any:
+    pipe = tiny.dit_pipeline()
+    set_sampler(pipe, "euler_a")
+    return denoiser_of(pipe, steps, 1.0)
+
+
+def test_each_step_of_the_longer_run_lies_in_one_of_the_shorter() -> None:
+    many = [1000 - 50 * k for k in range(20)]
+    parts = spans(many, [1000 - 143 * k for k in range(7)])
+    assert [i for part in parts for i in part] == list(range(20)) and all(parts)
+
+
+def test_forwards_are_timed_above_what_is_installed_and_nothing_is_left() -> None:
+    network, ticks = torch.nn.Identity(), iter((1.0, 3.0, 10.0, 10.5))
+    network.__dict__["forward"] = installed = lambda x: x + 1
+    with timed(network, lambda: next(ticks)) as took:
+        assert (network(1), network(2)) == (2, 3)
+    assert took == [2.0, 0.5] and vars(network)["forward"] is installed

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skipstone.core.calibrate.denoiser import Trajectory
 from skipstone.core.forecast.space import Noise
+from skipstone.core.plan.run import Horizon
 
 
 class Predictor(nn.Module):
@@ -34,6 +35,11 @@ class ToyDenoiser:
     def __init__(self, steps: int = 12) -> None:
         self.network = Predictor()
         self.timesteps = tuple(950.0 * (1 - k / steps) + 20 for k in range(steps))
+
+    @property
+    def horizon(self) -> Horizon:
+        """The calls ahead."""
+        return Horizon(self.timesteps)
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
         """Noise of each seed's own generator."""

@@ -25,6 +25,7 @@ from skipstone.core.forecast.history import History
 from skipstone.core.forecast.names import SPACES
 from skipstone.core.forecast.predictors import PREDICTORS
 from skipstone.core.forecast.space import Noise
+from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -355,7 +356,7 @@ def test_what_does_not_fit_the_run_is_said_and_every_call_runs(calls: CallSkip, 
 def test_few_steps_and_distilled_samplers_are_declined_unless_steps_are_chosen(steps: int, distilled: bool) -> None:
     for calls, runs in ((CallSkip(speedup=2.0), steps), (CallSkip(every=2), steps // 2 + 1)):
         one = host(calls)
-        one.engine.begin(STEPS[:steps], distilled=distilled)
+        one.engine.start(Horizon(STEPS[:steps], distilled=distilled))
         one.sample(lambda t: BATCHED, STEPS[:steps])
         report = one.engine.end()
         assert len(one.net.seen) == runs
