@@ -162,7 +162,8 @@ class UNetBracket:
         left = self._step.steps - self._first_step if self._step.steps else None
         scale = self._engine.family.time_scale or 1.0
         calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
-        self._engine.start(Horizon(tuple(calls), steps=left, stochastic=self._step.noisy))
+        step = self._step
+        self._engine.start(Horizon(tuple(calls), steps=left, stochastic=step.noisy, multistep=step.multistep))
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property

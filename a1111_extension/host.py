@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .sampler import adds_noise
+from .sampler import adds_noise, is_multistep
 
 
 def patcher_of(p: Any) -> Any:
@@ -73,12 +73,14 @@ class Step:
         steps: number of steps of the pass, as far as it is known.
         last: whether it is the last one.
         noisy: whether the sampler adds noise.
+        multistep: whether the sampler continues the outputs of earlier steps.
     """
 
     number: int | None = None
     steps: int | None = None
     last: bool = False
     noisy: bool = False
+    multistep: bool = False
 
     @classmethod
     def of(cls, denoiser: Any, steps: int | None = None) -> Step:
@@ -91,12 +93,13 @@ class Step:
             steps: number of steps in the sampler's schedule. Without it the host's own number counts, which is wrong for
                 adaptive samplers and for restarts.
         """
-        noisy = adds_noise(getattr(denoiser, "sampler", None))
+        sampler = getattr(denoiser, "sampler", None)
+        kind = {"noisy": adds_noise(sampler), "multistep": is_multistep(sampler)}
         counted, total = getattr(denoiser, "steps", None), getattr(denoiser, "total_steps", None)
         if not counted or not total:
-            return cls(noisy=noisy)
+            return cls(**kind)
         number, steps = int(denoiser.step) // max(1, total // counted), steps or counted
-        return cls(number, steps, number == steps - 1, noisy)
+        return cls(number, steps, number == steps - 1, **kind)
 
 
 def _own_merging(p: Any) -> float:

@@ -18,6 +18,12 @@ _NOISY = re.compile(r"\ba\b|SDE|DDPM|LCM")
 """In the name of a sampler that adds noise: ancestral ("Euler a"), and the others."""
 
 
+_MULTISTEP = re.compile(
+    r"DPM\+\+ [23]M|LMS|PLMS|UniPC|DEIS|IPNDM|Res Multistep|SA Solver|ER SDE|Gradient Estimation", re.I
+)
+"""In the name of a sampler that continues the outputs of earlier steps."""
+
+
 def sampler_of(p: Any) -> Any:
     """The sampler object of the pass that is about to begin; None where the host has none yet."""
     return getattr(p, "sampler", None)
@@ -34,6 +40,11 @@ def adds_noise(sampler: Any) -> bool:
     takes_eta = callable(func := getattr(sampler, "func", None)) and "eta" in signature(func).parameters
     eta = getattr(sampler, "eta", None)
     return bool(eta) if takes_eta and eta is not None else bool(_NOISY.search(name_of(sampler)))
+
+
+def is_multistep(sampler: Any) -> bool:
+    """Does this sampler continue the outputs of earlier steps?"""
+    return bool(_MULTISTEP.search(name_of(sampler)))
 
 
 def name_of(sampler: Any) -> str:

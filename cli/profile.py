@@ -45,15 +45,16 @@ class MakeProfile:
     guidance: float | None = None
     """Guidance scale; the pipeline's own by default."""
     sampler: str = ""
-    """ddim, euler, euler_a, heun, dpmpp_2m, unipc, ddpm; the pipeline's own by default."""
+    """Short name of a sampler of diffusers, such as euler_a or dpmpp_2m_karras; the pipeline's own by default."""
     speedups: tuple[float, ...] = (1.3, 1.5, 1.8, 2.0, 2.5, 3.0, 4.0)
     """Speed-ups to choose steps for."""
     samples: int = 8
     """Dense pictures that are recorded."""
     choosing: int = 12
     """Noises on which the proposals are compared."""
-    promised: int = 32
-    """Further noises on which the promised errors are measured; 9 at least."""
+    promised: int = 128
+    """Further noises on which the promised errors are measured; 9 at least. With 128, the 90% error is that of 85 to 95% of
+    new pictures, in 19 of 20 profiles; with 32, of 79 to 98%."""
     batch: int = 4
     """Pictures that run together."""
     prompts: tuple[str, ...] = ()

@@ -41,6 +41,19 @@ DECLINED = {
 NOISE_INSIDE_STEPS = frozenset({"dpmpp_sde", "seeds_2", "seeds_3"})
 """Samplers whose steps add noise between their calls. A line through two calls of one step would amplify it."""
 
+_ONE_STEP = ("euler", "ddpm", "lcm")
+
+
+def is_multistep(sampler: Any) -> bool:
+    """Whether a sampler continues the outputs of earlier steps itself (DPM++ 2M, UniPC, LMS).
+
+    Args:
+        sampler: a `KSAMPLER`.
+    """
+    name = name_of(sampler)
+    return name in ONE_CALL_PER_SIGMA | {"sa_solver_pece"} and not name.startswith(_ONE_STEP)
+
+
 _ADD_NOISE = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
 

@@ -17,7 +17,7 @@ from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch
-from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, name_of
+from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_multistep, name_of
 
 WholeCallMethod: TypeAlias = CallSkip | Auto
 """Methods that choose the calls at which the model runs."""
@@ -48,10 +48,17 @@ class WholeCalls:
         if self._engine is None:
             timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
             engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]))
-            steps, stochastic = len(self._sigmas) - 1, adds_noise(self._sampler)
-            run = Horizon(tuple(timesteps or ()), TRAIN_STEPS, steps=steps, stochastic=stochastic)
-            self._session = engine.start(run)
+            self._session = engine.start(self._run(timesteps))
             self._engine = engine
+
+    def _run(self, timesteps: list[float] | None) -> Horizon:
+        return Horizon(
+            tuple(timesteps or ()),
+            TRAIN_STEPS,
+            steps=len(self._sigmas) - 1,
+            stochastic=adds_noise(self._sampler),
+            multistep=is_multistep(self._sampler),
+        )
 
     def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:
         """Evaluate the conds, or return the forecast of their outputs where the plan skips the call.

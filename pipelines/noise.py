@@ -13,6 +13,7 @@ _PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample
 _FLOWS = ("FlowMatch", "LTXEuler")
 _NOISY = ("Ancestral", "SDE", "SASolver", "DDPM", "LCM", "TCD")
 _DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "HeliosDMD")
+_MULTISTEP = ("Multistep", "LMS", "PNDM", "SASolver", "CogVideoXDPM")
 # By parts of the class names of diffusers' schedulers.
 
 
@@ -56,8 +57,8 @@ def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
     Example:
         >>> from diffusers import HeunDiscreteScheduler
         >>> run = horizon_of(HeunDiscreteScheduler(), (900.0, 600.0, 600.0, 300.0, 300.0))
-        >>> run.stages, run.stochastic
-        (2, False)
+        >>> run.stages, run.stochastic, run.multistep
+        (2, False, False)
     """
     return Horizon(
         timesteps,
@@ -65,6 +66,7 @@ def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
         int(getattr(scheduler, "order", 1) or 1),
         stochastic=adds_noise(scheduler),
         distilled=is_distilled(scheduler),
+        multistep=is_multistep(scheduler),
     )
 
 
@@ -106,3 +108,14 @@ def is_distilled(scheduler: Any) -> bool:
         True
     """
     return any(part in type(scheduler).__name__ for part in _DISTILLED)
+
+
+def is_multistep(scheduler: Any) -> bool:
+    """Return whether a scheduler continues the outputs of earlier steps.
+
+    Example:
+        >>> from diffusers import UniPCMultistepScheduler
+        >>> is_multistep(UniPCMultistepScheduler())
+        True
+    """
+    return any(part in type(scheduler).__name__ for part in _MULTISTEP)

@@ -159,8 +159,13 @@ def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
     return min(found, key=lambda keys: abs(len(keys) - calls))
 
 
-def _ends_clean(horizon: Horizon) -> bool:
-    """Return whether the last step sees almost no noise, so that the step before it decides the fine detail."""
+def _needs_two(horizon: Horizon) -> bool:
+    """Return whether the step before the last one runs as well.
+
+    It decides the fine detail where the last one sees almost no noise, and where the sampler continues its output.
+    """
+    if horizon.multistep:
+        return True
     known = horizon.timesteps
     return known is not None and known[-1] <= _CLEAN * horizon.train_steps and steps_of(horizon) > 1
 
@@ -185,7 +190,7 @@ class CallPlan:
         self.settings, self._horizon = settings, horizon
         self.steps = steps_of(horizon) if horizon.timesteps else horizon.steps
         self._refuse_few()
-        if settings.tail and not settings.every and _ends_clean(horizon):  # as many calls, one of them elsewhere
+        if settings.tail and not settings.every and _needs_two(horizon):  # as many calls, one of them elsewhere
             settings = replace(settings, tail=settings.tail + 1)
         self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
 

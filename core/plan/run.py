@@ -81,6 +81,7 @@ class Horizon:
         steps: number of sampler steps, if the host knows it without the calls.
         stochastic: whether the sampler adds noise.
         distilled: whether the sampler is for distilled models, which need few steps (LCM, TCD).
+        multistep: whether the sampler continues the outputs of earlier steps itself (DPM++ 2M, UniPC, LMS).
 
     Example:
         >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
@@ -96,6 +97,7 @@ class Horizon:
     steps: int | None = None
     stochastic: bool = False
     distilled: bool = False
+    multistep: bool = False
 
     @cached_property
     def positions(self) -> Positions:

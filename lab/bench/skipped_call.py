@@ -20,10 +20,10 @@ from ...pipelines.prompts import network_of
 from ..demo_models.loading import load_model
 from .figures import Table
 
-_STEPS, _GUIDANCE, _SEED = 20, 3.0, 60_000
+_STEPS, _SPEEDUP, _GUIDANCE, _SEED = 20, 4.0, 3.0, 60_000
 
 
-def skipped_call_costs(model: str, profile: Path | None = None, pictures: int = 20) -> dict[str, dict[str, float]]:
+def skipped_call_costs(model: str, profile: Path | None = None, pictures: int = 8) -> dict[str, dict[str, float]]:
     """Return milliseconds of the network's calls, and of the skipped ones for each way. The ways take turns, picture by picture.
 
     Args:
@@ -48,8 +48,8 @@ NETWORK = "the network"
 
 
 def _ways(profile: Path | None) -> dict[str, CallSkip | Auto]:
-    ways: dict[str, CallSkip | Auto] = {f"line on {space}": CallSkip(space=space) for space in ("raw", "eps", "x0")}
-    return ways | ({"by profile, with guard": Auto(speedup=2.0, profile=str(profile))} if profile else {})
+    ways: dict[str, CallSkip | Auto] = {f"line on {space}": CallSkip(speedup=_SPEEDUP, space=space) for space in ("raw", "eps", "x0")}
+    return ways | ({"by profile, with guard": Auto(speedup=_SPEEDUP, profile=str(profile))} if profile else {})
 
 
 @contextmanager

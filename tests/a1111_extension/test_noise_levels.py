@@ -11,7 +11,7 @@ import torch
 from doubles import a1111
 
 from skipstone.a1111_extension.noise import levels_of
-from skipstone.a1111_extension.sampler import adds_noise
+from skipstone.a1111_extension.sampler import adds_noise, is_multistep
 from skipstone.a1111_extension.schedule import Schedule
 from skipstone.core.errors import Decline
 from skipstone.core.forecast.space import Noise
@@ -134,6 +134,15 @@ def test_a_sampler_adds_noise_by_its_eta(name: str, eta: float, noisy: bool) -> 
     sampler = a1111.Sampler(name)
     sampler.eta = eta
     assert adds_noise(sampler) == noisy
+
+
+@pytest.mark.parametrize(
+    ("name", "multistep"),
+    [("DPM++ 2M", True), ("DPM++ 3M SDE", True), ("UniPC", True), ("PLMS", True), ("LMS", True), ("DEIS", True)]
+    + [(name, False) for name in ("Euler", "Euler a", "DDIM", "DPM++ SDE", "DPM++ 2S a", "DPM2", "Heun", "Restart", "LCM")],
+)
+def test_a_sampler_continues_its_outputs_by_its_name(name: str, multistep: bool) -> None:
+    assert is_multistep(SimpleNamespace(config=SimpleNamespace(name=name))) == multistep
 
 
 @pytest.mark.parametrize("name", ["DPM++ 2M SDE", "DPM2 a", "DDPM", "LCM", "DPM++ 2M", "Restart", "LMS", "DPM fast"])

@@ -459,3 +459,14 @@ def test_a_recipe_with_call_skipping_is_saved_and_loaded(
     assert content == "call skip" and write_recipe(recipe_on(patch(counted)), "half")
     loaded = SkipstoneRecipeLoader.run("9", model=counted, file=name)
     assert recipe_on(loaded).calls == HALF.calls and said(server, "9") == "call skip"
+
+
+@pytest.mark.parametrize(
+    ("name", "multistep"),
+    [("dpmpp_2m", True), ("dpmpp_3m_sde_gpu", True), ("res_multistep_ancestral_cfg_pp", True), ("unipc", True)]
+    + [(name, False) for name in ("euler", "euler_ancestral_cfg_pp", "heun", "dpmpp_sde", "ddpm", "lcm", "of_another_pack")],
+)
+def test_a_sampler_continues_its_outputs_by_its_name(server: comfy.PromptServer, name: str, multistep: bool) -> None:
+    from skipstone.nodes.samplers import is_multistep
+
+    assert is_multistep(comfy.Sampler(f"sample_{name}")) == multistep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -128,3 +129,13 @@ def test_where_the_last_step_sees_almost_no_noise_the_one_before_it_runs_too(
     plan = CallPlan(CallSkip(calls=4), Horizon(times))
     assert plan.keys == keys
     assert CallPlan(CallSkip(calls=4, tail=0), Horizon(times)).keys == even_keys(20, 4, tail=0)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_sampler_that_continues_its_outputs_gets_the_last_two_steps_and_no_more_calls(announced: bool) -> None:
+    known = run_of(20) if announced else Horizon(steps=20)
+    for calls in (5, 7, 10):
+        keys = CallPlan(CallSkip(calls=calls), replace(known, multistep=True)).keys
+        assert keys == even_keys(20, calls, tail=2) and len(keys) == calls
+    assert CallPlan(CallSkip(keys=(0, 19)), replace(known, multistep=True)).keys == (0, 19)
+    assert CallPlan(CallSkip(calls=5, tail=0), replace(known, multistep=True)).keys == even_keys(20, 5, tail=0)
