@@ -87,7 +87,9 @@ class CallSkip:
         low=1, high=MOST_CALLS, usual=(1, 10), step=1, unit="steps", remedy="the first step always runs", advanced=True,
     )  # fmt: skip
     tail: int = setting(
-        1, "The last steps that always run; they hold fine detail. One more runs if the last one sees almost no noise.",
+        1,
+        "The last steps that always run; they hold fine detail. One more runs if the last one sees almost no noise, or if the "
+        "sampler continues its outputs (DPM++ 2M, UniPC).",
         low=0, high=MOST_CALLS, usual=(0, 10), step=1, unit="steps", remedy="1 runs the last step", advanced=True,
     )  # fmt: skip
     max_gap: int = setting(

@@ -51,6 +51,10 @@ def noises_for(many: PipelineDenoiser, few: PipelineDenoiser, seeds: Sequence[in
         many: the run whose noise is used.
         few: the run of fewer steps, of the same sampler.
         seeds: of the samples.
+
+    Example:
+        >>> len(noises_for(many, few, [0, 1]))  # doctest: +SKIP
+        10
     """
     return _summed(_noises(many, seeds), spans(_levels(many), _levels(few)), _weights(many))
 

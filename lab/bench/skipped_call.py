@@ -30,6 +30,10 @@ def skipped_call_costs(model: str, profile: Path | None = None, pictures: int = 
         model: a shipped model.
         profile: with the guard of this profile, too.
         pictures: drawn for each way.
+
+    Example:
+        >>> list(skipped_call_costs("demo-dit"))  # doctest: +SKIP
+        ['the network', 'line on raw', 'line on eps', 'line on x0']
     """
     pipe, seconds = load_model(model), defaultdict[str, list[float]](list)
     pipe.set_progress_bar_config(disable=True)
@@ -48,7 +52,9 @@ NETWORK = "the network"
 
 
 def _ways(profile: Path | None) -> dict[str, CallSkip | Auto]:
-    ways: dict[str, CallSkip | Auto] = {f"line on {space}": CallSkip(speedup=_SPEEDUP, space=space) for space in ("raw", "eps", "x0")}
+    ways: dict[str, CallSkip | Auto] = {
+        f"line on {space}": CallSkip(speedup=_SPEEDUP, space=space) for space in ("raw", "eps", "x0")
+    }
     return ways | ({"by profile, with guard": Auto(speedup=_SPEEDUP, profile=str(profile))} if profile else {})
 
 

@@ -139,7 +139,10 @@ def test_a_sampler_adds_noise_by_its_eta(name: str, eta: float, noisy: bool) -> 
 @pytest.mark.parametrize(
     ("name", "multistep"),
     [("DPM++ 2M", True), ("DPM++ 3M SDE", True), ("UniPC", True), ("PLMS", True), ("LMS", True), ("DEIS", True)]
-    + [(name, False) for name in ("Euler", "Euler a", "DDIM", "DPM++ SDE", "DPM++ 2S a", "DPM2", "Heun", "Restart", "LCM")],
+    + [
+        (name, False)
+        for name in ("Euler", "Euler a", "DDIM", "DPM++ SDE", "DPM++ 2S a", "DPM2", "Heun", "Restart", "LCM")
+    ],
 )
 def test_a_sampler_continues_its_outputs_by_its_name(name: str, multistep: bool) -> None:
     assert is_multistep(SimpleNamespace(config=SimpleNamespace(name=name))) == multistep

@@ -464,7 +464,10 @@ def test_a_recipe_with_call_skipping_is_saved_and_loaded(
 @pytest.mark.parametrize(
     ("name", "multistep"),
     [("dpmpp_2m", True), ("dpmpp_3m_sde_gpu", True), ("res_multistep_ancestral_cfg_pp", True), ("unipc", True)]
-    + [(name, False) for name in ("euler", "euler_ancestral_cfg_pp", "heun", "dpmpp_sde", "ddpm", "lcm", "of_another_pack")],
+    + [
+        (name, False)
+        for name in ("euler", "euler_ancestral_cfg_pp", "heun", "dpmpp_sde", "ddpm", "lcm", "of_another_pack")
+    ],
 )
 def test_a_sampler_continues_its_outputs_by_its_name(server: comfy.PromptServer, name: str, multistep: bool) -> None:
     from skipstone.nodes.samplers import is_multistep
