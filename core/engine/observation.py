@@ -202,11 +202,11 @@ def observe(graph: BlockGraph, work: Callable[[], Any]) -> Observation:
     Example:
         >>> from torch import nn
         >>> from skipstone.core.models.graph import Block
-        >>> blocks = tuple(Block(f"layers.{i}", "block", nn.Linear(2, 2), i, stack="layers") for i in range(2))
+        >>> blocks = tuple(Block(f"layers.{i}", "block", nn.Linear(2, 3), i, stack="layers") for i in range(2))
         >>> graph = BlockGraph(blocks, (frozenset(),) * 2, frozenset({0, 1}), "difference")
         >>> seen = observe(graph, lambda: [block.module(torch.ones(1, 2)) for block in blocks])
-        >>> seen.unfit
-        {0: 'does not pass its output on to the next block', 1: 'does not pass its output on to the next block'}
+        >>> seen.unfit[0]
+        'does not pass its output on to the next block'
     """
     seen = Observation(graph)
 

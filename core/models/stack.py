@@ -84,7 +84,7 @@ def lists_of(root: nn.Module) -> tuple[str, ...]:
 
     Example:
         >>> network = nn.Module()
-        >>> network.layers = nn.ModuleList(nn.Sequential(nn.Linear(1, 1)) for _ in range(4))
+        >>> network.layers = nn.ModuleList(nn.Sequential(nn.Linear(1, 1), nn.GELU()) for _ in range(4))
         >>> lists_of(network)
         ('layers',)
     """

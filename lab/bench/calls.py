@@ -27,7 +27,7 @@ from ...core.plan.call_plan import growing_keys
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
-from ...pipelines.samplers import check_sampler, set_sampler
+from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, check_sampler, set_sampler
 from ..demo_models.loading import load_model
 from .call_tables import sampler_table, way_table
 from .figures import Bench, Figures, Files, Progress, Table, publish
@@ -145,7 +145,8 @@ def measure(options: CallBench, say: Progress, command: str) -> Figures:
 def _promise(options: CallBench) -> list[dict[str, Any]]:
     """Return how many fresh noises stay under what the profile promises."""
     known = Profile.load(options.profile or "")
-    name = next((name for name, sampler in SAMPLERS.items() if sampler.kind == known.sampler), "")
+    every = (*SAMPLERS.items(), *FLOW_SAMPLERS.items())
+    name = next((name for name, sampler in every if sampler.kind == known.sampler), "")
     denoiser = _denoiser(options.model, name, known.steps, known.guidance)
     known.fits(identity(denoiser.network))
     return coverage(known, denoiser, options.covering)
