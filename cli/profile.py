@@ -39,7 +39,7 @@ class MakeProfile:
     """
 
     model: Model
-    """"demo", "demo-dit", a diffusers folder, or a single .safetensors checkpoint."""
+    """"demo", "demo-dit", "demo-flow", a diffusers folder, or a single .safetensors checkpoint."""
     steps: int = 20
     """Sampling steps."""
     guidance: float | None = None

@@ -38,7 +38,7 @@ class TrainMask(OnPipeline):
     """
 
     model: Model
-    """"demo", "demo-dit", a diffusers folder, or a single .safetensors checkpoint."""
+    """"demo", "demo-dit", "demo-flow", a diffusers folder, or a single .safetensors checkpoint."""
     training: Annotated[TrainOptions, tyro.conf.arg(name="")] = field(default_factory=TrainOptions)  # type: ignore[valid-type]
     steps: int = 20
     """Sampling steps that the mask is for, with the pipeline's own scheduler."""

@@ -60,7 +60,7 @@ class CallBench(Files):
     """
 
     model: str = "demo-dit"
-    """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
+    """`demo`, `demo-dit` or `demo-flow`, a diffusers folder, or a single .safetensors file."""
     steps: int = 20
     """Sampling steps."""
     calls: tuple[int, ...] = (10, 7)

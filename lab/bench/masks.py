@@ -43,7 +43,7 @@ class MaskBench(Files):
     """
 
     model: str = "demo-dit"
-    """`demo` or `demo-dit`, a diffusers folder, or a single .safetensors file."""
+    """`demo`, `demo-dit` or `demo-flow`, a diffusers folder, or a single .safetensors file."""
     files: tuple[Path, ...] = ()
     """Trained masks, for `steps` calls; each joins the target that its share is nearest to."""
     train: tuple[str, ...] = ()

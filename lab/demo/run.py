@@ -2,7 +2,7 @@
 
 Writes `demo.png` and `demo.json`, and prints the figures as a table: dense, 2.5x by Auto, fewer steps at the same cost, token
 merging, a mask. Times are medians of interleaved rounds, after a round to warm up. The same model with as many steps as fit
-into the time of token merging is the control.
+into the time of token merging is the control. The picture's last row is what the flow model draws of captions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ...core.recipe.token_merge import TokenMerge
 from ..demo_models.model import load_demo, profile_of
 from ..demo_models.pictures import CLASSES
 from .figures import Figures, figures_of, keep, show
+from .flow import flow_sheet
 from .options import DemoOptions
-from .sheet import contact_sheet, difference
+from .sheet import contact_sheet, difference, stacked
 from .ways import Drawing, Measured, Way, measure
 
 DEMO_RECIPE = Recipe(
@@ -47,7 +48,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     reports = {row.way.name: row.report for row in rows}
     report = reports[_MERGING]
     result = _result(figures, report, recipe, options)
-    wrote = keep(options.out, "demo", contact_sheet(_strips(rows, figures), CLASSES), result)
+    sheet = stacked(contact_sheet(_strips(rows, figures), CLASSES), flow_sheet(options.device, options.seed))
+    wrote = keep(options.out, "demo", sheet, result)
     title = f"Ten icons, {options.calls} DDIM steps with guidance, on {options.device}"
     said = (f"{name}: {reports[name].headline()}" for name in (_AUTO, _MERGING, _MASK))
     show(title, figures, *said, wrote, leave_out=["error"])

@@ -54,6 +54,24 @@ def contact_sheet(strips: Sequence[tuple[str, Tensor]], names: Sequence[str]) ->
     return sheet
 
 
+def stacked(*sheets: Image.Image) -> Image.Image:
+    """Sheets of one width, one below the other.
+
+    Args:
+        sheets: from the top.
+
+    Example:
+        >>> stacked(Image.new("RGB", (8, 4)), Image.new("RGB", (8, 2))).size
+        (8, 6)
+    """
+    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), _BACKGROUND)
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
+
+
 def _row(sheet: Image.Image, pictures: Tensor, caption: str, top: int) -> None:
     ImageDraw.Draw(sheet).text((GAP, top + 4), caption, fill=_INK, font=ImageFont.load_default(20))
     for column, picture in enumerate(to_pil(pictures)):

@@ -56,6 +56,11 @@ class Drawn:
     report: Report
     seconds: float
 
+    @property
+    def pictures(self) -> Tensor:
+        """Pictures [10, 3, 64, 64] in 0..1."""
+        return to_pictures(self.latents)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -86,11 +91,12 @@ class Measured:
 
 
 class Drawing:
-    """Draws all ten classes from one noise.
+    """Draws ten icons from one noise.
 
     Args:
         pipe: of the demo.
         seed: of the noise.
+        prompts: what to draw; all classes by default.
 
     Example:
         >>> from ..demo_models.model import load_demo
@@ -98,11 +104,11 @@ class Drawing:
         torch.Size([10, 12, 32, 32])
     """
 
-    def __init__(self, pipe: IconPipeline, seed: int) -> None:
+    def __init__(self, pipe: IconPipeline, seed: int, prompts: Sequence[str] = CLASSES) -> None:
         """Draw the noise."""
         pipe.set_progress_bar_config(disable=True)
-        self._pipe, self._labels = pipe, torch.arange(len(CLASSES))
-        shape = (len(CLASSES), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+        self._pipe, self._prompts = pipe, tuple(prompts)
+        shape = (len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipe.device)
 
     def by(self, way: Way) -> Drawn:
@@ -116,11 +122,11 @@ class Drawing:
 
     def _latents(self, steps: int) -> Tensor:
         call = partial(self._pipe, latents=self._noise, output_type="latent", return_dict=False)
-        return call(self._labels, steps)[0].cpu()
+        return call(self._prompts, steps)[0].cpu()
 
     def macs_per_call(self) -> int:
         """Multiply-adds of one dense call of the network, guidance's two halves."""
-        noise, arguments = torch.cat([self._noise] * 2), self._pipe.encode(CLASSES * 2)
+        noise, arguments = torch.cat([self._noise] * 2), self._pipe.encode(self._prompts * 2)
         return count_macs(lambda: self._pipe.predict(noise, torch.tensor(500, device=noise.device), arguments))
 
 

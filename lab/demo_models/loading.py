@@ -12,7 +12,7 @@ from ...pipelines.loading import SUFFIX, load_pipeline, loaded
 from .model import load_demo
 
 DEMO = "demo"
-DEMOS = {DEMO: "unet", "demo-dit": "dit"}
+DEMOS = {DEMO: "unet", "demo-dit": "dit", "demo-flow": "flow"}
 """Names of the shipped models, and their kinds."""
 
 
@@ -20,7 +20,7 @@ def load_model(model: str, device: str = "cpu", half: bool = False, config: Path
     """Load a diffusers pipeline.
 
     Args:
-        model: "demo" or "demo-dit", a diffusers folder, or a single checkpoint file.
+        model: "demo", "demo-dit" or "demo-flow", a diffusers folder, or a single checkpoint file.
         device: for the weights.
         half: in fp16.
         config: for a single file, a local diffusers folder of the same kind of model.

@@ -30,9 +30,10 @@ from .text import TEXT_DIM, WORDS, CaptionEncoder, tokenize
 WEIGHTS = {
     "unet": Path(__file__).with_name("icons_unet.safetensors"),
     "dit": Path(__file__).with_name("icons_dit.safetensors"),
+    "flow": Path(__file__).with_name("icons_flow.safetensors"),
 }
 PROFILES = Path(__file__).with_name("profiles")
-"""Profiles of the shipped models, DDIM with guidance 3: made by `skipstone profile`."""
+"""Profiles of the shipped models with their own samplers and guidance 3: made by `skipstone profile`."""
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": LATENT_SIZE,
@@ -262,8 +263,8 @@ def profile_of(kind: str, steps: int) -> str:
     """Path of a shipped profile; "" if there is none.
 
     Args:
-        kind: of the shipped model, "unet" or "dit".
-        steps: number of DDIM steps.
+        kind: of the shipped model, "unet", "dit" or "flow".
+        steps: number of steps.
 
     Example:
         >>> profile_of("unet", steps=3)

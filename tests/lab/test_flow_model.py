@@ -163,3 +163,22 @@ def test_a_training_learns_and_goes_on_from_its_file(narrow: dict[str, Path], tm
         torch.manual_seed(1)
         train_step(settings, one, *data)
     assert run.step == resumed.step == 4 and run.losses[-1] == pytest.approx(resumed.losses[-1], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Any:
+    """The shipped flow model."""
+    found = load_demo("flow")
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def test_the_shipped_model_draws_the_class_colour_and_background_that_are_asked_for(shipped: Any) -> None:
+    asked = [Motif("heart", "green", "navy"), Motif("star", "red", "blue"), Motif("boat", "red", "purple")]
+    asked += [Motif("heart", "green", "blue")]
+    prompts = [caption(motif) for motif in asked]
+    pictures = shipped(prompts, 8, generator=torch.Generator().manual_seed(2), output_type="pt").images
+    found = as_asked(asked, pictures)
+    assert found["name"] >= 0.75 and found["colour"] >= 0.75 and found["background"] == 1
+    top = pictures[:, :, 0].mean(dim=2)
+    assert top[3].argmax() == 2 and top[3].sum() > top[0].sum() + 0.5, "light blue in place of navy"
