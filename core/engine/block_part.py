@@ -130,7 +130,7 @@ class BlockPart:
     def end(self) -> None:
         """Free what no later call reads, and report the counts so far."""
         self._gain(self._seen.close())
-        self._store(*self._sums.finished())
+        self._sums.finished()  # a sum that lacks a block is not kept
         self._drop(~self._keep)
         if self._proof.close(self._seen.unfit):
             self._refuse()

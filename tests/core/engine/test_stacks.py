@@ -221,3 +221,27 @@ def test_blocks_that_replace_their_input_run_at_every_call() -> None:
     ((reason, what),) = report.declined.items()
     assert what == ["block skipping"] and "does not pass its output on" in reason
     assert all(map(torch.equal, outputs, run(net, None)[0]))
+
+
+def test_a_forward_that_fails_and_is_run_again_leaves_no_half_sum(kind: str) -> None:
+    net, outputs = network(kind), []
+    layer: Any = net.layers[2]  # type: ignore[index]
+    plain, left = layer.gain, [RuntimeError("out of memory")]
+
+    def gain(x: Tensor, t: Tensor) -> Tensor:
+        if left:
+            raise left.pop()
+        return plain(x, t)
+
+    layer.gain = gain
+    engine = Engine(net, Recipe.of([EVERY_2]))
+    with torch.no_grad(), engine.run(CALLS):
+        for t in (CALLS[0], *CALLS):
+            try:
+                with engine.call(Call(t, SHAPE[1:], (Stream("all", SHAPE[0]),))):
+                    outputs.append(net(tiny.noise(*SHAPE, seed=len(left)), torch.full(SHAPE[:1], 0.3)))
+            except RuntimeError:
+                assert t == CALLS[0]
+    assert engine.report.declined == {} and engine.report.blocks_reused > 0
+    for output in outputs:
+        torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-5)
