@@ -152,7 +152,7 @@ class BlockPart:
 
     @property
     def counts(self) -> np.ndarray:
-        """Blocks that were dead, reused and run so far, int [3] in the order of :class:`State`."""
+        """Blocks that were dead, reused and run so far, int [3], by :class:`State`."""
         return self._tally.counts
 
     @property

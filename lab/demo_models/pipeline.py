@@ -60,7 +60,7 @@ def to_pil(pictures: torch.Tensor) -> list[Image.Image]:
 class IconPipeline(DiffusionPipeline):
     """Draws pictures of prompts with classifier-free guidance, in the manner of the diffusers pipelines.
 
-    The demo's pipelines differ in how a network is told what to draw: `encode`.
+    Each demo model has a subclass, which defines how prompts are encoded for its network (`encode`).
 
     Example:
         >>> from .model import load_demo

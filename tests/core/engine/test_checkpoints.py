@@ -89,8 +89,8 @@ def test_reused_pairs_merge_the_same_tokens_of_new_values(case: tiny.Case) -> No
     """Between checkpoints the pairs are those of the checkpoint, the mean is of the present values."""
     _, _, every = run(case, TokenMerge(**EVERY, checkpoints="every"))
     cached, _, once = run(case, TokenMerge(**EVERY, checkpoints=(0,)))
-    anew, _, _ = run(case, TokenMerge(**EVERY, checkpoints="every"))
-    assert not torch.equal(cached, anew)
+    searched, _, _ = run(case, TokenMerge(**EVERY, checkpoints="every"))
+    assert not torch.equal(cached, searched)
     first = {f.layer: f.pairs.partner for f in every if f.call == 0}
     assert all(torch.equal(first[f.layer], f.pairs.partner) for f in once)
 

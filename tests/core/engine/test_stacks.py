@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
@@ -245,3 +247,28 @@ def test_a_forward_that_fails_and_is_run_again_leaves_no_half_sum(kind: str) -> 
     assert engine.report.declined == {} and engine.report.blocks_reused > 0
     for output in outputs:
         torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-5)
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that are launched."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_reused_call_launches_as_few_operators_whatever_the_number_of_blocks() -> None:
+    counts = []
+    for layers in (2, 5):
+        net = tiny.randomise(DiTTransformer2DModel(2, 8, num_layers=layers, sample_size=16, norm_num_groups=4))
+        engine, found = Engine(net, Recipe.of([BlockSkip(rule="interval", every=2, caching="difference")])), []
+        with torch.no_grad(), engine.run((900.0, 500.0)):
+            for t in (900.0, 500.0):
+                with engine.call(Call(t, (16, 16), (Stream("all", 1),))), Operators() as launched:
+                    net(tiny.noise(1, 4, 16, 16), timestep=torch.tensor([t]), class_labels=torch.tensor([1]))
+                found.append(launched.count)
+        counts.append(found)
+    (few, reused), (many, reused_of_many) = counts
+    assert reused == reused_of_many < few < many
