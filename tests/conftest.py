@@ -10,9 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
-torch.backends.mkldnn.enabled = (
-    False  # it reorders weights for each convolution, which costs more than a tiny one
-)
+torch.backends.mkldnn.enabled = False  # for tiny convolutions, reordering the weights costs more than it saves
 gc.set_threshold(50_000)  # collections over everything that thousands of tests import take a tenth of the time
 settings.register_profile(
     "skipstone",
