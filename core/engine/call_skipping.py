@@ -171,7 +171,7 @@ class CallSkipping:
             at += stream.rows
             self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
         if self._gate is not None and self._opens:  # other passes of a step see other conds
-            self._gate.ran(self._call.input, found)
+            self._gate.ran(self._call.input, found, self._call.noise)
 
     def _compare(self, truth: Tensor) -> None:
         """Register how far the forecast would have been from the truth, in each forward of a call after a skipped one."""
@@ -234,7 +234,13 @@ class CallSkipping:
     def _runs(self, step: int, call: Call) -> bool:
         if self._plan.runs(step, call.last):
             return True
-        return self._gate is not None and call.input is not None and self._gate.opens(call.input)
+        if self._gate is None or call.input is None:
+            return False
+        if self._gate.needs_noise and call.noise is None:
+            self._meter.decline(
+                "call skipping", f"{self._settings.rule} needs the noise levels, which are not known here"
+            )
+        return self._gate.opens(call.input, call.noise)
 
     def _all_known(self, call: Call) -> bool:
         """Return whether all streams have the values that a forecast needs. One that enters later needs two for a line."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
 
 
-def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1) -> Keys:
+def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Sequence[float] = ()) -> Keys:
     """Return evenly spread steps, the first and the last ones among them.
 
     Args:
@@ -31,16 +31,21 @@ def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1) -> Keys:
         calls: how many of them run.
         warmup: first steps that all run, as far as the calls suffice.
         tail: last steps that all run, as far as the calls suffice.
+        times: timestep of each step; the steps are evenly spread in these.
 
     Example:
-        >>> even_keys(20, 7), even_keys(6, 1)
-        ((0, 3, 6, 10, 13, 16, 19), (0,))
+        >>> even_keys(20, 7), even_keys(6, 1), even_keys(6, 4, times=(999, 640, 360, 160, 40, 0))
+        ((0, 3, 6, 10, 13, 16, 19), (0,), (0, 1, 2, 5))
     """
     tail = min(tail, calls - 1)
     warmup = max(1, min(warmup, calls - tail))
-    middle = np.linspace(warmup - 1, steps - max(tail, 1), calls - warmup - max(tail, 1) + 2).round().astype(int)
-    inner = middle[1:] if tail else np.linspace(warmup - 1, steps, calls - warmup + 2).round().astype(int)[1:-1]
-    return tuple(sorted({*range(warmup), *inner.tolist(), *range(steps - tail, steps)}))
+    keys = {*range(warmup), *range(steps - tail, steps)}
+    at = np.asarray(times or range(steps), dtype=float)
+    end = at[steps - tail] if tail else 2 * at[-1] - at[max(0, steps - 2)]
+    for wanted in np.linspace(at[warmup - 1], end, max(0, calls - len(keys)) + 2)[1:-1]:
+        free = [step for step in range(steps) if step not in keys]
+        keys.add(min(free, key=lambda step: (round(abs(at[step] - wanted), 9), step % 2)))
+    return tuple(sorted(keys))
 
 
 def dense_keys(steps: int, calls: int, power: float) -> Keys:
@@ -124,12 +129,13 @@ def wanted_calls(settings: CallSkip, steps: int) -> int:
     return settings.calls or max(1, round(steps / settings.speedup))
 
 
-def keys_for(settings: CallSkip, steps: int) -> Keys:
+def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = ()) -> Keys:
     """Return the steps that run.
 
     Args:
         settings: how many and which.
         steps: number of steps of the run.
+        times: timestep of each step, in which even keys are spread; in the steps themselves without them.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -148,7 +154,7 @@ def keys_for(settings: CallSkip, steps: int) -> Keys:
     if settings.rule == "growing":
         keys = _grown(settings, steps, calls)
     else:
-        keys = even_keys(steps, calls, settings.warmup, settings.tail)
+        keys = even_keys(steps, calls, settings.warmup, settings.tail, times)
     return limited(keys, steps, settings.max_gap)
 
 
@@ -168,6 +174,17 @@ def _needs_two(horizon: Horizon) -> bool:
         return True
     known = horizon.timesteps
     return known is not None and known[-1] <= _CLEAN * horizon.train_steps and steps_of(horizon) > 1
+
+
+def _spread(horizon: Horizon) -> tuple[float, ...]:
+    """Return the timesteps in which even keys are spread, one per step; () for the steps themselves.
+
+    Where a multistep sampler's steps crowd at little noise (Karras' spacing), even steps leave too few keys at much noise:
+    forecasts there are what it continues. The crowded steps of flow models lie at much noise.
+    """
+    times = (horizon.timesteps or ())[:: horizon.stages]
+    crowded = len(times) > 1 and times[len(times) // 2] < (times[0] + times[-1]) / 2 - 0.05 * (times[0] - times[-1])
+    return times if crowded and horizon.multistep else ()
 
 
 class CallPlan:
@@ -192,7 +209,7 @@ class CallPlan:
         self._refuse_few()
         if settings.tail and not settings.every and _needs_two(horizon):  # as many calls, one of them elsewhere
             settings = replace(settings, tail=settings.tail + 1)
-        self.keys = keys_for(settings, self.steps) if self.steps and settings.rule != "easycache" else None
+        self.keys = keys_for(settings, self.steps, _spread(horizon)) if self.steps and not settings.gated else None
 
     def _refuse_few(self) -> None:
         if self.settings.keys or self.settings.calls or self.settings.every:
@@ -239,7 +256,7 @@ class CallPlan:
             return True
         if self.steps and step >= self.steps - s.tail:
             return True
-        if s.rule == "easycache":
+        if s.gated:
             return False  # the gate decides
         if s.keys:
             return step in s.keys

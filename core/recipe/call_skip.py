@@ -11,7 +11,9 @@ from ..forecast.names import PREDICTOR_NAMES, SPACES, PredictorName
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, text
 
-CallRule = Literal["even", "growing", "easycache"]
+CallRule = Literal["even", "growing", "easycache", "seacache"]
+GATED: tuple[CallRule, ...] = ("easycache", "seacache")
+"""Rules that decide during the run."""
 
 _MOST_PATH = 4096
 _COUNTS = ("keys", "calls", "every")
@@ -67,8 +69,8 @@ class CallSkip:
     )  # fmt: skip
     rule: CallRule = setting(
         "even",
-        "Which steps run: even spreads them, growing widens the gaps towards the end (Spectrum, arXiv 2603.01623), easycache "
-        "decides during the run by how much the input changed (arXiv 2507.02860).",
+        "Which steps run: even spreads them, growing widens the gaps towards the end (Spectrum, arXiv 2603.01623); easycache "
+        "(arXiv 2507.02860) and seacache (arXiv 2602.18993) decide during the run by how much the input changed.",
         choices=get_args(CallRule), advanced=True,
     )  # fmt: skip
     space: str = setting(
@@ -97,8 +99,8 @@ class CallSkip:
         low=0, high=MOST_CALLS, usual=(0, 10), step=1, unit="steps", remedy="0 is no limit", advanced=True,
     )  # fmt: skip
     threshold: float = setting(
-        0.2, "For easycache: the change of the output that may add up before the model runs again.",
-        low=0.0, high=10.0, usual=(0.0, 1.0), step=0.01, remedy="0.2 is EasyCache's choice", advanced=True,
+        0.2, "For easycache and seacache: the change that may add up before the model runs again.",
+        low=0.0, high=10.0, usual=(0.0, 1.0), step=0.01, remedy="0.2 is EasyCache's choice, 0.3 SeaCache's", advanced=True,
     )  # fmt: skip
     profile: str = setting(
         "", "A profile of this model (`skipstone profile`), which chooses the steps and how they are forecast.",
@@ -118,9 +120,14 @@ class CallSkip:
             raise RecipeError(f"keys={shown(list(self.keys))} must rise and begin with 0: the first step always runs")
 
     @property
+    def gated(self) -> bool:
+        """Whether the rule decides during the run (:data:`GATED`)."""
+        return self.rule in GATED
+
+    @property
     def neutral(self) -> bool:
         """Whether the network runs at every call."""
-        if self.rule == "easycache":
+        if self.gated:
             return self.threshold == 0
         return self.every == 1 if any(getattr(self, n) for n in _COUNTS) else self.speedup == 1 and not self.profile
 

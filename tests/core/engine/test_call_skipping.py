@@ -455,16 +455,30 @@ def test_an_unexpected_error_in_a_forecast_runs_the_rest_of_the_run(monkeypatch:
     assert any("rest of the run was not accelerated: ZeroDivisionError: in a test" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("rule", ["easycache", "seacache"])
 @pytest.mark.parametrize("layout", ["batched", "split"])
-def test_easycaches_gate_runs_by_how_much_the_input_changed(layout: str) -> None:
+def test_a_gate_runs_by_how_much_the_input_changed(layout: str, rule: str) -> None:
     runs = {}
     for threshold in (0.0, 0.1, 0.3, 10.0):
-        one = host(CallSkip(rule="easycache", threshold=threshold, predictor="hold", space="difference"))
+        one = host(CallSkip(rule=rule, threshold=threshold, predictor="hold", space="difference"))
         with one.engine.run(STEPS):
             one.sample(LAYOUTS[layout][0])
         runs[threshold] = len(set(one.net.seen))
         assert len(one.net.seen) == runs[threshold] * (2 if layout == "split" else 1)
-    assert runs[0.0] == 10 and 10 > runs[0.1] > runs[0.3] > runs[10.0] == 3
+    assert runs[0.0] == 10 and 10 > runs[0.1] > runs[0.3] > runs[10.0]
+    assert runs[10.0] == (3 if rule == "easycache" else 2), (
+        "EasyCache needs two calls to know how outputs follow inputs"
+    )
+
+
+def test_seacaches_gate_without_noise_levels_runs_all_and_says_so() -> None:
+    one, x = host(CallSkip(rule="seacache")), tiny.noise(1, 4, 8, 8)
+    with one.engine.run(STEPS):
+        for t in STEPS:
+            described = Call(t, (8, 8), (Stream("cond", 1),), input=x)
+            one.engine.forward(lambda now=described: now, lambda t=t: one.net(x, t, torch.zeros(1, 1)))
+    assert one.net.seen == list(STEPS)
+    assert list(one.engine.report.declined) == ["seacache needs the noise levels, which are not known here"]
 
 
 def test_the_gate_goes_on_after_a_change_of_size() -> None:

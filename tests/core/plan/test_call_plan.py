@@ -139,3 +139,18 @@ def test_a_sampler_that_continues_its_outputs_gets_the_last_two_steps_and_no_mor
         assert keys == even_keys(20, calls, tail=2) and len(keys) == calls
     assert CallPlan(CallSkip(keys=(0, 19)), replace(known, multistep=True)).keys == (0, 19)
     assert CallPlan(CallSkip(calls=5, tail=0), replace(known, multistep=True)).keys == even_keys(20, 5, tail=0)
+
+
+def test_where_a_multistep_samplers_steps_crowd_at_little_noise_its_keys_are_even_in_time() -> None:
+    crowded = tuple(999.0 * (1 - k / 20) ** 2 for k in range(20))
+    known = Horizon(crowded, multistep=True)
+    for calls in (7, 10):
+        keys = CallPlan(CallSkip(calls=calls), known).keys
+        assert keys == even_keys(20, calls, tail=2, times=crowded) and len(keys) == calls
+        assert keys is not None and max(b - a for a, b in pairwise(keys)) >= 5, "long gaps at the end"
+        gaps = [crowded[a] - crowded[b] for a, b in pairwise(keys[:-1])]
+        assert max(gaps[:-1]) - min(gaps[:-1]) < 120
+    early = tuple(999.0 - t for t in reversed(crowded))
+    for other in (replace(known, multistep=False), replace(known, timesteps=early), Horizon(steps=20, multistep=True)):
+        plain = CallPlan(CallSkip(calls=7), other).keys
+        assert plain in (even_keys(20, 7), even_keys(20, 7, tail=2))
