@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from torch import Tensor
 
-from ..core.calibrate.calls import Judged, choose, dense, profile, proposals, with_plans
+from ..core.calibrate.calls import (
+    Judged,
+    Proposal,
+    choose,
+    dense,
+    held_out,
+    joint_proposal,
+    judge,
+    profile,
+    proposals,
+    with_plans,
+)
 from ..core.errors import RecipeError
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.plan.call_choice import PROMISED, Choice, choose_calls
@@ -18,6 +29,8 @@ from ..core.plan.call_plan import FEWEST_STEPS
 from ..core.plan.run import Horizon
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
+from ..core.recipe.presets import as_recipe
+from ..core.recipe.recipe import Method
 from ..lab.demo_models.loading import load_model
 from ..pipelines.denoiser import PipelineDenoiser, denoiser_of
 from ..pipelines.samplers import set_sampler
@@ -48,6 +61,9 @@ class MakeProfile:
     """Short name of a sampler of diffusers, such as euler_a or dpmpp_2m_karras; the pipeline's own by default."""
     speedups: tuple[float, ...] = (1.3, 1.5, 1.8, 2.0, 2.5, 3.0, 4.0)
     """Speed-ups to choose steps for."""
+    beside: tuple[str, ...] = ()
+    """Presets or recipe files of merging, pruning or block skipping. Each is tried at the steps that run, with more of these
+    for the same cost, and kept where it measures better."""
     samples: int = 8
     """Dense pictures that are recorded."""
     choosing: int = 12
@@ -109,21 +125,71 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
         skipstone.core.errors.RecipeError: 8 steps are too few to forecast any: give more than 8
     """
     _check(options)
+    joined = [(name, _methods(name)) for name in options.beside]
     denoiser = _denoiser(options)
     found = profile(denoiser, range(_PROFILED, _PROFILED + options.samples), options.batch)
     say(f"recorded {options.samples} dense pictures of {found.steps} calls")
-    reference = _Reference(denoiser)
-    choosing = range(_CHOOSING, _CHOOSING + options.choosing)
-    promised = range(_PROMISED, _PROMISED + options.promised)
+    judging = _Judging(denoiser, options, say)
     for calls in sorted({max(2, round(found.steps / s)) for s in options.speedups}, reverse=True):
-        best, judged = choose(denoiser, proposals(found, calls), choosing, promised, reference, options.batch)
-        found = with_plans(found, [best])
-        say(_line(best, found.steps))
-        for one in sorted(judged, key=lambda j: j.score)[1:]:
-            say(f"    lost: {_lost(one)}")
+        best = judging.best(proposals(found, calls))
+        further = [judging.joint(best, methods, name) for name, methods in joined]
+        found = with_plans(found, [best.plan, *(plan for plan in further if plan)])
         found.save(options.out)
     say(f"wrote {options.out}")
     return found
+
+
+class _Best(NamedTuple):
+    """The best proposal of call skipping alone: its score, and its plan."""
+
+    score: float
+    plan: HeldOut
+
+
+class _Judging:
+    """Compares proposals on noises of their own, measures the winners on others, and prints who won and who lost."""
+
+    def __init__(self, denoiser: PipelineDenoiser, options: MakeProfile, say: Callable[[str], Any]) -> None:
+        self._denoiser, self._batch, self._say = denoiser, options.batch, say
+        self._reference = _Reference(denoiser)
+        self._choosing = range(_CHOOSING, _CHOOSING + options.choosing)
+        self._promised = range(_PROMISED, _PROMISED + options.promised)
+
+    def best(self, tried: Sequence[Proposal]) -> _Best:
+        """The best of several proposals."""
+        plan, judged = choose(self._denoiser, tried, self._choosing, self._promised, self._reference, self._batch)
+        first, *others = sorted(judged, key=lambda one: one.score)
+        self._say(_line(plan, self._steps))
+        for one in others:
+            self._say(_lost(one))
+        return _Best(first.score, plan)
+
+    def joint(self, alone: _Best, methods: Sequence[Method], name: str) -> HeldOut | None:
+        """More calls with other methods at them, if that is better than calls alone at the same cost."""
+        found = joint_proposal(self._denoiser, alone.plan, methods)
+        if found is None:
+            self._say(f"    lost: {name} at the steps that run saves less than another step costs")
+            return None
+        proposal, share = found
+        judged = judge(self._denoiser, proposal, self._choosing, self._reference, self._batch)
+        if judged.score >= alone.score:
+            self._say(f"{_lost(judged)}, with {name} at {len(proposal.keys)} steps")
+            return None
+        plan = held_out(self._denoiser, proposal, self._promised, self._reference, self._batch, share)
+        self._say(f"{_line(plan, self._steps)}, with {name}")
+        return plan
+
+    @property
+    def _steps(self) -> int:
+        return len(self._denoiser.timesteps)
+
+
+def _methods(name: str) -> tuple[Method, ...]:
+    """The methods of a preset or recipe file that act at the calls that run."""
+    found = as_recipe(name)
+    if found.calls or found.auto:
+        raise RecipeError(f"--beside {name} skips calls itself: give merging, pruning or block skipping")
+    return found.methods
 
 
 def show_plan(options: Plan, say: Callable[[str], Any] = print) -> Choice:
@@ -193,10 +259,10 @@ class _Reference:
 def _line(plan: HeldOut, steps: int) -> str:
     q50, q90, q95 = (plan.quantile(share) for share in (0.5, 0.9, 0.95))
     return (
-        f"{len(plan.keys)} of {steps} steps ({steps / len(plan.keys):.2f}x): {plan.name}, line on {plan.space}; error under "
+        f"{len(plan.keys)} of {steps} steps ({1 / plan.cost(steps):.2f}x): {plan.name}, line on {plan.space}; error under "
         f"{q50:.4f} / {q90:.4f} / {q95:.4f} for 50 / 90 / 95% of pictures, {plan.turned:.0%} another picture"
     )
 
 
 def _lost(one: Judged) -> str:
-    return f"{one.proposal.name}, line on {one.proposal.space}: {one.score:.4f}"
+    return f"    lost: {one.proposal.name}, line on {one.proposal.space}: {one.score:.4f}"

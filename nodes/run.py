@@ -61,7 +61,8 @@ class Run:
         methods = [method for method, _ in asked.values()]
         self._alone = len(methods) == 1
         self._methods = tuple(m for m in methods if not isinstance(m, WholeCallMethod))
-        self._calls = next((WholeCalls(m, sampler, sigmas) for m in methods if isinstance(m, WholeCallMethod)), None)
+        whole = next((m for m in methods if isinstance(m, WholeCallMethod)), None)
+        self._calls = WholeCalls(whole, sampler, sigmas, self._methods) if whole else None
         self._nodes = tuple(dict.fromkeys(node for _, node in asked.values()))
         self._replaced = replaced
         self._sampler = sampler
@@ -171,7 +172,8 @@ class Run:
         network = unwrapped(model.diffusion_model)
         if network not in self._engines:
             timesteps = self._timesteps(model)
-            fitting = [m for m in self._methods if self._fits(m, model, network, timesteps)]
+            methods = (*self._methods, *(self._calls.beside if self._calls else ()))
+            fitting = [m for m in methods if self._fits(m, model, network, timesteps)]
             self._engines[network] = _begun(network, fitting, timesteps) if fitting else None
         return self._engines[network]
 
@@ -230,6 +232,7 @@ def _together(calls: Report | None, parts: list[Report]) -> list[Report]:
         calls_forecast=calls.calls_forecast,
         forecast_as=calls.forecast_as,
         chosen=calls.chosen,
+        beside=calls.beside,
         estimated_error=calls.estimated_error,
         cache_bytes=calls.cache_bytes + first.cache_bytes,
         notes=list(dict.fromkeys([*calls.notes, *first.notes])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from ..core.models import unwrapped
 from ..core.plan.run import Horizon
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
-from ..core.recipe.recipe import Recipe
+from ..core.recipe.recipe import Method, Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch
 from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_multistep, name_of
@@ -26,14 +27,16 @@ WholeCallMethod: TypeAlias = CallSkip | Auto
 class WholeCalls:
     """Call skipping in one run. The engine is made at the first call, whose model it needs."""
 
-    def __init__(self, settings: WholeCallMethod, sampler: Any, sigmas: Tensor) -> None:
+    def __init__(self, settings: WholeCallMethod, sampler: Any, sigmas: Tensor, below: Sequence[Method] = ()) -> None:
         """Before the first call.
 
         Args:
             settings: which calls are skipped.
             sampler: a `KSAMPLER`.
             sigmas: noise levels of its steps [steps + 1], falling.
+            below: the methods that act at the calls that run.
         """
+        self._below = below
         self._settings, self._sampler, self._sigmas = _suited(settings, sampler), sampler, sigmas
         self._engine: Engine | None = None
         self._session: Session | None = None
@@ -47,7 +50,7 @@ class WholeCalls:
         """
         if self._engine is None:
             timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
-            engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]))
+            engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]), below=self._below)
             self._session = engine.start(self._run(timesteps))
             self._engine = engine
 
@@ -83,6 +86,11 @@ class WholeCalls:
     def horizon(self) -> Horizon | None:
         """What is known ahead of the calls that run; None before the first call."""
         return self._session.horizon_of_runs if self._session else None
+
+    @property
+    def beside(self) -> tuple[Method, ...]:
+        """Methods that were chosen with the calls, and act at those that run."""
+        return self._session.beside if self._session else ()
 
     def step_of_runs(self, step: int | None) -> int | None:
         """The number of a step among those that run, for methods that count steps.

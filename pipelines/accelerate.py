@@ -145,8 +145,8 @@ class Handle:
         found = self.report().chosen
         if not found:
             return None
-        rest = [m for m in self.recipe.methods if m.kind not in (Auto.kind, CallSkip.kind)]
-        return Recipe.of([*rest, CallSkip(**{k: v for k, v in found.items() if k != "kind"})], self.recipe.name)
+        rest = [m for m in self.recipe.methods if m.kind not in (Auto.kind, CallSkip.kind) and not m.neutral]
+        return Recipe.of([*rest, *Recipe.of_plain([*self.report().beside, found]).methods], self.recipe.name)
 
     def begin(self, timesteps: Sequence[float] | None = None, train_steps: float = 1000.0) -> None:
         """Begin a run of a bare model by hand; an earlier run ends.

@@ -24,12 +24,16 @@ from ..forecast.profile import HeldOut, Profile, gram_of
 from ..forecast.shortest_path import best_keys, one_call_costs
 from ..forecast.space import Noise
 from ..measure.fidelity import relative_errors
+from ..measure.macs import count_macs
 from ..models.family import identity
 from ..plan.call_plan import Keys, dense_keys, even_keys
 from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
-from ..recipe.recipe import Recipe
+from ..recipe.recipe import Method, Recipe
 from .denoiser import Denoiser, Trajectory
+
+_DEARER = 0.03
+"""Share by which a joint proposal may cost more than the plan that it is compared with."""
 
 
 class ProfiledDenoiser(Denoiser, Protocol):
@@ -71,6 +75,7 @@ class Proposal:
         space: what is forecast.
         predictor: how.
         name: how the keys were chosen.
+        beside: methods that act at the calls that run.
 
     Example:
         >>> Proposal((0, 2), "eps").settings().keys
@@ -81,9 +86,10 @@ class Proposal:
     space: Space
     predictor: PredictorName = "line"
     name: str = "even"
+    beside: tuple[Method, ...] = ()
 
     def settings(self) -> CallSkip:
-        """Return the proposal as settings."""
+        """Return the proposal as settings of call skipping."""
         return CallSkip(keys=self.keys, space=self.space, predictor=self.predictor)
 
 
@@ -111,7 +117,7 @@ def dense(denoiser: ProfiledDenoiser, seeds: Sequence[int]) -> tuple[Tensor, np.
 
 @torch.no_grad()
 def closed_loop(
-    denoiser: ProfiledDenoiser, seeds: Sequence[int], settings: CallSkip
+    denoiser: ProfiledDenoiser, seeds: Sequence[int], settings: CallSkip, beside: Iterable[Method] = ()
 ) -> tuple[Tensor, dict[int, float]]:
     """Return the final latents [B, ...] of a run with skipped calls, and the one-call error at each key.
 
@@ -119,6 +125,7 @@ def closed_loop(
         denoiser: the model with its sampler.
         seeds: one per sample.
         settings: which calls run, and how the others are forecast.
+        beside: methods that act at the calls that run.
 
     Raises :class:`RecipeError` where no call is skipped, for the reason that a user's report would give.
 
@@ -127,7 +134,7 @@ def closed_loop(
         >>> latents.shape, sorted(errors)
         (torch.Size([2, 4, 4, 4]), [5, 11])
     """
-    engine, at = Engine(denoiser.network, Recipe.of([settings])), denoiser.begin(seeds)
+    engine, at = Engine(denoiser.network, Recipe.of([settings, *beside])), denoiser.begin(seeds)
     session = engine.start(denoiser.horizon)
     for number, timestep in enumerate(denoiser.timesteps):
         x = denoiser.network_input(at, number)
@@ -135,9 +142,25 @@ def closed_loop(
         output = engine.forward(partial(_same, call), partial(denoiser.predict, at, number))
         at = denoiser.advance(at, output, number)
     surprises = session.surprises
-    for reason in engine.end().declined:
-        raise RecipeError(reason)
+    for reason, what in engine.end().declined.items():
+        if what == ["call skipping"]:
+            raise RecipeError(reason)
     return at.x, surprises
+
+
+def macs_share(denoiser: ProfiledDenoiser, proposal: Proposal) -> float:
+    """Return the share of a dense run's multiply-adds that a proposal needs, counted in one run.
+
+    Args:
+        denoiser: the model with its sampler.
+        proposal: which calls run, and what acts there.
+
+    Example:
+        >>> macs_share(denoiser, Proposal((0, 4, 7, 11), "eps"))
+        0.333...
+    """
+    counted = count_macs(lambda: closed_loop(denoiser, [0], proposal.settings(), proposal.beside))
+    return counted / count_macs(lambda: dense(denoiser, [0]))
 
 
 def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) -> Profile:
@@ -204,6 +227,32 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"
     return list(first.values())
 
 
+def joint_proposal(
+    denoiser: ProfiledDenoiser, alone: HeldOut, beside: Sequence[Method]
+) -> tuple[Proposal, float] | None:
+    """Return the proposal that costs what a plan of calls alone costs, with more calls and further methods at them, and its
+    share of the multiply-adds; None if these methods do not save another call.
+
+    Args:
+        denoiser: the model with its sampler.
+        alone: the plan.
+        beside: methods that act at the calls that run.
+
+    Example:
+        >>> plan = HeldOut((0, 4, 7, 11), "eps", "line", errors=(0.01, 0.02))
+        >>> joint_proposal(denoiser, plan, []) is None  # nothing saves nothing
+        True
+    """
+    steps, found = len(denoiser.timesteps), None
+    for calls in range(len(alone.keys) + 1, steps + 1):
+        tried = Proposal(even_keys(steps, calls), alone.space, alone.predictor, beside=tuple(beside))
+        share = macs_share(denoiser, tried) if calls < steps else 1.0
+        if share > alone.cost(steps) * (1 + _DEARER):
+            break
+        found = tried, share
+    return found
+
+
 @dataclass(frozen=True)
 class Judged:
     """A proposal and its errors.
@@ -251,10 +300,61 @@ def choose(
         >>> len(judged), len(best.errors), best.quantile(0.9) >= best.quantile(0.5)
         (2, 10, True)
     """
-    judged = [Judged(p, _errors(denoiser, p, choosing, reference, batch)[0]) for p in tried]
+    judged = [judge(denoiser, proposal, choosing, reference, batch) for proposal in tried]
     best = min(judged, key=lambda found: found.score).proposal
+    return held_out(denoiser, best, promised, reference, batch), judged
+
+
+def judge(
+    denoiser: ProfiledDenoiser,
+    proposal: Proposal,
+    choosing: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+) -> Judged:
+    """Return a proposal with its errors, as :func:`choose` compares them.
+
+    Args:
+        denoiser: the model with its sampler.
+        proposal: what is run.
+        choosing: seeds.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+
+    Example:
+        >>> found = judge(denoiser, Proposal((0, 4, 7, 11), "eps"), range(4), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(found.errors)
+        4
+    """
+    return Judged(proposal, _errors(denoiser, proposal, choosing, reference, batch)[0])
+
+
+def held_out(
+    denoiser: ProfiledDenoiser,
+    best: Proposal,
+    promised: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+    share: float = 0.0,
+) -> HeldOut:
+    """Return a proposal as a plan, with its errors on noises that were not used to choose it.
+
+    Args:
+        denoiser: the model with its sampler.
+        best: the proposal.
+        promised: seeds.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+        share: measured share of the multiply-adds, if other methods act at the calls.
+
+    Example:
+        >>> plan = held_out(denoiser, Proposal((0, 4, 7, 11), "eps"), range(9), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(plan.errors), plan.beside
+        (9, ())
+    """
     errors, one_call = _errors(denoiser, best, promised, reference, batch)
-    return HeldOut(best.keys, best.space, best.predictor, errors, one_call, best.name), judged
+    beside = tuple(Recipe.of(best.beside).plain())
+    return HeldOut(best.keys, best.space, best.predictor, errors, one_call, best.name, beside, share)
 
 
 def _errors(
@@ -267,7 +367,7 @@ def _errors(
     """Return each sample's error, and the one-call errors that 95 % of the batches stay under at each key but the first."""
     errors, surprises = [], []
     for part in _parts(seeds, batch):
-        final, found = closed_loop(denoiser, part, proposal.settings())
+        final, found = closed_loop(denoiser, part, proposal.settings(), proposal.beside)
         errors += relative_errors(final, reference(part)).tolist()
         surprises.append([found.get(key, 0.0) for key in proposal.keys[1:]])
     return tuple(errors), tuple(np.quantile(np.asarray(surprises), 0.95, axis=0).tolist())

@@ -24,6 +24,7 @@ from ..plan.call_choice import Choice
 from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
+from ..recipe.recipe import Recipe
 from .call import Call
 from .clock import Tick
 from .gates import Gate, gate_of
@@ -53,6 +54,7 @@ class CallSkipping:
         horizon: what is known of the run.
         meter: where counts and notes go.
         network: the network; where other code reads what it computes inside, it runs at every call.
+        makers: one per part that the choice adds at the calls that run.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -67,8 +69,16 @@ class CallSkipping:
         2.0
     """
 
-    def __init__(self, choice: Choice, horizon: Horizon, meter: Meter, network: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        horizon: Horizon,
+        meter: Meter,
+        network: nn.Module | None = None,
+        makers: Sequence[Any] = (),
+    ) -> None:
         """Choose the calls that run."""
+        self.makers, self.beside = makers, choice.beside
         self._settings = settings = choice.settings
         self._meter, self._horizon, self._choice = meter, horizon, choice
         self._plan, self._active = CallPlan(settings, horizon), True
@@ -293,6 +303,7 @@ class CallSkipping:
         how = f"{self._settings.predictor} on {self._said}" if self._skipped else ""
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
+            self._meter.report.beside = Recipe.of(self.beside).plain()
         self._meter.count_forecasts(len(self._skipped), how)
         return runs
 

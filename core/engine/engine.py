@@ -22,11 +22,11 @@ from torch import nn
 from ..errors import Decline, SkipstoneError
 from ..models import KeyBias
 from ..models.family import identity
-from ..plan.call_choice import choose_calls
+from ..plan.call_choice import Choice, choose_calls
 from ..plan.run import Horizon
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
-from ..recipe.recipe import Recipe
+from ..recipe.recipe import Method, Recipe
 from .call import Call
 from .call_skipping import CallSkipping
 from .meter import Meter
@@ -34,7 +34,7 @@ from .network import Network
 from .override import Tap
 from .parts import makers
 from .report import Report
-from .session import Session
+from .session import Maker, Session
 from .token_part import Observer
 
 log = logging.getLogger("skipstone")
@@ -51,6 +51,8 @@ class Engine:
         recipe: the methods to run.
         key_bias: how the host's attention takes a bias on the key logits; the family's own way by default.
         observer: called with all pairs that are searched.
+        below: methods of the engines that act below this one, which also act by what Auto adds (:attr:`Session.beside`);
+            None if there are no such engines.
         threads: give each thread its own runs, for hosts that cannot name the run of a forward. Otherwise a run may move
             between threads.
 
@@ -77,6 +79,7 @@ class Engine:
         key_bias: KeyBias | None = None,
         observer: Observer | None = None,
         threads: bool = False,
+        below: Sequence[Method] | None = None,
     ) -> None:
         """Recognise the model; nothing is changed on it."""
         parts = [method for method in recipe.methods if not isinstance(method, (CallSkip, Auto))]
@@ -85,6 +88,8 @@ class Engine:
         self.recipe = recipe
         self.report = Report()
         self._makers = makers(parts, network)
+        self._alone = all(method.neutral for method in (*parts, *(below or ())))
+        self._adds, self._key_bias = below is None, key_bias
         whole = [method for method in (recipe.calls, recipe.auto) if method and not method.neutral]
         self._calls = whole[0] if whole else None
         self._identity = identity(root) if self._calls and self._calls.profile else ""
@@ -112,17 +117,24 @@ class Engine:
     @property
     def has_parts(self) -> bool:
         """Whether any method acts within the network, at the calls that run."""
-        return bool(self._makers)
+        return bool(self._makers) or bool(self._calls and self._calls.profile)
 
     def _skipping(self, horizon: Horizon, meter: Meter) -> CallSkipping | None:
         """Return call skipping for one run; None without it. What does not fit the run goes to the report."""
         if self._calls is None:
             return None
         try:
-            return CallSkipping(choose_calls(self._calls, horizon, self._identity), horizon, meter, self._root)
+            choice = choose_calls(self._calls, horizon, self._identity, self._alone)
+            return CallSkipping(choice, horizon, meter, self._root, self._added(choice))
         except SkipstoneError as error:
             meter.decline("call skipping", str(error))
             return None
+
+    def _added(self, choice: Choice) -> list[Maker]:
+        """Return what makes the parts that were chosen with the calls. Raises :class:`SkipstoneError`."""
+        if not choice.beside or not self._adds:
+            return []
+        return makers(choice.beside, Network.of(self._root, self._key_bias))
 
     def begin(
         self,

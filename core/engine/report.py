@@ -102,6 +102,7 @@ class Report:
         forecast_as: what was forecast and how, such as "line on eps".
         estimated_error: error of the final latent that 90 % of pictures stay under, by the profile; None without one.
         chosen: the settings of call skipping as they ran, in a recipe's form.
+        beside: the methods that Auto added at the calls that ran, in the same form.
 
     Example:
         >>> report = Report(calls=2, blocks_run=3, blocks_reused=1, block_macs_run=75, block_macs_all=100)
@@ -125,6 +126,7 @@ class Report:
     forecast_as: str = ""
     estimated_error: float | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+    beside: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def calls_run(self) -> int:

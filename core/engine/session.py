@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import Decline, SkipstoneError
 from ..plan.run import Horizon
+from ..recipe.recipe import Method
 from .call import Call, raw_output
 from .call_skipping import CallSkipping
 from .clock import Clock, Tick
@@ -115,13 +116,19 @@ class Session:
         self._level: float | None = None
         self._waiting: tuple[Tick, Call] | None = None
         self._failed = False
-        parts = [make(horizon, self.meter) for make in makers]
+        added = self._skipping.makers if self._skipping else ()
+        parts = [make(horizon, self.meter) for make in (*makers, *added)]
         self._parts = [(part, self._overrides(part)) for part in parts]
 
     @property
     def surprises(self) -> dict[int, float]:
         """Step -> one-call error of call skipping (:class:`.call_skipping.CallSkipping`)."""
         return self._skipping.surprises if self._skipping else {}
+
+    @property
+    def beside(self) -> tuple[Method, ...]:
+        """Methods that the choice of calls adds at the calls that run."""
+        return self._skipping.beside if self._skipping else ()
 
     @property
     def horizon_of_runs(self) -> Horizon:

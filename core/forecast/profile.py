@@ -42,6 +42,8 @@ class HeldOut:
         one_call: for each key but the first, the relative one-call error that 95 % of the noises stayed under; None for a
             key where nothing was forecast.
         name: how the keys were chosen.
+        beside: methods that acted at the steps that ran, in a recipe's form.
+        share: measured share of the dense run's multiply-adds; 0 without other methods, where it is that of the steps.
 
     Example:
         >>> HeldOut((0, 2), "eps", "line", (0.01, 0.03, 0.02)).quantile(0.5)
@@ -54,6 +56,16 @@ class HeldOut:
     errors: tuple[float, ...]
     one_call: tuple[float, ...] = ()
     name: str = ""
+    beside: tuple[dict[str, Any], ...] = ()
+    share: float = 0.0
+
+    def cost(self, steps: int) -> float:
+        """Return the share of a dense run's multiply-adds.
+
+        Args:
+            steps: number of steps of the run.
+        """
+        return self.share or len(self.keys) / steps
 
     def quantile(self, share: float) -> float:
         """Return the error that this share of new pictures stays under: a conformal quantile, inf if there are too few noises."""

@@ -14,6 +14,7 @@ from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
+from ..recipe.recipe import Method, Recipe
 from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
 from .rules.base import steps_of
 from .run import Horizon
@@ -22,6 +23,8 @@ _MARGIN = 1.5
 """One-call errors of a profile's own runs are multiplied by this to bound those of other pictures."""
 _SAME = 0.01
 """Share of the training range by which the timesteps of a run may differ from the profile's."""
+_NEAR = 0.05
+"""Share by which the cost of a plan may differ from the one that is asked for."""
 PROMISED = 0.9
 """Share of pictures whose error is promised."""
 
@@ -36,6 +39,7 @@ class Choice:
         promise: error of the final latent that 90 % of the pictures stay under; None without held-out results.
         bounds: step -> one-call error that 95 % of the profile's runs stayed under.
         record: path of the profile to record in this run, all of whose calls run; "" for none.
+        beside: methods that act at the calls that run, chosen with them.
 
     Example:
         >>> Choice(CallSkip(calls=7)).promise is None
@@ -47,15 +51,17 @@ class Choice:
     promise: float | None = None
     bounds: Mapping[int, float] = field(default_factory=dict)
     record: str = ""
+    beside: tuple[Method, ...] = ()
 
 
-def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Choice:
+def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool = True) -> Choice:
     """Return the settings for one run.
 
     Args:
         method: what the user set.
         horizon: the calls of the run.
         network: identifies the network (:func:`skipstone.core.models.family.identity`).
+        alone: whether the user set no other method, so that Auto may add some.
 
     Raises :class:`RecipeError` for an error that cannot be met, :class:`ProfileError` for a profile that does not fit.
 
@@ -76,7 +82,7 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str) -> Cho
         raise ProfileError("this run's steps are not known ahead, so the profile cannot be used: use a speedup alone")
     if steps <= FEWEST_STEPS:
         return Choice(CallSkip(speedup=max(method.speedup, 1.1)))
-    chosen = _by_profile(method, profile, steps, horizon)
+    chosen = _by_profile(method, profile, steps, horizon, alone)
     guarded = isinstance(method, CallSkip) or method.guard
     return chosen if guarded else replace(chosen, bounds={})
 
@@ -89,20 +95,26 @@ def _without_profile(auto: Auto) -> Choice:
     return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
 
 
-def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon) -> Choice:
+def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon, alone: bool) -> Choice:
     same = profile.steps == steps and _same_levels(profile, horizon)
-    plans = list(profile.plans) if same else []
+    joint = alone and isinstance(method, Auto)
+    plans = [plan for plan in profile.plans if joint or not plan.beside] if same else []
     if isinstance(method, Auto) and method.max_error:
         return _within(method.max_error, plans, profile, steps)
     settings = method if isinstance(method, CallSkip) else CallSkip(speedup=method.speedup)
     calls = wanted_calls(settings, steps)
-    held = next((plan for plan in plans if len(plan.keys) == calls), None)
-    if held is not None:
-        return _held(held, profile)
+    fitting = [plan for plan in plans if _costs(plan, calls, steps)]
+    if fitting:
+        return _held(min(fitting, key=lambda plan: plan.quantile(PROMISED)), profile)
     keys, space = _unheld(profile, calls, steps, same)
     what = f"{calls} of {steps} steps" if same else "this run's noise levels"
     why = f"{what} were not measured with this profile: no error is promised"
     return Choice(CallSkip(keys=keys, space=space), why, bounds=_expected(profile, keys, space) if same else {})
+
+
+def _costs(plan: HeldOut, calls: int, steps: int) -> bool:
+    """Return whether a plan costs as much as this number of calls."""
+    return abs(plan.share * steps / calls - 1) <= _NEAR if plan.beside else len(plan.keys) == calls
 
 
 def _same_levels(profile: Profile, horizon: Horizon) -> bool:
@@ -127,7 +139,7 @@ def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> 
             f"max_error={most:g} cannot be met by this profile: the nearest is {least.quantile(PROMISED):.3f}, "
             f"with {len(least.keys)} of {steps} steps"
         )
-    return _held(min(fitting, key=lambda plan: len(plan.keys)), profile)
+    return _held(min(fitting, key=lambda plan: plan.cost(steps)), profile)
 
 
 def _held(plan: HeldOut, profile: Profile) -> Choice:
@@ -135,7 +147,8 @@ def _held(plan: HeldOut, profile: Profile) -> Choice:
     bounds = dict(zip(plan.keys[1:], plan.one_call, strict=False))
     why = f"{plan.name or 'chosen'} steps, by the profile ({profile.sampler}, guidance {profile.guidance:g})"
     promise = plan.quantile(PROMISED)
-    return Choice(settings, why, promise if np.isfinite(promise) else None, bounds)
+    beside = Recipe.of_plain(plan.beside).methods
+    return Choice(settings, why, promise if np.isfinite(promise) else None, bounds, beside=beside)
 
 
 def _expected(profile: Profile, keys: Keys, space: Space) -> dict[int, float]:

@@ -148,8 +148,11 @@ class Recipe:
 
         Raises :class:`RecipeError` if a mask is in memory and not in a file.
         """
-        methods = [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in self.methods]
-        return {"skipstone": FORMAT_VERSION, "name": self.name, "methods": methods}
+        return {"skipstone": FORMAT_VERSION, "name": self.name, "methods": self.plain()}
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The methods' JSON forms. Raises :class:`RecipeError` if a mask is in memory and not in a file."""
+        return [{"kind": m.kind, **_plain(dataclasses.asdict(m))} for m in self.methods]
 
     def to_json(self) -> str:
         """The recipe as indented JSON text."""
@@ -170,10 +173,23 @@ class Recipe:
                 f"recipe format {shown(version)} is not supported (this is {FORMAT_VERSION}): update Skipstone"
             )
         known_keys("recipe", data, {"skipstone", "name", "methods"})
-        methods = data.get("methods", [])
-        if not isinstance(methods, list) or not all(isinstance(m, dict) for m in methods):
+        return cls.of_plain(data.get("methods", []), data.get("name", ""))
+
+    @classmethod
+    def of_plain(cls, methods: Any, name: str = "") -> Recipe:
+        """A recipe from its methods' JSON forms, each with its 'kind'. Raises :class:`RecipeError`.
+
+        Args:
+            methods: a list of objects.
+            name: short name for lists of recipes.
+
+        Example:
+            >>> Recipe.of_plain([{"kind": "call_skip", "calls": 7}]).calls.calls
+            7
+        """
+        if not isinstance(methods, (list, tuple)) or not all(isinstance(m, dict) for m in methods):
             raise RecipeError("recipe key 'methods' must be a list of objects, each with a 'kind'")
-        return cls.of(map(_method_from_dict, methods), name=data.get("name", ""))
+        return cls.of(map(_method_from_dict, methods), name=name)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ import tiny
 from skipstone.cli import main as cli
 from skipstone.cli import profile as command
 from skipstone.cli.profile import MakeProfile, Plan, make_profile, show_plan
+from skipstone.core.calibrate.calls import Judged
 from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import Profile
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,27 @@ def test_it_chooses_calls_and_measures_them_on_other_noises(made: tuple[Path, li
     assert any("lost: " in line for line in said), "losers are shown"
 
 
+def test_methods_beside_are_kept_where_they_measure_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other run of the blocks is left out, so more steps run for the same cost; the judge is fixed."""
+    Recipe.of([BlockSkip(rule="interval", every=2)]).save(tmp_path / "blocks.json")
+    Recipe.of([TokenMerge(threshold=1.0)]).save(tmp_path / "nothing.json")
+    monkeypatch.setattr(command, "load_model", lambda *given: tiny.dit_pipeline())
+    given = tuple(str(tmp_path / name) for name in ("blocks.json", "nothing.json"))
+    quick = MakeProfile("tiny", 10, 1.0, speedups=(2.5,), beside=given, samples=1, choosing=2, promised=9)
+    quick = replace(quick, out=tmp_path / "p.safetensors")
+    for better in (True, False):
+        monkeypatch.setattr(command, "judge", lambda _, tried, *more, e=better: Judged(tried, (1e-9 if e else 9.0,)))
+        make_profile(quick, (said := list[str]()).append)
+        alone, *joint = Profile.load(quick.out).plans
+        assert len(alone.keys) == 4 and alone.beside == () and len(joint) == better
+        for plan in joint:
+            assert len(plan.keys) > 4 and plan.share <= 0.4 * 1.03 and len(plan.errors) == 9
+            assert Recipe.of_plain(plan.beside).methods == (BlockSkip(rule="interval", every=2),)
+        lost = [line for line in said if "lost: " in line and ".json" in line]
+        assert "nothing.json at the steps that run saves less than another step costs" in lost[-1]
+        assert len(lost) == 1 + (not better)
+
+
 def test_a_plan_is_printed_with_its_promise_and_drawn(made: tuple[Path, list[str]], tmp_path: Path) -> None:
     said: list[str] = []
     show_plan(Plan(made[0], speedup=2.0, png=tmp_path / "plan.png"), said.append)
@@ -53,6 +79,7 @@ def test_a_plan_for_an_error_that_cannot_be_met_is_refused(made: tuple[Path, lis
     [
         (["profile", "demo", "--steps", "8"], "8 steps are too few to forecast any"),
         (["profile", "demo", "--promised", "3"], "--promised 3 is too few"),
+        (["profile", "demo", "--beside", "auto:fast"], "--beside auto:fast skips calls itself"),
         (["profile", "demo", "--speedups", "0.5"], "--speedups must be above 1"),
         (["plan", "nowhere.safetensors"], "cannot use profile 'nowhere.safetensors'"),
     ],

@@ -11,8 +11,13 @@ import torch
 from comfy_models import network, patcher, said, sample, server
 from doubles import comfy
 
-from skipstone.core.forecast.profile import Profile
+from skipstone.core.calibrate.calls import with_plans
+from skipstone.core.forecast.profile import HeldOut, Profile
+from skipstone.core.plan.call_plan import even_keys
 from skipstone.core.recipe.auto import LEVELS, Auto
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
 
 __all__ = ["network", "patcher", "server"]
 
@@ -51,3 +56,26 @@ def test_a_profile_is_recorded_from_a_picture_in_full_and_used_by_the_next(
     assert Profile.load(path).steps == 20
     sample(SkipstoneAuto.execute(model=patcher, **given).args[0], steps=20)
     assert "of 20 calls" in said(server, "5")
+
+
+def test_what_a_profile_adds_at_the_calls_that_run_acts_there_unless_the_user_set_it(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    from skipstone.nodes.auto import SkipstoneAuto
+    from skipstone.nodes.patch import patch_model
+
+    monkeypatch.setattr(SkipstoneAuto, "hidden", SimpleNamespace(unique_id="5"), raising=False)
+    given: dict[str, Any] = {"level": "fast", "profile_file": "record from the next picture"}
+    sample(SkipstoneAuto.execute(model=patcher, **given).args[0], steps=20)
+    (path,) = Path(folder_paths.get_output_directory(), "skipstone_profiles").glob("*.safetensors")
+    beside = tuple(Recipe.of([BlockSkip(every=2)]).plain())
+    with_plans(
+        Profile.load(path), [HeldOut(even_keys(20, 10), "eps", "line", (0.1,) * 19, beside=beside, share=0.4)]
+    ).save(path)
+    model = SkipstoneAuto.execute(model=patcher, **given).args[0]
+    sample(model, steps=20)
+    assert "ran 10 of 20 calls" in said(server, "5") and "reused" in said(server, "5")
+    sample(patch_model(model, Recipe.of([TokenMerge(threshold=0.5)]), "6"), steps=20)
+    assert "ran 8 of 20 calls" in said(server, "5") and "reused" not in said(server, "5")

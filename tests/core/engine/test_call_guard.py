@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from toy_denoiser import ToyDenoiser
 
@@ -21,8 +22,11 @@ from skipstone.core.plan.call_choice import Choice
 from skipstone.core.plan.call_plan import even_keys
 from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.auto import Auto
+from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
-from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.recipe import Method, Recipe
+from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.denoiser import denoiser_of
 
 KEYS = even_keys(12, 5)
 
@@ -130,3 +134,29 @@ def test_a_cancelled_recording_writes_nothing(tmp_path: Path) -> None:
     engine.forward(lambda: call, lambda: denoiser.predict(at, 0))
     report = engine.end()
     assert not path.exists() and any("no profile was recorded" in note for note in report.notes)
+
+
+@torch.no_grad()
+def test_what_auto_adds_acts_at_the_calls_that_run_and_is_part_of_the_chosen_recipe(tmp_path: Path) -> None:
+    """A profile of a DiT says that 6 of 10 calls with half of the blocks are better than 5 of them alone."""
+    pipe = tiny.dit_pipeline()
+    skip = BlockSkip(rule="interval", every=2)
+    joint = HeldOut(even_keys(10, 6), "eps", "line", (0.1,) * 19, beside=tuple(Recipe.of([skip]).plain()), share=0.4)
+    denoiser = denoiser_of(pipe, 10, guidance=1.0)
+    with_plans(profile(denoiser, range(1)), [joint]).save(file := tmp_path / "dit.safetensors")
+
+    def draw(*methods: Method) -> tuple[torch.Tensor, Report, Recipe | None]:
+        with accelerate(pipe, Recipe.of(methods)) as handle:
+            pictures = pipe(
+                [1], num_inference_steps=10, guidance_scale=1.0, generator=torch.manual_seed(0), output_type="pt"
+            )
+            return pictures.images, handle.report(), handle.chosen()
+
+    auto = Auto(speedup=2.5, profile=str(file))
+    picture, report, chosen = draw(auto)
+    assert (report.calls_run, report.calls_forecast) == (6, 4) and report.estimated_error == 0.1
+    assert report.blocks_reused > 0 and report.blocks_run + report.blocks_reused <= report.blocks
+    assert chosen is not None and chosen.skip == skip and chosen.calls.keys == joint.keys
+    assert torch.equal(draw(*chosen.methods)[0], picture)
+    own = draw(auto, BlockSkip(rule="interval", every=3))[1]
+    assert own.calls_run == 4, "beside a method of the user's, calls alone"

@@ -16,7 +16,9 @@ from skipstone.core.plan.call_choice import choose_calls
 from skipstone.core.plan.call_plan import even_keys
 from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.auto import Auto
+from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
+from skipstone.core.recipe.recipe import Recipe
 
 NETWORK = identity(ToyDenoiser().network)
 RUN = Horizon(ToyDenoiser().timesteps)
@@ -57,6 +59,25 @@ def test_without_the_guard_no_calls_are_added(path: str) -> None:
 @pytest.mark.parametrize(("most", "calls"), [(0.3, 4), (0.06, 6), (0.02, 9)])
 def test_the_fewest_calls_that_keep_the_error_are_taken(path: str, most: float, calls: int) -> None:
     assert len(choose_calls(Auto(max_error=most, profile=path), RUN, NETWORK).settings.keys) == calls
+
+
+def test_auto_adds_methods_where_that_measured_better_and_others_do_not(tmp_path: Path) -> None:
+    """A plan of 8 calls with blocks skipped, which costs what 6 calls cost."""
+    skip = BlockSkip(every=2)
+    joint = replace(plan(8, 0.03), beside=tuple(Recipe.of([skip]).plain()), share=0.49)
+    known = with_plans(profile(ToyDenoiser(), range(2)), [plan(6, 0.05), joint])  # type: ignore[arg-type]
+    known.save(file := tmp_path / "toy.safetensors")
+    chosen = choose_calls(Auto(speedup=2.0, profile=str(file)), RUN, NETWORK)
+    assert chosen.beside == (skip,) and len(chosen.settings.keys) == 8
+    assert chosen.promise == pytest.approx(joint.quantile(0.9))
+    within = choose_calls(Auto(max_error=0.06, profile=str(file)), RUN, NETWORK)
+    assert within.beside == (skip,), "the cheaper of two that keep the error, not the one with fewer calls"
+    for method, alone in ((Auto(speedup=2.0, profile=str(file)), False), (CallSkip(calls=6, profile=str(file)), True)):
+        other = choose_calls(method, RUN, NETWORK, alone)
+        assert other.beside == () and other.settings.keys == even_keys(12, 6)
+    worse = with_plans(profile(ToyDenoiser(), range(2)), [plan(6, 0.02), joint])  # type: ignore[arg-type]
+    worse.save(file)
+    assert choose_calls(Auto(speedup=2.0, profile=str(file)), RUN, NETWORK).beside == ()
 
 
 def test_an_error_that_cannot_be_met_is_refused_with_the_nearest(path: str) -> None:
