@@ -77,6 +77,8 @@ class MakeProfile:
     """Texts, or class names and numbers; each sample takes one of them."""
     size: int | None = None
     """Picture side in pixels; the model's own by default."""
+    frames: int | None = None
+    """Frames of a video; the pipeline's own by default."""
     device: str = "cpu"
     """Where to run: cpu, cuda, mps."""
     half: bool = False
@@ -239,7 +241,8 @@ def _check(options: MakeProfile) -> None:
 def _denoiser(options: MakeProfile) -> PipelineDenoiser:
     pipe = load_model(options.model, options.device, options.half, options.config)
     set_sampler(pipe, options.sampler)
-    return denoiser_of(pipe, options.steps, options.guidance, options.prompts, size=options.size)
+    video = {"num_frames": options.frames} if options.frames else {}
+    return denoiser_of(pipe, options.steps, options.guidance, options.prompts, size=options.size, **video)
 
 
 class _Reference:

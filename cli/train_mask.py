@@ -47,6 +47,8 @@ class TrainMask(OnPipeline):
     embeddings: Path | None = None
     """Instead of prompts: a safetensors file with `embeddings` [n, tokens, channels] and, for guidance, `empty` [1, ...];
     for SDXL and SD3 also `pooled` [n, channels] and `empty_pooled`."""
+    frames: int | None = None
+    """Frames of a video; the pipeline's own by default."""
     resume: bool = False
     """Continue the training that was stopped, from OUT/mask_training.safetensors."""
     out: Path = Path("out")
@@ -99,8 +101,9 @@ def _check_writable(folder: Path) -> None:
 
 def _denoiser(options: TrainMask, device: str) -> PipelineDenoiser:
     pipe = load_model(options.model, device, options.half, options.config)
-    given = conditions_of(pipe, options.prompts, options.size, options.embeddings)
-    return denoiser_of(pipe, options.steps, options.guidance, conditions=given, size=options.size)
+    given = conditions_of(pipe, options.prompts, options.size, options.embeddings) if options.embeddings else None
+    video = {"num_frames": options.frames} if options.frames else {}
+    return denoiser_of(pipe, options.steps, options.guidance, options.prompts, given, options.size, **video)
 
 
 @contextmanager

@@ -114,8 +114,7 @@ def conditions_of(
     """
     if prompts and embeddings is not None:
         raise RecipeError("--prompts and --embeddings exclude each other: give one of them")
-    # By class name, subclasses included, so that diffusers need not be imported.
-    kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    kinds = _kinds(pipe)
     text = next((kind for kind in TEXT_KINDS if kinds & set(kind.names)), None)
     with torch.no_grad():
         if text is not None:
@@ -125,8 +124,26 @@ def conditions_of(
         for names, make in _CLASS_KINDS:
             if kinds & set(names):
                 return make(pipe, list(prompts)) if embeddings is None else _without_text(pipe, embeddings)
-    known = [name for kind in TEXT_KINDS for name in kind.names] + [name for names, _ in _CLASS_KINDS for name in names]
-    raise ModelError(f"{type(pipe).__name__} cannot be trained on: use one of {', '.join(known)}")
+    raise ModelError(f"{type(pipe).__name__} has no prompts of a known kind: use one of {', '.join(_named())}")
+
+
+def is_known(pipe: Any) -> bool:
+    """Return whether :func:`conditions_of` knows a pipeline's kind.
+
+    Example:
+        >>> is_known(object())
+        False
+    """
+    return hasattr(pipe, "conditions") or bool(_kinds(pipe) & set(_named()))
+
+
+def _kinds(pipe: Any) -> set[str]:
+    """Return a pipeline's class names, those of its bases included, so that diffusers need not be imported."""
+    return {kind.__name__ for kind in type(pipe).__mro__}
+
+
+def _named() -> list[str]:
+    return [name for kind in TEXT_KINDS for name in kind.names] + [name for names, _ in _CLASS_KINDS for name in names]
 
 
 def _texts(kind: TextKind, pipe: Any, prompts: list[str], size: int | None, embeddings: Path | None) -> Conditions:

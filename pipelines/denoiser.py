@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ..core.calibrate.denoiser import Trajectory
 from ..core.forecast.space import Noise
-from ..core.models import recognise
 from ..core.plan.run import Horizon
-from .conditions import Conditions, conditions_of
+from .conditions import Conditions, conditions_of, is_known
+from .forms import Form, Packed, Plain
 from .noise import horizon_of, noise_at
-from .packing import flux_positions, packed, takes_tokens, unpacked
-from .prompts import NetworkArguments, network_of
+from .observed import ObservedConditions, observe_pipeline
+from .packing import takes_tokens
+from .prompts import network_of
 from .runs import guidance_of, initial_scale, latent_shape, set_timesteps
 
 _ROOM = 1.01
@@ -47,6 +48,7 @@ class PipelineDenoiser:
         conditions: conditionings in the form that the network takes.
         shape: of one latent [C, h, w].
         guidance: scale of classifier-free guidance; not used without an empty conditioning.
+        form: how the network takes a call; follows from the network by default.
 
     Example:
         >>> from diffusers import DDIMScheduler
@@ -59,7 +61,13 @@ class PipelineDenoiser:
     """
 
     def __init__(
-        self, network: nn.Module, scheduler: Any, conditions: Conditions, shape: tuple[int, ...], guidance: float = 1.0
+        self,
+        network: nn.Module,
+        scheduler: Any,
+        conditions: Conditions | ObservedConditions,
+        shape: tuple[int, ...],
+        guidance: float = 1.0,
+        form: Form | None = None,
     ) -> None:
         """Read the timesteps and input scales of all calls."""
         self.network = network
@@ -70,8 +78,8 @@ class PipelineDenoiser:
         self.timesteps = tuple(float(t) for t in self._t)
         self._scales = _input_scales(scheduler, self._t)
         self._takes = set(inspect.signature(scheduler.step).parameters)
-        self._packs = takes_tokens(network)
-        self._time_scale = recognise(network, anything=True).time_scale or 1.0
+        plain = Packed(network, shape[1:]) if takes_tokens(network) else Plain(network, shape[0])
+        self._form = plain if form is None else form
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
         """Return the initial noise of each seed's own generator, scaled for the sampler, with a conditioning drawn by it."""
@@ -90,15 +98,7 @@ class PipelineDenoiser:
             at: the trajectory.
             call: number of the call, from 0.
         """
-        x = self.network_input(at, call)
-        return self.network(x, timestep=self._time(call, x), return_dict=False, **at.cond, **self._positions(at))[0]
-
-    def _time(self, call: int, x: Tensor) -> Tensor:
-        t = self._t[call].to(x.device).expand(len(x))
-        return t if self._time_scale == 1 else t.to(x.dtype) / self._time_scale
-
-    def _positions(self, at: Trajectory) -> NetworkArguments:
-        return flux_positions(at.x, at.cond["encoder_hidden_states"]) if self._packs else {}
+        return self._form.run(self.network, self.network_input(at, call), self._t[call], at.cond)
 
     def network_input(self, at: Trajectory, call: int) -> Tensor:
         """Return the latents that :meth:`predict` gives the network: [rows, C, h, w], or packed as [rows, tokens, 4C].
@@ -108,14 +108,11 @@ class PipelineDenoiser:
             call: number of the call, from 0.
         """
         x = torch.cat([at.x, at.x]) if self._guidance > 1 else at.x
-        return self._as_taken(x * self._scales[call])
-
-    def _as_taken(self, latents: Tensor) -> Tensor:
-        return packed(latents) if self._packs else latents
+        return self._form.taken(x * self._scales[call])
 
     def noise(self, call: int) -> Noise | None:
         """Return the noise level of a call; None if it is not known."""
-        return noise_at(self._scheduler, self.timesteps[call])
+        return noise_at(self._scheduler, self.timesteps[call], self._form.sign < 0)
 
     @property
     def horizon(self) -> Horizon:
@@ -147,7 +144,9 @@ class PipelineDenoiser:
         """
         given = {"generator": at.history.generators, "eta": 0.0}  # the arguments that diffusers' pipelines pass
         more = {name: value for name, value in given.items() if name in self._takes}
-        step = at.history.scheduler.step(self._as_latents(output), self._t[call], at.x, return_dict=False, **more)
+        step = at.history.scheduler.step(
+            self._form.latents(self.guided(output)), self._t[call], at.x, return_dict=False, **more
+        )
         return Trajectory(step[0].to(at.x.dtype), at.cond, at.history)
 
     def fork(self, at: Trajectory) -> Trajectory:
@@ -157,15 +156,11 @@ class PipelineDenoiser:
 
     def guided(self, output: Tensor) -> Tensor:
         """Return the output with guidance applied, and without a learned variance."""
-        output = output if self._packs else output[:, : self._shape[0]]
+        output = self._form.prediction(output)
         if self._guidance <= 1:
             return output
         empty, cond = output.chunk(2)
         return empty + self._guidance * (cond - empty)
-
-    def _as_latents(self, output: Tensor) -> Tensor:
-        guided = self.guided(output)
-        return unpacked(guided, self._shape[1:]) if self._packs else guided
 
 
 def denoiser_of(
@@ -175,8 +170,9 @@ def denoiser_of(
     prompts: Sequence[str] = (),
     conditions: Conditions | None = None,
     size: int | None = None,
+    **options: Any,
 ) -> PipelineDenoiser:
-    """Split a pipeline into network, scheduler and conditionings.
+    """Split a pipeline into network, scheduler and conditionings. A kind that is not known is watched for two steps.
 
     Args:
         pipe: a diffusers pipeline.
@@ -185,8 +181,9 @@ def denoiser_of(
         prompts: texts, or class names and numbers; the pipeline's own classes or four texts by default.
         conditions: used in place of prompts.
         size: picture side in pixels; the model's own by default.
+        options: further arguments of a pipeline that is watched, such as `num_frames`.
 
-    Raises :class:`ModelError` for an unknown kind of pipeline, :class:`RecipeError` for values that it does not accept.
+    Raises :class:`ModelError` for a pipeline that cannot be taken apart, :class:`RecipeError` for values that it does not accept.
 
     Example:
         >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
@@ -195,6 +192,9 @@ def denoiser_of(
         >>> denoiser_of(pipe, steps=2).timesteps
         (500.0, 0.0)
     """
+    if conditions is None and (options or not is_known(pipe)):
+        seen = observe_pipeline(pipe, steps, prompts, **_asked(pipe, guidance, size, len(prompts)), **options)
+        return PipelineDenoiser(seen.network, seen.scheduler, seen.conditions, seen.shape, seen.guidance, seen.form)
     given = conditions_of(pipe, prompts, size) if conditions is None else conditions
     network = network_of(pipe)
     shape = latent_shape(pipe, network, size)
@@ -202,6 +202,19 @@ def denoiser_of(
     set_timesteps(scheduler, steps, network, shape)
     scale = guidance_of(pipe) if guidance is None else guidance
     return PipelineDenoiser(network, scheduler, given, shape, scale)
+
+
+def _asked(pipe: Any, guidance: float | None, size: int | None, prompts: int) -> dict[str, Any]:
+    """Return guidance and size as the arguments that a pipeline has for them."""
+    takes = inspect.signature(pipe.__call__).parameters
+    asked: dict[str, Any] = {} if size is None else {"height": size, "width": size}
+    if guidance is not None and "true_cfg_scale" in takes:
+        asked["true_cfg_scale"] = guidance
+        if guidance > 1 and prompts:
+            asked["negative_prompt"] = ""
+    elif guidance is not None and "guidance_scale" in takes:
+        asked["guidance_scale"] = guidance
+    return asked
 
 
 def _input_scales(scheduler: Any, timesteps: Sequence[Tensor]) -> list[float]:

@@ -190,7 +190,7 @@ def test_an_unknown_pipeline_is_refused_in_one_line() -> None:
 
     from skipstone.pipelines.conditions import conditions_of
 
-    with pytest.raises(ModelError, match="Other cannot be trained on"):
+    with pytest.raises(ModelError, match="Other has no prompts of a known kind"):
         conditions_of(Other())
 
 
