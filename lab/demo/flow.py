@@ -19,18 +19,19 @@ MOTIFS = tuple(Motif(name, *words.split(" on ")) for name, words in zip(CLASSES,
 """One of each class; some in colours that the other two models do not draw."""
 
 
-def flow_sheet(device: str, seed: int) -> Image.Image:
+def flow_sheet(device: str, seed: int, steps: int = STEPS) -> Image.Image:
     """Draw the row.
 
     Args:
         device: for the model.
         seed: of the noise.
+        steps: of the sampler.
 
     Example:
-        >>> flow_sheet("cpu", seed=0).size  # takes some seconds
+        >>> flow_sheet("cpu", seed=0, steps=1).size
         (1368, 196)
     """
     captions = [caption(motif) for motif in MOTIFS]
-    drawn = Drawing(load_demo("flow", device=device), seed, captions).by(Way("dense", STEPS))
-    title = f'the flow model, dense, {STEPS} steps  {drawn.seconds:.1f} s  "{captions[0]}", ...'
+    drawn = Drawing(load_demo("flow", device=device), seed, captions).by(Way("dense", steps))
+    title = f'the flow model, dense, {steps} steps  {drawn.seconds:.1f} s  "{captions[0]}", ...'
     return contact_sheet([(title, drawn.pictures)], _COLOURS)

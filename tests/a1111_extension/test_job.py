@@ -89,7 +89,7 @@ def test_the_picture_tells_what_was_merged(host: a1111.Host, job: a1111.Job) -> 
 
 @pytest.mark.parametrize(
     ("passes", "titles", "forge"),
-    [(BOTH, 2, False), (FIRST, 1, False), (HIRES, 1, False), (BOTH, 2, True), (HIRES, 1, True)],
+    [(BOTH, 2, True), (FIRST, 1, False), (HIRES, 1, True), (HIRES, 1, False)],
 )
 def test_the_hires_switch_chooses_the_passes(
     host: a1111.Host, job: a1111.Job, passes: str, titles: int, forge: bool

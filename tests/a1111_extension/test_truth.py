@@ -26,11 +26,21 @@ MERGE: dict[str, Any] = {"threshold": 0.0}
 # -- windows --
 
 
+INTERVAL, DEPTHS = {"rule": "interval", "every": 5}, {"rule": "depths", "depths": "0 0 0 0"}
+
+
 @pytest.mark.parametrize(
-    ("window", "full"),
-    [((0.0, 1.0), 1), ((0.5, 1.0), 2), ((0.9, 1.0), 4), ((0.0, 0.5), 4), ((0.5, 0.6), 4), ((0.2, 0.8), 2)],
+    ("rule", "window", "full"),
+    [
+        (INTERVAL, (0.0, 1.0), 1),
+        (DEPTHS, (0.5, 1.0), 2),
+        (INTERVAL, (0.9, 1.0), 4),
+        (DEPTHS, (0.0, 0.5), 4),
+        (INTERVAL, (0.5, 0.6), 4),
+        (INTERVAL, (0.2, 0.8), 2),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("rule", [{"rule": "interval", "every": 5}, {"rule": "depths", "depths": "0 0 0 0"}], ids=str)
 def test_a_block_rule_acts_inside_its_window_alone(
     host: a1111.Host, job: a1111.Job, rule: dict[str, Any], window: tuple[float, float], full: int
 ) -> None:

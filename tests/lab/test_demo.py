@@ -27,6 +27,8 @@ from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.lab.demo import mask as mask_demo
+from skipstone.lab.demo import run
+from skipstone.lab.demo.flow import flow_sheet
 from skipstone.lab.demo.options import DemoOptions
 from skipstone.lab.demo.sheet import CAPTION, GAP, SCALE, difference
 from skipstone.lab.demo.ways import Drawing, Drawn, Way, measure
@@ -46,6 +48,7 @@ def narrow_demo(narrow: dict[str, Path], options: DemoOptions) -> dict[str, Any]
         for kind, path in narrow.items():
             patch.setitem(WEIGHTS, kind, path)
         patch.setattr(call_plan, "FEWEST_STEPS", 3)
+        patch.setattr(run, "flow_sheet", partial(flow_sheet, steps=1))
         return demo(options)
 
 
@@ -256,11 +259,12 @@ def test_the_shipped_classifier_names_drawn_pictures() -> None:
     assert accuracy(load_classifier(), pictures / 255, labels) > 0.98
 
 
-@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("kind", ["unet", "dit"])
 def test_what_the_shipped_models_draw_is_readable(kind: str) -> None:
+    """Every second class; what the flow model draws is in test_flow_model."""
     pipe = load_demo(kind)
     pipe.set_progress_bar_config(disable=True)
-    labels = torch.arange(len(CLASSES))
+    labels = torch.arange(0, len(CLASSES), 2)
     generator = torch.Generator().manual_seed(11)
     pictures = pipe(labels, 5, generator=generator, output_type="pt").images
     assert accuracy(load_classifier(), pictures, labels) >= 0.85

@@ -102,18 +102,23 @@ def test_prompts_are_captions_class_names_or_numbers(pipe: Any) -> None:
     assert drawn(pipe, "a red heart", 2).shape == (1, 12, 32, 32)
 
 
+@pytest.fixture(scope="module")
+def fine(narrow: dict[str, Path]) -> Tensor:
+    """What many steps draw."""
+    return drawn(load_demo("flow", narrow["flow"]), steps=24)
+
+
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
-def test_every_flow_sampler_draws_nearly_the_same_and_is_accelerated(pipe: Any, sampler: str) -> None:
-    fine = drawn(pipe, steps=24)
+def test_every_flow_sampler_draws_nearly_the_same_and_is_accelerated(pipe: Any, fine: Tensor, sampler: str) -> None:
     set_sampler(pipe, sampler)
-    plain = drawn(pipe, steps=16)
+    plain = drawn(pipe)
     assert (plain - fine).norm() / fine.norm() < 0.2
     with accelerate(pipe, CallSkip(every=2)) as handle:
-        quick = drawn(pipe, steps=16)
+        quick = drawn(pipe)
     calls = handle.report().calls
     assert calls == len(pipe.scheduler.timesteps) and 0 < handle.report().calls_forecast < calls
     assert torch.isfinite(quick).all() and not torch.equal(quick, plain)
-    assert torch.equal(drawn(pipe, steps=16), plain), "off is as before"
+    assert torch.equal(drawn(pipe), plain), "off is as before"
 
 
 def test_a_speed_up_halves_its_calls_and_blocks_are_skipped(pipe: Any) -> None:

@@ -408,8 +408,10 @@ def test_the_latents_scale_is_passed_on(
 
     monkeypatch.setattr(sys.modules["comfy.sample"], "fix_empty_latent_channels", fix)
     latent = {"samples": torch.zeros(1, *SHAPE)}
-    trained(node, patcher, passes=1, latent=latent)
-    trained(node, patcher, passes=1, latent={**latent, "downscale_ratio_spacial": 8})
+    for given in (latent, {**latent, "downscale_ratio_spacial": 8}):
+        cancel()
+        with pytest.raises(comfy_training.InterruptProcessingException):
+            trained(node, patcher, latent=given)
     assert told == [{}, {"downscale_ratio_spacial": 8}]
 
 

@@ -62,7 +62,7 @@ def test_a_memory_budget_is_never_exceeded(case: tiny.Case, share: float) -> Non
     if share == 0.0:
         assert torch.equal(picture, case.sample(STEPS)), "no room at all: everything runs"
     else:
-        assert report.blocks_run > unbounded.blocks_run
+        assert report.cache_bytes > 0 and report.blocks_run > unbounded.blocks_run
 
 
 def test_a_budget_that_suffices_changes_nothing(either: tiny.Case) -> None:
@@ -70,6 +70,7 @@ def test_a_budget_that_suffices_changes_nothing(either: tiny.Case) -> None:
     free, unbounded = sampled(case, BlockSkip(mask=mask))
     kept, report = sampled(case, BlockSkip(mask=mask, memory_budget=unbounded.cache_bytes / 2**20))
     assert torch.equal(free, kept) and report.blocks_run == unbounded.blocks_run
+    assert not any("memory budget" in n for n in report.notes)
 
 
 def test_offloading_changes_no_bit(either: tiny.Case) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tiny
 import torch
 from doubles import a1111
 
 from skipstone.a1111_extension.settings import PanelSettings
+
+REQUEST = (
+    "unet", "latent", "cond", "uncond", "timesteps", "enable_hr", "forge", "sampler_name", "counted", "predicts",
+)  # fmt: skip
+"""Fields of a job that decide on its picture."""
+
+_DENSE: WeakKeyDictionary[torch.nn.Module, dict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
 
 ON = (True, 0.0)
 """Panel on, at a threshold that merges much in a tiny random network."""
@@ -30,19 +38,7 @@ def job_of(case: tiny.Case, **options: Any) -> a1111.Job:
 
 def fresh(job: a1111.Job, **options: Any) -> a1111.Job:
     """The same request once more."""
-    names = (
-        "unet",
-        "latent",
-        "cond",
-        "uncond",
-        "timesteps",
-        "enable_hr",
-        "forge",
-        "sampler_name",
-        "counted",
-        "predicts",
-    )
-    return a1111.Job(**{**{n: getattr(job, n) for n in names}, **options})
+    return a1111.Job(**{**{name: getattr(job, name) for name in REQUEST}, **options})
 
 
 def runs(host: a1111.Host) -> list[Any]:
@@ -56,7 +52,17 @@ def refused(job: a1111.Job) -> list[str]:
 
 
 def dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
-    """The picture as it is without Skipstone: no hook of the script is called."""
+    """The picture as it is without Skipstone. It is drawn once for each request to a network."""
+    values = (getattr(job, name) for name in REQUEST[1:])
+    request = (host.calls, host.on_step, *(v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for v in values))
+    drawn = _DENSE.setdefault(job.unet, {})
+    if request not in drawn:
+        drawn[request] = _dense(host, job)
+    return drawn[request]
+
+
+def _dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
+    """No hook of the script is called."""
     script = SimpleNamespace()
     for name in ("before_process", "process", "process_before_every_sampling", "post_sample", "postprocess_batch"):
         setattr(script, name, lambda *a, **k: None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -31,34 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folders.save("ddim", tmp_path_factory.mktemp("models") / "ddim")
 
 
-def launched(*words: str) -> subprocess.Popen[str]:
-    """`accelerate launch` of two processes without a GPU."""
-    port = str(20000 + os.getpid() % 20000)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-    ]
-    launch += ["--main_process_port", port, "-m", "skipstone", "train-mask", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def test_interrupting_one_process_ends_both_and_keeps_what_was_learned(model: Path, tmp_path: Path) -> None:
-    process = launched(str(model), *WORDS, "--passes", "100000", "--out", str(tmp_path))
-    until = time.monotonic() + 120
-    while not (tmp_path / "mask_training.safetensors").exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
-    assert (said.count("stopped early"), said.count("of the multiply-adds")) == (1, 1), "one voice"
-    assert Mask.load(tmp_path / "mask.safetensors").provenance["passes"] < 100000
-
-
 def command(rank: int, folder: str, words: list[str]) -> None:
     """The command line in one of the processes; keeps what it wrote and its exit code."""
     with open(Path(folder) / f"{rank}.txt", "w") as said, redirect_stdout(said), redirect_stderr(said):
@@ -67,6 +38,28 @@ def command(rank: int, folder: str, words: list[str]) -> None:
         except SystemExit as error:
             code = error.code
         print(f"exit code {code}")
+
+
+def interrupted_once_learning(rank: int, out: str, words: list[str]) -> None:
+    """The command line, where the second process alone gets a Ctrl-C once a pass is done."""
+
+    def interrupt() -> None:
+        while not (Path(out) / "mask_training.safetensors").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    if rank == 1:
+        threading.Thread(target=interrupt, daemon=True).start()
+    command(rank, out, words)
+
+
+def test_interrupting_one_process_ends_both_and_keeps_what_was_learned(model: Path, tmp_path: Path) -> None:
+    words = ["train-mask", str(model), *WORDS, "--start", "uniform", "--passes", "100000", "--out", str(tmp_path)]
+    run_together(interrupted_once_learning, str(tmp_path), words)
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert (first.count("stopped early"), first.count("of the multiply-adds")) == (1, 1)
+    assert first.endswith("exit code 0\n") and second == "exit code 0\n", "one voice"
+    assert 0 < Mask.load(tmp_path / "mask.safetensors").provenance["passes"] < 100000
 
 
 def test_a_failure_is_told_once(tmp_path: Path) -> None:

@@ -73,11 +73,18 @@ class TwoBranches(Residual):
         self.unused = nn.Parameter(torch.zeros(1))
 
 
-@pytest.mark.parametrize("form", [f for f in NAMES if f != "exchange"])
-@pytest.mark.parametrize("sampling", ["bernoulli", "gumbel", "mean"])
+@pytest.mark.parametrize(
+    ("form", "sampling"),
+    [
+        ("interleaved", "bernoulli"),
+        ("interleaved", "mean"),
+        ("sequential", "gumbel"),
+        ("windowed", "bernoulli"),
+        ("windowed", "gumbel"),
+        ("search", "bernoulli"),
+    ],
+)
 def test_a_constant_block_is_switched_off_and_a_swinging_one_stays_on(form: str, sampling: str) -> None:
-    if form == "search" and sampling != "bernoulli":
-        pytest.skip("draws nothing")
     wanted = settings(form, sampling=sampling, target=7 / 12, passes=16, start="uniform", initial=0.6, tries=20)
     trained = train_masked(toy(TwoBranches(), calls=6), wanted)
     expected = np.array([[True, True], *[[False, True]] * 5])
@@ -87,8 +94,7 @@ def test_a_constant_block_is_switched_off_and_a_swinging_one_stays_on(form: str,
 
 
 @pytest.mark.parametrize("form", NAMES)
-@pytest.mark.parametrize("kind", [Chain, Skips, Residual])
-@pytest.mark.parametrize("target", [0.4, 0.7])
+@pytest.mark.parametrize(("kind", "target"), [(Chain, 0.7), (Skips, 0.4)])
 def test_every_form_meets_the_budget_after_liveness(form: str, kind: type[Chain], target: float) -> None:
     trained = train_masked(toy(kind(8), calls=10), settings(form, target=target, passes=2, batch=2, updates=2))
     assert abs(trained.mask.provenance["share"] - target) <= MARGIN
@@ -115,7 +121,7 @@ def test_a_search_goes_on_from_the_very_mask_it_found(kind: type[Chain]) -> None
     """Where later runs make earlier ones dead there would be room for more, which is not always better."""
     losses: list[float] = []
     trained = train_masked(
-        toy(kind(8), calls=16), settings("search", passes=12, target=0.4), lambda n: losses.append(n.loss)
+        toy(kind(6), calls=12), settings("search", passes=8, target=0.4), lambda n: losses.append(n.loss)
     )
     assert all(b <= a for a, b in itertools.pairwise(losses)) and losses[-1] < losses[0]
     assert np.array_equal(trained.mask.run, trained.mask.probabilities > 0.5)
@@ -235,7 +241,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float], line: str) ->
 @pytest.mark.parametrize("control", ["dual", "project"])
 def test_control_brings_the_expected_share_to_the_target(control: str) -> None:
     shares: list[float] = []
-    wanted = settings("interleaved", control=control, target=0.5, passes=60, start="uniform", lambda1=0.05)
+    wanted = settings("interleaved", control=control, target=0.5, passes=40, start="uniform", lambda1=0.05)
     train_masked(toy(Residual(4), calls=8), wanted, lambda now: shares.append(now.share))
     near = MARGIN if control == "project" else 0.05
     assert shares[0] > 0.8 and abs(float(np.mean(shares[-8:])) - 0.5) <= near
@@ -261,10 +267,10 @@ def test_exchange_lowers_the_error_of_an_interval_mask() -> None:
 
 
 def test_the_search_lowers_the_error_and_keeps_the_budget() -> None:
-    model = toy(Residual(8), calls=16)
-    trained = train_masked(model, settings(passes=0, refine=120, target=0.5))
+    model = toy(Residual(6), calls=10)
+    trained = train_masked(model, settings(passes=0, refine=60, target=0.5))
     errors = trained.mask.provenance["search_errors"]
-    assert len(errors) == 120 and errors[-1] < 0.9 * errors[0]
+    assert len(errors) == 60 and errors[-1] < 0.9 * errors[0]
     assert errors == sorted(errors, reverse=True)
     assert trained.mask.provenance["share"] <= 0.51
 
@@ -288,7 +294,7 @@ def test_a_mask_that_is_searched_keeps_its_runs_where_probabilities_tell_nothing
 @pytest.mark.parametrize("form", NAMES)
 def test_the_same_seed_gives_the_same_mask_and_global_randomness_is_untouched(form: str) -> None:
     state = torch.get_rng_state()
-    one, two, other = (train_masked(toy(Residual(8)), settings(form, seed=s, passes=3)) for s in (3, 3, 4))
+    one, two, other = (train_masked(toy(), settings(form, seed=s, passes=2)) for s in (3, 3, 4))
     assert np.array_equal(one.mask.probabilities, two.mask.probabilities)
     assert [p.loss for p in one.history] == [p.loss for p in two.history] != [p.loss for p in other.history]
     assert torch.equal(torch.get_rng_state(), state)
@@ -307,13 +313,14 @@ def test_a_stopped_training_goes_on_to_the_same_result(form: str, tmp_path: Path
     file = tmp_path / "training.safetensors"
 
     def stop(now: Progress) -> None:
-        if now.done == 3:
+        if now.done == 2:
             raise KeyboardInterrupt
 
-    whole = train_masked(toy(), settings(form))
-    part = train_masked(toy(), settings(form), stop, file)
-    assert part.stopped and len(part.history) == 3 and not whole.stopped
-    rest = train_masked(toy(), settings(form), checkpoint=file)
+    wanted = settings(form, passes=4)
+    whole = train_masked(toy(), wanted)
+    part = train_masked(toy(), wanted, stop, file)
+    assert part.stopped and len(part.history) == 2 and not whole.stopped
+    rest = train_masked(toy(), wanted, checkpoint=file)
     assert np.array_equal(rest.mask.probabilities, whole.mask.probabilities)
     assert np.array_equal(rest.mask.run, whole.mask.run)
     assert [p.loss for p in rest.history] == pytest.approx([p.loss for p in whole.history])
@@ -326,7 +333,7 @@ def test_stopping_in_the_middle_of_a_pass_keeps_what_was_learned() -> None:
 
     def cancel(call: int) -> None:
         after["calls"] += 1
-        if after["calls"] > 600:
+        if after["calls"] > 300:
             raise StopTraining
 
     model.denoiser.on_predict = cancel
@@ -389,8 +396,17 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors))).hexdigest()
 
 
-@pytest.mark.parametrize("form", NAMES)
-@pytest.mark.parametrize("checkpointing", ["none", "block", "call"])
+@pytest.mark.parametrize(
+    ("form", "checkpointing"),
+    [
+        ("interleaved", "block"),
+        ("sequential", "none"),
+        ("windowed", "call"),
+        ("exchange", "block"),
+        ("exchange", "call"),
+        ("search", "none"),
+    ],
+)
 def test_training_a_real_network_changes_no_weight_and_leaves_no_trace(form: str, checkpointing: str) -> None:
     from skipstone.pipelines.denoiser import denoiser_of
 

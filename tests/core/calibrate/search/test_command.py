@@ -41,8 +41,10 @@ def loads(pipe: Any) -> Iterator[None]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No plot: it takes longer than a few trials."""
+    """No plot and no controls: they take longer than a few trials."""
     monkeypatch.setattr(report, "plot", lambda *_: None)
+    for controls in ("INTERVALS", "DATO", "FEWER"):
+        monkeypatch.setattr(command, controls, ())
 
 
 def small_search(out: Path, **changed: Any) -> Search:
