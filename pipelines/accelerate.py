@@ -19,7 +19,7 @@ from ..core.engine.merge import Observer
 from ..core.engine.override import override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
-from ..core.errors import Decline, ModelError
+from ..core.errors import Decline
 from ..core.forecast.space import Noise
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
@@ -27,6 +27,7 @@ from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method, Recipe
 from .cache_context import Context, ContextWatch, refuse_beside_cache
 from .late_control import LateControl, resolved
+from .network import network_of
 from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
@@ -237,7 +238,7 @@ class Handle:
     def _seen(self, latent: Tensor, timestep: Any) -> Seen:
         found = self._schedule.find(timestep, self._units) if self._schedule else None
         value = found.value if found else self._training_timestep(one_timestep(timestep))
-        return Seen(value, latent, _size(latent), found)
+        return Seen(value, latent, found)
 
     def _training_timestep(self, argument: float) -> float:
         """Return the training timestep of a forward outside a schedule. A network's first one decides on its unit."""
@@ -278,28 +279,6 @@ def _stacked(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim < 3:
         raise Decline("its input is no latent")
     return value
-
-
-def _size(latent: Tensor) -> tuple[int, ...]:
-    """Return the size of a latent [B, C, ...], or the number of tokens of a packed one [B, N, C]."""
-    return tuple(latent.shape[2:]) if latent.ndim > 3 else (latent.shape[1],)
-
-
-def network_of(target: Any) -> nn.Module:
-    """Return a model itself, or the `unet` or `transformer` of a pipeline.
-
-    Raises :class:`ModelError` if there is none.
-
-    Example:
-        >>> network_of(nn.Identity())
-        Identity()
-    """
-    if isinstance(target, nn.Module):
-        return target
-    for name in ("unet", "transformer"):
-        if isinstance(getattr(target, name, None), nn.Module):
-            return getattr(target, name)
-    raise ModelError(f"{type(target).__name__} is not a model and has no unet or transformer: give one that has")
 
 
 def _handles_on(root: nn.Module) -> list[Handle]:

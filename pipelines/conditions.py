@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.errors import ModelError, RecipeError
-from .prompts import PLAIN_TEXT, TEXT_KINDS, Encoded, NetworkArguments, TextKind, network_of
+from .network import network_of
+from .prompts import PLAIN_TEXT, TEXT_KINDS, Encoded, NetworkArguments, TextKind
 
 PROMPTS = (
     "a photograph of a cat on a sofa",

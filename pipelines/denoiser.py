@@ -21,10 +21,10 @@ from ..core.forecast.space import Noise
 from ..core.plan.run import Horizon
 from .conditions import Conditions, conditions_of, is_known
 from .forms import Form, Packed, Plain
+from .network import network_of
 from .noise import horizon_of, noise_at
 from .observed import ObservedConditions, observe_pipeline
 from .packing import takes_tokens
-from .prompts import network_of
 from .runs import guidance_of, initial_scale, latent_shape, set_timesteps
 
 _ROOM = 1.01

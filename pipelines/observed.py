@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.engine.outputs import prediction
 from ..core.errors import ModelError, RecipeError
 from .conditions import PROMPTS
-from .prompts import network_of
+from .network import network_of
 from .row_arguments import by_row, equal, picked, without
 from .time_unit import UNITS, TimeUnit
 from .watching import Forward, Step, watched

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.recipe.recipe import Recipe
-from .accelerate import Handle, accelerate, network_of
+from .accelerate import Handle, accelerate
 from .loading import draw_batch
+from .network import network_of
 from .schedule import PipelineSchedule
 
 

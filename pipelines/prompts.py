@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ModelError
+from .network import network_of
 
 NetworkArguments = dict[str, Any]
 """Keyword arguments of a network: tensors [n, ...], None, or dicts of these."""
@@ -72,22 +73,6 @@ class TextKind:
         if any(getattr(pipe, name, None) is None for name in self.encoders):
             raise ModelError(f"this model has no {' or '.join(self.encoders)}: give --embeddings")
         return self.encode(pipe, prompts)
-
-
-def network_of(pipe: Any) -> Any:
-    """Return a pipeline's U-Net or transformer.
-
-    Raises :class:`ModelError` if it has neither.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> network_of(SimpleNamespace(unet=torch.nn.Identity()))
-        Identity()
-    """
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    if network is None:
-        raise ModelError(f"{type(pipe).__name__} has neither a U-Net nor a transformer: give another model")
-    return network
 
 
 def _side(pipe: Any, size: int | None) -> int:

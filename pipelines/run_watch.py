@@ -22,20 +22,24 @@ class Seen:
 
     Args:
         timestep: training timestep.
-        input: the latent [B, C, ...].
-        latent: size of the latent.
+        input: the latent [B, C, ...], or [B, N, C] if packed.
         found: the pipeline's call that it is; None for a forward outside a pipeline's run.
 
     Example:
         >>> import torch
-        >>> Seen(999.0, torch.zeros(1, 4, 8, 8), (8, 8)).token is None
-        True
+        >>> seen = Seen(999.0, torch.zeros(1, 4, 8, 8))
+        >>> seen.latent, seen.token
+        ((8, 8), None)
     """
 
     timestep: float
     input: Tensor
-    latent: tuple[int, ...]
     found: ScheduledCall | None = None
+
+    @property
+    def latent(self) -> tuple[int, ...]:
+        """The size of the latent, or the number of tokens of a packed one."""
+        return tuple(self.input.shape[2:]) if self.input.ndim > 3 else (self.input.shape[1],)
 
     @property
     def token(self) -> object:
@@ -59,8 +63,8 @@ class RunWatch:
     Example:
         >>> import torch
         >>> watch, latent = RunWatch(Labels()), torch.ones(1, 4, 8, 8)
-        >>> watch.note(Seen(999.0, latent, (8, 8)))
-        >>> watch.begins_another(Seen(500.0, latent, (8, 8))), watch.begins_another(Seen(1000.5, latent, (8, 8)))
+        >>> watch.note(Seen(999.0, latent))
+        >>> watch.begins_another(Seen(500.0, latent)), watch.begins_another(Seen(1000.5, latent))
         (False, True)
     """
 

@@ -16,7 +16,7 @@ from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.accelerate import accelerate
 from ...pipelines.loading import draw_batch
-from ...pipelines.prompts import network_of
+from ...pipelines.network import network_of
 from ..demo_models.loading import load_model
 from .figures import Table
 
