@@ -11,7 +11,7 @@ import tiny
 import torch
 from doubles import a1111
 from doubles.a1111_controlnet import ControlNet
-from doubles.a1111_jobs import args_of, dense, fresh, job_of, refused, runs
+from doubles.a1111_jobs import args_of, dense_now, fresh, job_of, refused, runs
 from torch import Tensor, nn
 
 from skipstone.a1111_extension.bracket import UNetBracket
@@ -105,7 +105,7 @@ def counted(unet: nn.Module) -> Iterator[list[int]]:
 def plain(host: a1111.Host, job: a1111.Job) -> Tensor:
     """The dense picture, whose calls do not count."""
     before = len(rows_of(job))
-    picture = dense(host, job)
+    picture = dense_now(host, job)
     del rows_of(job)[before:]
     return picture
 
@@ -261,7 +261,7 @@ def test_a_sampler_without_steps_to_skip_is_declined_in_one_line(
     host: a1111.Host, job: a1111.Job, name: str, says: str
 ) -> None:
     job = fresh(job, sampler_name=name)
-    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense(host, job))
+    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense_now(host, job))
     (text,) = refused(job)
     assert text.startswith(f"Skipstone did nothing: {name} is not supported") and says in text and len(text) < 300
     assert CALLS_RUN not in job.extra_generation_params
@@ -269,7 +269,7 @@ def test_a_sampler_without_steps_to_skip_is_declined_in_one_line(
 
 def test_eight_steps_are_declined_with_the_reason(host: a1111.Host, job: a1111.Job) -> None:
     job = fresh(job, timesteps=TIMES[:8])
-    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense(host, job))
+    assert torch.equal(host.process_images(host.script(), job, *TWICE), dense_now(host, job))
     assert "8 steps are too few" in job.extra_generation_params[REFUSED]
 
 

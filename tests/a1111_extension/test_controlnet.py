@@ -10,7 +10,7 @@ import tiny
 import torch
 from doubles import a1111
 from doubles.a1111_controlnet import ControlNet
-from doubles.a1111_jobs import args_of, dense, fresh, runs
+from doubles.a1111_jobs import args_of, dense_now, fresh, runs
 
 from skipstone.a1111_extension.bracket import same_picture
 from skipstone.a1111_extension.infotext import BLOCKS_RUN, MERGED, REFUSED
@@ -48,7 +48,7 @@ def test_the_pictures_pass_is_served_and_the_references_runs_in_full(
     host: a1111.Host, job: a1111.Job, control: ControlNet
 ) -> None:
     with control.hooked():
-        off = dense(host, job)
+        off = dense_now(host, job)
         with counted(job.unet) as seen:
             on = host.process_images(host.script(), job, *RULE)
     blocks = len(recognise(job.unet).graph(job.unet).blocks)
@@ -64,7 +64,7 @@ def test_a_rule_that_runs_everything_beside_a_reference_is_exact(
     host: a1111.Host, job: a1111.Job, control: ControlNet
 ) -> None:
     with control.hooked():
-        off = dense(host, job)
+        off = dense_now(host, job)
         on = host.process_images(host.script(), job, *args_of(threshold=1.0, rule="depths", depths="12 12 12 12"))
         assert torch.equal(on, off) and runs(host)[0].report.blocks_run > 0
         assert torch.equal(host.process_images(host.script(), fresh(job), False), off)
@@ -95,7 +95,7 @@ def test_attention_that_reads_a_reference_merges_nothing_and_says_so(
     host: a1111.Host, job: a1111.Job, control: ControlNet
 ) -> None:
     with control.hooked():
-        off = dense(host, job)
+        off = dense_now(host, job)
         on = host.process_images(host.script(), job, *args_of(threshold=0.0))
         blocks = host.process_images(host.script(), fresh(job), *RULE)
         both = fresh(job)
@@ -122,7 +122,7 @@ def test_a_forward_that_shows_the_blocks_another_latent_is_declined(host: a1111.
     unet, original = job.unet, job.unet.forward
     unet.forward = lambda *args, **kwargs: original(1.5 * args[0], **kwargs)  # type: ignore[method-assign]
     try:
-        off = dense(host, job)
+        off = dense_now(host, job)
         assert torch.equal(host.process_images(host.script(), job, *RULE), off)
     finally:
         del unet.forward

@@ -110,7 +110,10 @@ def fine(narrow: dict[str, Path]) -> Tensor:
 
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
 def test_every_flow_sampler_draws_nearly_the_same_and_is_accelerated(pipe: Any, fine: Tensor, sampler: str) -> None:
+    shift = pipe.scheduler.config.shift
     set_sampler(pipe, sampler)
+    config = pipe.scheduler.config
+    assert config.get("flow_shift", config.get("shift")) == shift > 1
     plain = drawn(pipe)
     assert (plain - fine).norm() / fine.norm() < 0.2
     with accelerate(pipe, CallSkip(every=2)) as handle:

@@ -87,6 +87,18 @@ def test_another_pipeline_over_the_same_network_draws_as_it_does_alone(method: M
         assert handle.report().planned
 
 
+def test_a_forward_of_somebody_else_is_no_part_of_the_pipelines_run() -> None:
+    """At the same timestep, and while its conditioning is still held."""
+    pipe, cond = tiny.sd_pipeline(), tiny.noise(2, *tiny.CONTEXT)
+    with accelerate(pipe, BlockSkip(every=3)) as handle:
+        own = tiny.run_sd(pipe, 6)
+        first = float(pipe.scheduler.timesteps[0])
+        pipe.unet(tiny.noise(2, 4, 16, 16), torch.tensor(first), encoder_hidden_states=cond)
+        assert handle.engine.running is not None
+        assert torch.equal(tiny.run_sd(pipe, 6), own)
+        assert handle.report().calls == 6 and handle.report().planned
+
+
 def test_pipelines_that_share_the_scheduler_too_are_planned_and_their_runs_end() -> None:
     first = tiny.sd_pipeline()
     second = diffusers.StableDiffusionPipeline(**first.components, requires_safety_checker=False)

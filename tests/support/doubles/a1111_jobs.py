@@ -52,17 +52,17 @@ def refused(job: a1111.Job) -> list[str]:
 
 
 def dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
-    """The picture as it is without Skipstone. It is drawn once for each request to a network."""
+    """The picture as it is without Skipstone, of a network that no test changes. It is drawn once for each request."""
     values = (getattr(job, name) for name in REQUEST[1:])
     request = (host.calls, host.on_step, *(v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for v in values))
     drawn = _DENSE.setdefault(job.unet, {})
     if request not in drawn:
-        drawn[request] = _dense(host, job)
+        drawn[request] = dense_now(host, job)
     return drawn[request]
 
 
-def _dense(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
-    """No hook of the script is called."""
+def dense_now(host: a1111.Host, job: a1111.Job) -> torch.Tensor:
+    """The picture of the network as it is now. No hook of the script is called."""
     script = SimpleNamespace()
     for name in ("before_process", "process", "process_before_every_sampling", "post_sample", "postprocess_batch"):
         setattr(script, name, lambda *a, **k: None)

@@ -19,7 +19,6 @@ from skipstone.cli.processes import joined
 from skipstone.core.errors import RecipeError
 from skipstone.core.recipe.mask import Mask
 
-pytest.importorskip("accelerate", reason="accelerate is not installed")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 WORDS = ["--steps", "6", "--batch", "4", "--profile-batch", "1", "--form", "interleaved"]
 
