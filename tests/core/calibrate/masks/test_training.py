@@ -121,7 +121,7 @@ def test_a_search_goes_on_from_the_very_mask_it_found(kind: type[Chain]) -> None
     """Where later runs make earlier ones dead there would be room for more, which is not always better."""
     losses: list[float] = []
     trained = train_masked(
-        toy(kind(6), calls=12), settings("search", passes=8, target=0.4), lambda n: losses.append(n.loss)
+        toy(kind(8), calls=16), settings("search", passes=12, target=0.4), lambda n: losses.append(n.loss)
     )
     assert all(b <= a for a, b in itertools.pairwise(losses)) and losses[-1] < losses[0]
     assert np.array_equal(trained.mask.run, trained.mask.probabilities > 0.5)
@@ -241,7 +241,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float], line: str) ->
 @pytest.mark.parametrize("control", ["dual", "project"])
 def test_control_brings_the_expected_share_to_the_target(control: str) -> None:
     shares: list[float] = []
-    wanted = settings("interleaved", control=control, target=0.5, passes=40, start="uniform", lambda1=0.05)
+    wanted = settings("interleaved", control=control, target=0.5, passes=60, start="uniform", lambda1=0.05)
     train_masked(toy(Residual(4), calls=8), wanted, lambda now: shares.append(now.share))
     near = MARGIN if control == "project" else 0.05
     assert shares[0] > 0.8 and abs(float(np.mean(shares[-8:])) - 0.5) <= near
