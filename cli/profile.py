@@ -131,9 +131,10 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     denoiser = _denoiser(options)
     found = profile(denoiser, range(_PROFILED, _PROFILED + options.samples), options.batch)
     say(f"recorded {options.samples} dense pictures of {found.steps} calls")
+    found.save(options.out)
     judging = _Judging(denoiser, options, say)
     for calls in sorted({max(2, round(found.steps / s)) for s in options.speedups}, reverse=True):
-        best = judging.best(proposals(found, calls))
+        best = judging.best(proposals(found, calls, file=str(options.out)))
         further = [judging.joint(best, methods, name) for name, methods in joined]
         found = with_plans(found, [best.plan, *(plan for plan in further if plan)])
         found.save(options.out)
@@ -216,7 +217,8 @@ def show_plan(options: Plan, say: Callable[[str], Any] = print) -> Choice:
     chosen = choose_calls(method, Horizon(times, steps=options.steps or known.steps), known.network)
     steps, keys = options.steps or known.steps, chosen.settings.keys
     say(f"runs {len(keys)} of {steps} steps: {', '.join(map(str, keys))}")
-    say(f"line on {chosen.settings.space}; {chosen.why}")
+    how = "fitted" if chosen.fit is not None else f"line on {chosen.settings.space}"
+    say(f"{how}; {chosen.why}")
     if chosen.promise is not None:
         say(f"{PROMISED:.0%} of pictures stay under an error of {chosen.promise:.4f}")
     if options.png is not None:
@@ -262,10 +264,14 @@ class _Reference:
 def _line(plan: HeldOut, steps: int) -> str:
     q50, q90, q95 = (plan.quantile(share) for share in (0.5, 0.9, 0.95))
     return (
-        f"{len(plan.keys)} of {steps} steps ({1 / plan.cost(steps):.2f}x): {plan.name}, line on {plan.space}; error under "
+        f"{len(plan.keys)} of {steps} steps ({1 / plan.cost(steps):.2f}x): {_named(plan)}; error under "
         f"{q50:.4f} / {q90:.4f} / {q95:.4f} for 50 / 90 / 95% of pictures, {plan.turned:.0%} another picture"
     )
 
 
 def _lost(one: Judged) -> str:
-    return f"    lost: {one.proposal.name}, line on {one.proposal.space}: {one.score:.4f}"
+    return f"    lost: {_named(one.proposal)}: {one.score:.4f}"
+
+
+def _named(plan: HeldOut | Proposal) -> str:
+    return f"{plan.name}, {'fitted' if plan.predictor == 'fitted' else f'line on {plan.space}'}"

@@ -19,7 +19,7 @@ from ..engine.call import Call
 from ..engine.clock import Stream
 from ..engine.engine import Engine
 from ..errors import ModelError, RecipeError
-from ..forecast.names import PredictorName, Space
+from ..forecast.names import CallPredictorName, Space
 from ..forecast.profile import HeldOut, Profile, gram_of
 from ..forecast.shortest_path import best_keys, one_call_costs
 from ..forecast.space import Noise
@@ -76,6 +76,7 @@ class Proposal:
         predictor: how.
         name: how the keys were chosen.
         beside: methods that act at the calls that run.
+        profile: path of the profile that has the weights, for the predictor "fitted".
 
     Example:
         >>> Proposal((0, 2), "eps").settings().keys
@@ -84,13 +85,14 @@ class Proposal:
 
     keys: Keys
     space: Space
-    predictor: PredictorName = "line"
+    predictor: CallPredictorName = "line"
     name: str = "even"
     beside: tuple[Method, ...] = ()
+    profile: str = ""
 
     def settings(self) -> CallSkip:
         """Return the proposal as settings of call skipping."""
-        return CallSkip(keys=self.keys, space=self.space, predictor=self.predictor)
+        return CallSkip(keys=self.keys, space=self.space, predictor=self.predictor, profile=self.profile)
 
 
 @torch.no_grad()
@@ -199,13 +201,14 @@ POWERS = {"even, denser early": 1.25, "even, denser late": 0.85}
 """Name of a spread -> its power (:func:`skipstone.core.plan.call_plan.dense_keys`)."""
 
 
-def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0")) -> list[Proposal]:
+def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"), file: str = "") -> list[Proposal]:
     """Return what is worth a try: spread keys, and shortest paths by two measures of what an error counts.
 
     Args:
         known: the profile.
         calls: how many steps run.
         spaces: what may be forecast; the first one with all keys, the others with some.
+        file: path of the profile; with it, fitted forecasts are tried on some of the keys, too.
 
     Example:
         >>> found = proposals(profile(denoiser, seeds=range(4)), calls=4)
@@ -221,9 +224,13 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"
         if place == 0:
             found.append(Proposal(best_keys(costs, calls, np.sqrt(weights)), space, name="weighted shortest path"))
             found += [Proposal(dense_keys(known.steps, calls, p), space, name=n) for n, p in POWERS.items()]
-    first: dict[tuple[Keys, Space], Proposal] = {}
+    if file:
+        path = Proposal(best_keys(one_call_costs(known, "eps", "fitted"), calls), "eps", name="shortest path")
+        fitted = [path, *(proposal for proposal in found if not proposal.name.startswith("weighted"))]
+        found += [replace(proposal, space="eps", predictor="fitted", profile=file) for proposal in fitted]
+    first: dict[tuple[Keys, Space, CallPredictorName], Proposal] = {}
     for proposal in found:
-        first.setdefault((proposal.keys, proposal.space), proposal)
+        first.setdefault((proposal.keys, proposal.space, proposal.predictor), proposal)
     return list(first.values())
 
 
@@ -245,7 +252,7 @@ def joint_proposal(
     """
     steps, found = len(denoiser.timesteps), None
     for calls in range(len(alone.keys) + 1, steps + 1):
-        tried = Proposal(even_keys(steps, calls), alone.space, alone.predictor, beside=tuple(beside))
+        tried = Proposal(even_keys(steps, calls), alone.space, beside=tuple(beside))
         share = macs_share(denoiser, tried) if calls < steps else 1.0
         if share > alone.cost(steps) * (1 + _DEARER):
             break

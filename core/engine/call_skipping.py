@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..forecast.fitted import FittedHistory
 from ..forecast.history import History, fits
 from ..forecast.names import Space
 from ..forecast.predictors import PREDICTORS
@@ -91,7 +92,8 @@ class CallSkipping:
         if network is not None:
             self._refuse_reader(next(filter(None, map(foreign_hook, unwrapped(network).children())), ""))
         self._watch = Watch(network, (), {}) if network is not None and self._active else None
-        self._predictor = PREDICTORS[settings.predictor]
+        self._predictor_name = "line" if settings.predictor == "fitted" else settings.predictor
+        self._predictor, self._fitted = PREDICTORS[self._predictor_name], False
         self._space: Space = _space_of(settings, horizon)
         self._said: str = self._space
         self._gate: Gate | None = gate_of(settings)
@@ -276,8 +278,15 @@ class CallSkipping:
             return
         if self._index == 0:
             self._first.add(key)
-        history = self._histories.setdefault(key, History(self._predictor, raw))
+        history = self._histories.setdefault(key, self._history(raw, fits(output, x)))
         history.add(self._position, space, x if x is not None else output, output)
+
+    def _history(self, raw: bool, fitting: bool) -> History:
+        """Return the history of a new stream: with the profile's weights, if there are any and inputs are like outputs."""
+        if self._choice.fit is None or not fitting:
+            return History(self._predictor, raw)
+        self._fitted = True
+        return FittedHistory(self._choice.fit)
 
     def _affine(self, raw: bool) -> Affine | None:
         """Return how this call's value in the chosen space follows from input and output; None where it does not."""
@@ -290,7 +299,9 @@ class CallSkipping:
         """Return the settings as they ran: the keys where they are known, and the space."""
         keys = self._plan.keys
         known: dict[str, Any] = {"keys": keys, "calls": 0, "every": 0, "rule": "even"} if keys else {}
-        return asdict(replace(self._settings, profile="", space=self._said, **known))
+        if not self._fitted:
+            known |= {"profile": "", "space": self._said, "predictor": self._predictor_name}
+        return asdict(replace(self._settings, **known))
 
     def _counted(self, runs: bool) -> bool:
         """Count the call; one of which any forward runs is a call that runs."""
@@ -300,7 +311,8 @@ class CallSkipping:
             self._skipped.discard(at)
         elif at not in self._ran:
             self._skipped.add(at)
-        how = f"{self._settings.predictor} on {self._said}" if self._skipped else ""
+        how = "fitted to the profile" if self._fitted else f"{self._predictor_name} on {self._said}"
+        how = how if self._skipped else ""
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()

@@ -115,7 +115,7 @@ def _combined(space: Affine, x: Tensor, output: Tensor) -> Tensor:
     if not space.x:
         return output * space.o if space.o != 1 else output.clone()
     q = output.clone()
-    part, latent = _latent_channels(q, x)
+    part, latent = latent_channels(q, x)
     part.mul_(space.o).add_(latent, alpha=space.x)
     return q
 
@@ -124,13 +124,23 @@ def _separated(space: Affine, x: Tensor, q: Tensor) -> Tensor:
     """Return the output [rows, ...] of q, the inverse of :func:`_combined`."""
     if not space.x:
         return q / space.o if space.o != 1 else q
-    part, latent = _latent_channels(q, x)
+    part, latent = latent_channels(q, x)
     part.sub_(latent, alpha=space.x).div_(space.o)
     return q
 
 
-def _latent_channels(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the channels that input and output share: an input's further ones hold masks, an output's a variance."""
+def latent_channels(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels that input and output share: an input's further ones hold masks, an output's a variance.
+
+    Args:
+        output: of the network [rows, ...].
+        x: its input [rows, ...].
+
+    Example:
+        >>> import torch
+        >>> [part.shape[1] for part in latent_channels(torch.zeros(2, 8, 4, 4), torch.zeros(2, 4, 4, 4))]
+        [4, 4]
+    """
     if output.shape == x.shape:
         return output, x
     channels = min(output.shape[1], x.shape[1])

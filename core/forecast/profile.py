@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ProfileError, reason_of, shown, shown_path
 from ..files import write_safetensors
-from .names import PredictorName, Space
+from .names import CallPredictorName, Space
 from .space import RAW, Affine, Noise
 
 FORMAT_VERSION = 1
@@ -52,7 +52,7 @@ class HeldOut:
 
     keys: tuple[int, ...]
     space: Space
-    predictor: PredictorName
+    predictor: CallPredictorName
     errors: tuple[float, ...]
     one_call: tuple[float, ...] = ()
     name: str = ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .names import PredictorName, Space
+from .fitted import Fit
+from .names import CallPredictorName, Space
 from .predictors import PREDICTORS
 from .profile import Profile
 
@@ -19,13 +20,13 @@ _Paths = dict[tuple[int, int], tuple[float, tuple[int, ...]]]
 """(key before, last key) -> (cost so far, keys)."""
 
 
-def one_call_costs(profile: Profile, space: Space, predictor: PredictorName) -> Cost:
+def one_call_costs(profile: Profile, space: Space, predictor: CallPredictorName) -> Cost:
     """Return the squared error of the output that is forecast at each call from each pair of keys.
 
     Args:
         profile: its Gram matrix scores the forecasts.
         space: what is forecast.
-        predictor: one that uses two values at most: "line" or "hold".
+        predictor: one that uses two values at most: "line", "hold" or "fitted".
 
     Example:
         >>> from .space import Noise
@@ -39,10 +40,14 @@ def one_call_costs(profile: Profile, space: Space, predictor: PredictorName) -> 
     steps, at, gram = profile.steps, profile.positions, profile.gram
     spaces = [profile.space_at(k, space) for k in range(steps)]
     costs = np.full((steps + 1, steps, steps), np.inf)
+    fit = Fit(profile)
     for j in range(steps - 1):
         for i in [*range(j), steps]:
             for k in range(j + 1, steps):
                 known = [j] if i == steps else [i, j]
+                if predictor == "fitted":
+                    costs[i, j, k] = fit.error(k, tuple(known))
+                    continue
                 weights = PREDICTORS[predictor].weights(at[known].tolist(), float(at[k]), at[j + 1 : k].tolist())
                 error = np.zeros(2 * steps)
                 for key, weight in zip(known, weights, strict=True):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ProfileError, RecipeError
-from ..forecast.names import Space
+from ..forecast.fitted import Fit
+from ..forecast.names import CallPredictorName, Space
 from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
 from ..recipe.auto import Auto
@@ -40,6 +41,7 @@ class Choice:
         bounds: step -> one-call error that 95 % of the profile's runs stayed under.
         record: path of the profile to record in this run, all of whose calls run; "" for none.
         beside: methods that act at the calls that run, chosen with them.
+        fit: the weights of the forecasts, where they are fitted to the profile.
 
     Example:
         >>> Choice(CallSkip(calls=7)).promise is None
@@ -52,6 +54,7 @@ class Choice:
     bounds: Mapping[int, float] = field(default_factory=dict)
     record: str = ""
     beside: tuple[Method, ...] = ()
+    fit: Fit | None = None
 
 
 def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool = True) -> Choice:
@@ -82,7 +85,10 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone:
         raise ProfileError("this run's steps are not known ahead, so the profile cannot be used: use a speedup alone")
     if steps <= FEWEST_STEPS:
         return Choice(CallSkip(speedup=max(method.speedup, 1.1)))
+    if isinstance(method, CallSkip) and method.keys:
+        return _with_fit(Choice(method), profile, _same_levels(profile, horizon))
     chosen = _by_profile(method, profile, steps, horizon, alone)
+    chosen = _with_fit(chosen, profile, _same_levels(profile, horizon))
     guarded = isinstance(method, CallSkip) or method.guard
     return chosen if guarded else replace(chosen, bounds={})
 
@@ -95,21 +101,35 @@ def _without_profile(auto: Auto) -> Choice:
     return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
 
 
+def _with_fit(choice: Choice, profile: Profile, same: bool) -> Choice:
+    """Return a choice with the weights of its forecasts, if they are fitted. Raises :class:`ProfileError`."""
+    if choice.settings.predictor != "fitted":
+        return choice
+    if not same:
+        raise ProfileError(
+            "predictor='fitted' needs a profile of this run's noise levels: make one for them, or use a line"
+        )
+    return replace(choice, fit=Fit(profile))
+
+
 def _by_profile(method: Auto | CallSkip, profile: Profile, steps: int, horizon: Horizon, alone: bool) -> Choice:
     same = profile.steps == steps and _same_levels(profile, horizon)
     joint = alone and isinstance(method, Auto)
     plans = [plan for plan in profile.plans if joint or not plan.beside] if same else []
     if isinstance(method, Auto) and method.max_error:
-        return _within(method.max_error, plans, profile, steps)
+        return _within(method, plans, profile, steps)
     settings = method if isinstance(method, CallSkip) else CallSkip(speedup=method.speedup)
     calls = wanted_calls(settings, steps)
     fitting = [plan for plan in plans if _costs(plan, calls, steps)]
     if fitting:
-        return _held(min(fitting, key=lambda plan: plan.quantile(PROMISED)), profile)
-    keys, space = _unheld(profile, calls, steps, same)
+        return _held(min(fitting, key=lambda plan: plan.quantile(PROMISED)), profile, method.profile)
+    keys, space, predictor = _unheld(profile, calls, steps, same)
     what = f"{calls} of {steps} steps" if same else "this run's noise levels"
     why = f"{what} were not measured with this profile: no error is promised"
-    return Choice(CallSkip(keys=keys, space=space), why, bounds=_expected(profile, keys, space) if same else {})
+    used = CallSkip(
+        keys=keys, space=space, predictor=predictor, profile=method.profile if predictor == "fitted" else ""
+    )
+    return Choice(used, why, bounds=_expected(profile, keys, space, predictor) if same else {})
 
 
 def _costs(plan: HeldOut, calls: int, steps: int) -> bool:
@@ -125,8 +145,9 @@ def _same_levels(profile: Profile, horizon: Horizon) -> bool:
     return bool(np.abs(known - np.asarray(profile.timesteps)).max() <= _SAME * horizon.train_steps)
 
 
-def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> Choice:
-    """Return the plan with the fewest calls whose promised error is small enough."""
+def _within(auto: Auto, plans: list[HeldOut], profile: Profile, steps: int) -> Choice:
+    """Return the cheapest plan whose promised error is small enough."""
+    most = auto.max_error
     fitting = [plan for plan in plans if plan.quantile(PROMISED) <= most]
     if not plans:
         raise RecipeError(
@@ -139,11 +160,12 @@ def _within(most: float, plans: list[HeldOut], profile: Profile, steps: int) -> 
             f"max_error={most:g} cannot be met by this profile: the nearest is {least.quantile(PROMISED):.3f}, "
             f"with {len(least.keys)} of {steps} steps"
         )
-    return _held(min(fitting, key=lambda plan: plan.cost(steps)), profile)
+    return _held(min(fitting, key=lambda plan: plan.cost(steps)), profile, auto.profile)
 
 
-def _held(plan: HeldOut, profile: Profile) -> Choice:
-    settings = CallSkip(keys=plan.keys, space=plan.space, predictor=plan.predictor)
+def _held(plan: HeldOut, profile: Profile, path: str) -> Choice:
+    file = path if plan.predictor == "fitted" else ""
+    settings = CallSkip(keys=plan.keys, space=plan.space, predictor=plan.predictor, profile=file)
     bounds = dict(zip(plan.keys[1:], plan.one_call, strict=False))
     why = f"{plan.name or 'chosen'} steps, by the profile ({profile.sampler}, guidance {profile.guidance:g})"
     promise = plan.quantile(PROMISED)
@@ -151,9 +173,9 @@ def _held(plan: HeldOut, profile: Profile) -> Choice:
     return Choice(settings, why, promise if np.isfinite(promise) else None, bounds, beside=beside)
 
 
-def _expected(profile: Profile, keys: Keys, space: Space) -> dict[int, float]:
+def _expected(profile: Profile, keys: Keys, space: Space, predictor: CallPredictorName) -> dict[int, float]:
     """Return what the guard allows at each key but the first: the one-call errors of the profile's own runs, and some more."""
-    costs, steps, bounds = one_call_costs(profile, space, "line"), profile.steps, {}
+    costs, steps, bounds = one_call_costs(profile, space, predictor), profile.steps, {}
     for place in range(1, len(keys)):
         before = keys[place - 2] if place > 1 else steps
         if keys[place] > keys[place - 1] + 1:
@@ -164,11 +186,12 @@ def _expected(profile: Profile, keys: Keys, space: Space) -> dict[int, float]:
     return bounds
 
 
-def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys, Space]:
+def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys, Space, CallPredictorName]:
     """Return keys that were not measured: of the nearest measured plan's kind for the profile's noise levels, else even ones."""
     nearest = min(profile.plans, key=lambda p: abs(len(p.keys) / profile.steps - calls / steps), default=None)
     space = nearest.space if nearest else "eps"
+    predictor: CallPredictorName = nearest.predictor if nearest and same else "line"
     if nearest is None or nearest.name.startswith("even") or not same:
-        return even_keys(steps, calls), space
+        return even_keys(steps, calls), space, predictor
     weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
-    return best_keys(one_call_costs(profile, space, nearest.predictor), calls, weights), space
+    return best_keys(one_call_costs(profile, space, predictor), calls, weights), space, predictor

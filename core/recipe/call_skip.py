@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
-from ..forecast.names import PREDICTOR_NAMES, SPACES, PredictorName
+from ..forecast.names import CALL_PREDICTOR_NAMES, SPACES, CallPredictorName
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, text
 
@@ -79,10 +79,11 @@ class CallSkip:
         "with samplers that add noise.",
         choices=("auto", *SPACES), advanced=True,
     )  # fmt: skip
-    predictor: PredictorName = setting(
+    predictor: CallPredictorName = setting(
         "line",
-        "How a value is continued: along a straight line, or as a published method does. hold repeats the last one.",
-        choices=PREDICTOR_NAMES, advanced=True,
+        "How a value is continued: along a straight line, or as a published method does. hold repeats the last one; fitted "
+        "takes weights from the profile.",
+        choices=CALL_PREDICTOR_NAMES, advanced=True,
     )  # fmt: skip
     warmup: int = setting(
         1, "The first steps that always run.",
@@ -113,6 +114,8 @@ class CallSkip:
         """Normalise lists and refuse what cannot run."""
         check_fields(self)
         text("profile", self.profile, _MOST_PATH)
+        if self.predictor == "fitted" and not self.profile:
+            raise RecipeError("predictor='fitted' needs a profile of the model: make one with `skipstone profile`")
         given = [name for name in _COUNTS if getattr(self, name)]
         if len(given) > 1:
             raise RecipeError(f"{' and '.join(given)} both choose the steps that run: give one of them")

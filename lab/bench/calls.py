@@ -149,7 +149,7 @@ def _promise(options: CallBench) -> list[dict[str, Any]]:
     name = next((name for name, sampler in every if sampler.kind == known.sampler), "")
     denoiser = _denoiser(options.model, name, known.steps, known.guidance)
     known.fits(identity(denoiser.network))
-    return coverage(known, denoiser, options.covering)
+    return coverage(known, denoiser, options.covering, str(options.profile))
 
 
 def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from ...core.calibrate.calls import Proposal, closed_loop, dense
 from ...core.engine.call_skipping import SLACK
 from ...core.forecast.profile import TURNED, HeldOut, Profile
 from ...core.measure.fidelity import relative_errors
+from ...core.recipe.recipe import Recipe
 from ...pipelines.denoiser import PipelineDenoiser
 from .figures import Table
 
@@ -21,13 +22,14 @@ SHARES = (0.5, 0.9, 0.95)
 _BATCH = 4
 
 
-def coverage(known: Profile, denoiser: PipelineDenoiser, noises: int) -> list[dict[str, Any]]:
+def coverage(known: Profile, denoiser: PipelineDenoiser, noises: int, file: str = "") -> list[dict[str, Any]]:
     """Return one row per plan of a profile: what is promised, and what share of fresh noises stays under it.
 
     Args:
         known: the profile.
         denoiser: its model, with its sampler, steps and guidance.
         noises: samples.
+        file: path of the profile, for plans with fitted forecasts.
 
     Example:
         >>> coverage(known, denoiser, noises=128)[0]["covered"]  # doctest: +SKIP
@@ -37,8 +39,11 @@ def coverage(known: Profile, denoiser: PipelineDenoiser, noises: int) -> list[di
     references = [dense(denoiser, part)[0] for part in parts]
     rows = []
     for plan in known.plans:
-        settings = Proposal(plan.keys, plan.space, plan.predictor).settings()
-        runs = [closed_loop(denoiser, part, settings) for part in parts]
+        settings = Proposal(
+            plan.keys, plan.space, plan.predictor, profile=file if plan.predictor == "fitted" else ""
+        ).settings()
+        beside = Recipe.of_plain(plan.beside).methods
+        runs = [closed_loop(denoiser, part, settings, beside) for part in parts]
         errors = [relative_errors(run[0], true).numpy() for run, true in zip(runs, references, strict=True)]
         rows.append(_row(plan, np.concatenate(errors), [run[1] for run in runs]))
     return rows
@@ -49,7 +54,9 @@ def _row(plan: HeldOut, errors: np.ndarray, surprises: Sequence[dict[int, float]
     bounds = dict(zip(plan.keys[1:], plan.one_call, strict=False))
     stepped = [any(error > SLACK * bounds[key] for key, error in run.items() if key in bounds) for run in surprises]
     return {
-        "calls": len(plan.keys), "name": plan.name, "space": plan.space, "judged": len(plan.errors), "promised": promised,
+        "calls": len(plan.keys), "name": plan.name,
+        "how": "fitted" if plan.predictor == "fitted" else f"line on {plan.space}",
+        "judged": len(plan.errors), "promised": promised,
         "covered": [float(np.mean(errors <= error)) for error in promised],
         "turned": [plan.turned, float(np.mean(errors >= TURNED))], "guard": float(np.mean(stepped)),
     }  # fmt: skip
@@ -94,7 +101,7 @@ def promise_tables(rows: Sequence[dict[str, Any]], model: str, noises: int) -> l
     )
     cells = [
         (
-            str(row["calls"]), f"{row['name']}, line on {row['space']}",
+            str(row["calls"]), f"{row['name']}, {row['how']}",
             " / ".join(f"{error:.4f}" for error in row["promised"]), " / ".join(f"{share:.0%}" for share in row["covered"]),
             "{:.0%} to {:.0%}".format(*interval(row["covered"][1], noises)), "{:.0%}, here {:.0%}".format(*row["turned"]),
             f"{row['guard']:.0%}",
