@@ -25,6 +25,7 @@ from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
+from .compiler import compiler_off
 from .cond_batch import Conds
 from .messages import UNACCELERATED, log, show_on_node, warn, wrapped
 from .run import Asked, Replaced, Run
@@ -144,7 +145,7 @@ class OuterSample:
         """Bracket the run."""
         run = Run(dict(self.asked), dict(self.replaced), sampler, sigmas)
         run.keep_calls(unfit(executor.class_obj, sampler, kw.get("latent_shapes")))
-        with _hung_into(executor.class_obj, run):
+        with compiler_off(), _hung_into(executor.class_obj, run):
             try:
                 return executor(noise, latent, sampler, sigmas, *args, **kw)
             finally:

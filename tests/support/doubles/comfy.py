@@ -330,6 +330,7 @@ class FolderPaths:
 def _modules(base: Path) -> dict[str, ModuleType]:
     contents: dict[str, Options] = {
         "comfy": {},
+        "comfy.cli_args": {"args": SimpleNamespace(disable_comfy_compiler=False)},
         "comfy.model_patcher": {"create_model_options_clone": copy_nested},
         "comfy.patcher_extension": {"WrappersMP": WrappersMP, "add_wrapper_with_key": add_wrapper_with_key},
         "comfy.samplers": comfy_training.SAMPLERS,
