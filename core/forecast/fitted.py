@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -38,7 +38,6 @@ class Coefficients:
     line: tuple[float, ...]
 
 
-@dataclass(frozen=True)
 class Fit:
     """The weights that a profile gives to every forecast. They are one linear combination, as every forecast here is.
 
@@ -58,8 +57,10 @@ class Fit:
         [-1.0, 2.0]
     """
 
-    profile: Profile
-    _known: dict[tuple[int, tuple[int, ...]], Coefficients] = field(default_factory=dict, compare=False)
+    def __init__(self, profile: Profile) -> None:
+        """Nothing is solved before it is asked for."""
+        self.profile = profile
+        self._known: dict[tuple[int, tuple[int, ...]], Coefficients] = {}
 
     def step_at(self, position: float) -> int:
         """Return the number of the step at a position of the run.

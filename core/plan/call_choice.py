@@ -74,7 +74,7 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone:
     """
     steps = steps_of(horizon) if horizon.timesteps else horizon.steps
     if not method.profile:
-        return _without_profile(method) if isinstance(method, Auto) else Choice(method)
+        return _without_profile(method)
     if isinstance(method, Auto) and method.record and not Path(method.profile).exists():
         if horizon.timesteps is None:
             raise ProfileError("no profile can be recorded: this sampler's calls are not known ahead")
@@ -93,12 +93,15 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone:
     return chosen if guarded else replace(chosen, bounds={})
 
 
-def _without_profile(auto: Auto) -> Choice:
-    if auto.max_error:
-        raise RecipeError(
-            "max_error needs a profile of the model: make one with `skipstone profile`, or give a speedup"
-        )
-    return Choice(CallSkip(speedup=auto.speedup), "no profile of this model: even steps by default")
+def _without_profile(method: Auto | CallSkip) -> Choice:
+    needs = "a profile of the model: make one with `skipstone profile`"
+    if isinstance(method, CallSkip):
+        if method.predictor == "fitted":
+            raise RecipeError(f"predictor='fitted' needs {needs}, or use a line")
+        return Choice(method)
+    if method.max_error:
+        raise RecipeError(f"max_error needs {needs}, or give a speedup")
+    return Choice(CallSkip(speedup=method.speedup), "no profile of this model: even steps by default")
 
 
 def _with_fit(choice: Choice, profile: Profile, same: bool) -> Choice:

@@ -114,8 +114,6 @@ class CallSkip:
         """Normalise lists and refuse what cannot run."""
         check_fields(self)
         text("profile", self.profile, _MOST_PATH)
-        if self.predictor == "fitted" and not self.profile:
-            raise RecipeError("predictor='fitted' needs a profile of the model: make one with `skipstone profile`")
         given = [name for name in _COUNTS if getattr(self, name)]
         if len(given) > 1:
             raise RecipeError(f"{' and '.join(given)} both choose the steps that run: give one of them")

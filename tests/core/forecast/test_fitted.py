@@ -92,9 +92,9 @@ def test_fitted_plans_are_proposed_run_and_judged(tmp_path: Path) -> None:
 
 
 def test_a_run_with_other_noise_levels_or_without_a_profile_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="predictor='fitted' needs a profile of the model"):
-        CallSkip(predictor="fitted")
     denoiser = ToyDenoiser()
+    with pytest.raises(RecipeError, match="predictor='fitted' needs a profile of the model"):
+        closed_loop(denoiser, [1], CallSkip(predictor="fitted"))  # type: ignore[arg-type]
     profile(denoiser, range(2)).save(file := tmp_path / "toy.safetensors")  # type: ignore[arg-type]
     settings = CallSkip(keys=(0, 5, 11), predictor="fitted", profile=str(file))
     with pytest.raises(RecipeError, match="needs a profile of this run's noise levels"):
