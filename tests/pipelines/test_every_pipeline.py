@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 import pytest
+import served
 import tiny
 import torch
 from torch import nn
@@ -75,6 +76,8 @@ def test_every_second_call_reaches_no_network(running: Running, dense: torch.Ten
         assert (report.forecast_as, report.declined) == ("line on eps", {})
         assert picture.isfinite().all() and 0 < (picture - dense).norm() < dense.norm()
     assert tiny.snapshot(running.network) == before
+    reasons = "; ".join(report.declined)
+    served.check(served.DIFFUSERS, type(running.pipe).__name__, "calls", reasons or served.SERVED)
 
 
 def test_neutral_recipes_install_nothing_and_a_full_plan_changes_no_bit(running: Running, dense: torch.Tensor) -> None:
@@ -120,6 +123,7 @@ def test_every_second_call_runs_no_block(running: Running, dense: torch.Tensor) 
     assert report.blocks == running.forwards * calls * len(graph)
     assert picture.isfinite().all() and 0 < (picture - dense).norm() < 0.9 * dense.norm()
     assert torch.equal(running(), dense)
+    served.check(served.DIFFUSERS, type(running.pipe).__name__, "blocks", served.SERVED)
 
 
 def test_reused_blocks_give_the_same_input_the_same_output(running: Running, dense: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import served
 import torch
 from torch import Tensor
 
@@ -73,12 +74,14 @@ def drawn(running: Running) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", TAKEN_APART)
 @torch.no_grad()
 def test_call_by_call_it_draws_what_the_pipeline_draws(name: str) -> None:
-    denoiser = taken_apart(built(name))
+    denoised = built(name)
+    denoiser = taken_apart(denoised)
     begin, end = drawn(built(name))
     at = replace(denoiser.begin([0]), x=begin)
     for call in range(len(denoiser.timesteps)):
         at = denoiser.advance(at, denoiser.predict(at, call), call)
     torch.testing.assert_close(at.x, end, rtol=1e-4, atol=1e-4 * float(end.abs().max()))
+    served.check(served.DIFFUSERS, type(denoised.pipe).__name__, "train", served.SERVED)
     assert denoiser.begin([3, 4]).x.shape == (2, *begin.shape[1:])
 
 
@@ -86,8 +89,10 @@ def test_call_by_call_it_draws_what_the_pipeline_draws(name: str) -> None:
 def test_what_is_more_than_a_network_and_a_sampler_is_refused_and_left_as_it_was(name: str) -> None:
     running = PIPELINES[name]()
     scheduler, before = running.pipe.scheduler, dict(vars(running.pipe.scheduler))
-    with pytest.raises(ModelError, match=REFUSED[name]):
+    with pytest.raises(ModelError, match=REFUSED[name]) as refused:
         taken_apart(running)
+    if name not in TAKEN_APART:
+        served.check(served.DIFFUSERS, type(running.pipe).__name__, "train", str(refused.value))
     assert running.pipe.scheduler is scheduler and vars(scheduler) == before
     assert not running.network._forward_hooks
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import model_folders as folders
 import pytest
+import served
 import torch
 from torch import Tensor
 
@@ -84,6 +85,7 @@ def test_call_by_call_is_what_the_loaded_pipeline_draws(kind: str, folder: Folde
     pipe = loaded(folder(kind))
     steps = 2 if kind == "pixart_alpha_1024" else 4
     close(drawn(denoiser_of(pipe, steps, prompts=asked(kind)), 5), last_latent(pipe, kind, 5, steps))
+    served.check(served.DIFFUSERS, type(pipe).__name__, "train", served.SERVED)
 
 
 @pytest.mark.parametrize(
