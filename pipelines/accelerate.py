@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
+from ..core.engine.kernel import SDPA
 from ..core.engine.merge import Observer
 from ..core.engine.override import override_in
 from ..core.engine.report import Report
@@ -28,6 +29,7 @@ from ..core.recipe.recipe import Method, Recipe
 from .cache_context import Context, ContextWatch, refuse_beside_cache
 from .late_control import LateControl, resolved
 from .network import network_of
+from .packed_rows import PackedRows
 from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
@@ -121,13 +123,14 @@ class Handle:
         context: Callable[[], Context] | None = None,
     ) -> None:
         """Install. Use :func:`accelerate`."""
-        self.engine = Engine(root, recipe, observer=observer, threads=True)
+        self.engine = Engine(root, recipe, observer=observer, threads=True, kernels=SDPA)
         self._root = root
         self._context = context or Context
         self._schedule: PipelineSchedule | None = None
         family = self.engine.family
         self._units = UNITS if family.time_scale is None else (TimeUnit(family.time_scale),)
         self._threads: WeakKeyDictionary[Thread, RunWatch] = WeakKeyDictionary()
+        self._rows = PackedRows(root)
         self._removed = False
         self._removers: list[Callable[[], None]] = [] if recipe.neutral else self._install(root, pipeline)
 
@@ -233,7 +236,9 @@ class Handle:
         if begins:
             self._begin(now, context)
         step = context.step_index if now.found is None else None
-        return Call(now.timestep, now.latent, streams, input=latent, step=step, noise=self._noise(now, context))
+        packed = self._packed(args, kwargs, latent)
+        noise = self._noise(now, context)
+        return Call(now.timestep, now.latent, streams, False, latent, step, noise, packed, inputs.latent)
 
     def _seen(self, latent: Tensor, timestep: Any) -> Seen:
         found = self._schedule.find(timestep, self._units) if self._schedule else None
@@ -250,6 +255,10 @@ class Handle:
         if not self.engine.skips_calls:
             return None
         return self._schedule.noise(now.found) if self._schedule and now.found else context.noise
+
+    def _packed(self, args: tuple[Any, ...], kwargs: dict[str, Any], latent: Tensor) -> tuple[int, int, int] | None:
+        """Return frames, rows and columns of a packed latent, where tokens are merged or pruned."""
+        return self._rows.of(args, kwargs) if latent.ndim == 3 and self.engine.has_parts else None
 
     def _begin(self, now: Seen, context: Context) -> None:
         if self._schedule is None or now.found is None:

@@ -26,6 +26,8 @@ class Call:
             are taken to hold the same samples in the same order.
         step: number of the sampler step, if the host counts them. A rule decides once per step.
         noise: noise level of the input, and what the output predicts; None if the host does not know.
+        packed: frames, rows and columns of a latent whose rows are tokens; None for other latents.
+        given: the latent as the network gets it, if that is not `input` itself: a list of its rows, for some networks.
 
     Example:
         >>> call = Call(999.0, (64, 64), (Stream("cond", 2), Stream("uncond", 2)))
@@ -40,6 +42,8 @@ class Call:
     input: Tensor | None = field(default=None, compare=False, repr=False)
     step: int | None = None
     noise: Noise | None = None
+    packed: tuple[int, int, int] | None = None
+    given: Any = field(default=None, compare=False, repr=False)
 
     @property
     def rows(self) -> int:

@@ -29,6 +29,7 @@ from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Method, Recipe
 from .call import Call
 from .call_skipping import CallSkipping
+from .kernel import KernelHost
 from .meter import Meter
 from .network import Network
 from .override import Tap
@@ -55,6 +56,8 @@ class Engine:
             None if there are no such engines.
         threads: give each thread its own runs, for hosts that cannot name the run of a forward. Otherwise a run may move
             between threads.
+        kernels: how the host's attention kernels are reached, to merge and prune tokens in joint and rotary attention; None if
+            they are not.
 
     Raises :class:`ModelError` for a model that cannot be served.
 
@@ -80,10 +83,11 @@ class Engine:
         observer: Observer | None = None,
         threads: bool = False,
         below: Sequence[Method] | None = None,
+        kernels: KernelHost | None = None,
     ) -> None:
         """Recognise the model; nothing is changed on it."""
         parts = [method for method in recipe.methods if not isinstance(method, (CallSkip, Auto))]
-        network = Network.of(root, key_bias, observer, anything=not parts)
+        network = Network.of(root, key_bias, observer, anything=not parts, kernels=kernels)
         self.family = network.family
         self.recipe = recipe
         self.report = Report()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 
 from .report import Entry, LayerReport, Report
+
+log = logging.getLogger("skipstone")
+
+_LONGEST = 160
 
 
 class Meter:
@@ -52,6 +57,15 @@ class Meter:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
+    def fail(self, fault: Exception) -> None:
+        """Report an unexpected error, after which the rest of the run is unaccelerated; the log gets the traceback.
+
+        Args:
+            fault: the error.
+        """
+        self.note(f"the rest of the run was not accelerated: {_one_line(fault)} (traceback in the log)")
+        log.error("Skipstone failed: the rest of this run is unaccelerated", exc_info=fault)
+
     def count_forecasts(self, calls: int, how: str) -> None:
         """Set the number of calls whose output was forecast.
 
@@ -86,3 +100,9 @@ class Meter:
         self.report.seconds = time.perf_counter() - self._started
         self.report.declined = {reason: sorted(what) for reason, what in self._declined.items()}
         return self.report
+
+
+def _one_line(fault: Exception) -> str:
+    """Return the type and message of an error in one short line."""
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..models import Family, KeyBias, recognise
+from .kernel import KernelHost
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Network:
         family: its family.
         key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
         observer: called with all pairs that are searched (:class:`skipstone.core.engine.token_part.PairsFound`).
+        kernels: how the host's attention kernels are reached; None if they are not.
 
     Example:
         >>> from diffusers import DiTTransformer2DModel
@@ -31,6 +33,7 @@ class Network:
     family: Family
     key_bias: KeyBias | None = None
     observer: Callable[[Any], None] | None = None
+    kernels: KernelHost | None = None
 
     @classmethod
     def of(
@@ -39,6 +42,7 @@ class Network:
         key_bias: KeyBias | None = None,
         observer: Callable[[Any], None] | None = None,
         anything: bool = False,
+        kernels: KernelHost | None = None,
     ) -> Network:
         """Recognise a model. Raises :class:`ModelError` for an unknown one.
 
@@ -47,6 +51,7 @@ class Network:
             key_bias: replaces the family's own way.
             observer: called with all pairs that are searched.
             anything: accept networks of unknown families, of which only whole calls can be skipped.
+            kernels: how the host's attention kernels are reached.
         """
         family = recognise(root, anything)
-        return cls(root, family, key_bias or family.key_bias, observer)
+        return cls(root, family, key_bias or family.key_bias, observer, kernels)

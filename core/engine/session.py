@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from threading import Event
@@ -21,10 +20,7 @@ from .override import Override, Overrides
 from .report import Report
 from .trails import Trails
 
-log = logging.getLogger("skipstone")
-
 _LOST_PLAN = "call {call} has timestep {timestep:g}, which was not announced: calls are found by timestep from there on"
-_LONGEST = 160
 
 
 class Part(Protocol):
@@ -308,15 +304,8 @@ class Session:
         if self._failed:
             return
         self._failed = True
-        self.meter.note(f"the rest of the run was not accelerated: {_one_line(fault)} (traceback in the log)")
-        log.error("Skipstone failed: the rest of this run is unaccelerated", exc_info=fault)
+        self.meter.fail(fault)
 
     def _remove(self) -> None:
         for _, overrides in reversed(self._parts):
             overrides.remove()
-
-
-def _one_line(fault: Exception) -> str:
-    """Return the type and message of an error in one short line."""
-    text = " ".join(f"{type(fault).__name__}: {fault}".split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -24,10 +24,8 @@ from .arguments import Arguments, split
 from .call import Call
 from .meter import Meter
 from .override import Around, Override, beneath
+from .pair_store import PairStore
 from .report import Entry
-
-_STREAM = 3
-"""Leading entries of a layout's key that identify its stream (:meth:`.call.Call.keys`); tokens, dtype and device follow."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,7 @@ class TokenRun(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Pairs, and the checkpoint epoch at which they were searched."""
-
-    epoch: int
-    pairs: Pairs
+NEVER_ENTERED = "never entered: bypassed by the host, another patch, or the window"
 
 
 class TokenLayer:
@@ -130,9 +123,7 @@ class TokenLayer:
         self._targets = [(role, m) for role, m in site.modules.items() if role in run.settings.targets]
         self._running: list[tuple[Any, ...]] = []
         self._crossing = self._kept_map = self._kernel = ""
-        self._stored: dict[tuple[Any, ...], _Stored] = {}
-        self._maps: dict[tuple[tuple[Any, ...], ...], TokenMap] = {}
-        self._maps_epoch = -1
+        self._store = PairStore()
         self.start_forward()
 
     def start_forward(self) -> None:
@@ -152,13 +143,12 @@ class TokenLayer:
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the pairs of these streams, and the maps that contain them."""
-        gone = set(keys)
-        self._stored = {key: kept for key, kept in self._stored.items() if key[:_STREAM] not in gone}
-        self._maps = {layout: m for layout, m in self._maps.items() if not gone & {key[:_STREAM] for key in layout}}
+        self._store.forget(keys)
 
     def clear(self) -> None:
         """Free everything."""
-        self._stored, self._maps, self._running = {}, {}, []
+        self._store.clear()
+        self._running = []
         self.start_forward()
 
     def overrides(self) -> list[Override]:
@@ -167,9 +157,14 @@ class TokenLayer:
         return [Override(self.site.norm, self._around_norm), *targets]
 
     @property
+    def unseen(self) -> str:
+        """What to report of a layer that was neither counted nor declined."""
+        return NEVER_ENTERED
+
+    @property
     def nbytes(self) -> int:
         """Bytes held by pairs and maps."""
-        return sum(s.pairs.nbytes for s in self._stored.values()) + sum(m.nbytes for m in self._maps.values())
+        return self._store.nbytes
 
     def _around_norm(self, inner: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         self._raw = x
@@ -218,32 +213,19 @@ class TokenLayer:
         return self._map
 
     def _assemble(self, raw: Tensor) -> TokenMap:
-        epoch, layout = self._run.epoch, self._run.call.keys(raw.shape[1], raw.dtype, raw.device)
-        if self._maps_epoch != epoch:
-            self._maps, self._maps_epoch = {}, epoch
-        if layout not in self._maps or (self._one_group and len(self._maps[layout].groups) > 1):
-            self._maps[layout] = TokenMap(self._stored_pairs(layout) or self._search(raw, layout))
-        return self._maps[layout]
+        call = self._run.call
+        layout = call.keys(raw.shape[1], raw.dtype, raw.device)
+        return self._store.token_map(
+            self._run.epoch, layout, call.streams, self._one_group, search=lambda: self._search(raw)
+        )
 
     @property
     def _one_group(self) -> bool:
         """Whether the rows of the batch must run together."""
         return bool(self._crossing or self._kernel) or self._run.shared
 
-    def _stored_pairs(self, layout: tuple[Any, ...]) -> Pairs | None:
-        """Return the streams' pairs of this epoch.
-
-        None if a stream has none, or if rows that must run together have different counts.
-        """
-        stored = [self._stored.get(key) for key in layout]
-        current = [s.pairs for s in stored if s is not None and s.epoch == self._run.epoch]
-        if len(current) < len(layout):
-            return None
-        pairs = Pairs.cat(current)
-        return None if self._one_group and len(set(pairs.merged)) > 1 else pairs
-
-    def _search(self, raw: Tensor, layout: tuple[Any, ...]) -> Pairs:
-        """Search pairs by the run's rule, and store them per stream."""
+    def _search(self, raw: Tensor) -> Pairs:
+        """Search pairs by the run's rule."""
         call = self._run.call
         if call.rows != raw.shape[0]:
             raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
@@ -253,15 +235,8 @@ class TokenLayer:
             crosses = self._crossing or self._kernel if len(raw) > 1 else ""
             found = self._run.find(self._number, raw.detach(), grid, crosses)
         self._search_macs = found.macs
-        self._keep(layout, found.pairs)
+        self._run.on_pairs(self.site.name, found.pairs)
         return found.pairs
-
-    def _keep(self, layout: tuple[Any, ...], pairs: Pairs) -> None:
-        at = 0
-        for key, stream in zip(layout, self._run.call.streams, strict=True):
-            self._stored[key] = _Stored(self._run.epoch, pairs.rows(at, at + stream.rows))
-            at += stream.rows
-        self._run.on_pairs(self.site.name, pairs)
 
     def _count(self, role: str, token_map: TokenMap, call: Arguments) -> None:
         module, x = self.site.modules[role], call.args[0]

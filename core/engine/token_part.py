@@ -18,13 +18,16 @@ from ..tokens.grid import Grid
 from ..tokens.maps import Pairs
 from .call import Call
 from .clock import Stream, Tick
+from .kernel_layer import KernelLayer, Kernels, kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Override
 from .session import Maker
+from .sight import Sight
 from .token_layer import PairSearch, TokenLayer
 
 _SEED_STEP = 1_000_003
+_LOOKS = "the first call of each prompt ran in full: it shows which tokens are the picture's"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class TokenPart(ABC, Generic[Settings]):
         meter: where counts and notes go.
         key_bias: how the host's attention takes a bias on the key logits; None if it takes none.
         observer: called with all pairs that are searched.
+        kernels: where attention kernels are called, for networks whose hidden states are not reduced.
 
     Attributes:
         verb: what happens to the tokens that are not kept: "merged" or "pruned".
@@ -82,6 +86,7 @@ class TokenPart(ABC, Generic[Settings]):
         meter: Meter,
         key_bias: KeyBias | None = None,
         observer: Observer | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         """Prepare; nothing is changed on the model."""
         self.settings = settings
@@ -92,7 +97,13 @@ class TokenPart(ABC, Generic[Settings]):
         self._observer = observer
         self._plan = TokenPlan(settings, horizon)
         self._finest: int | None = None
-        self._layers = [TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)]
+        self._failed = self._blind = False
+        self._sight = Sight(kernels.compiled) if kernels else None
+        self._layers: list[TokenLayer | KernelLayer] = [
+            TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)
+        ]
+        if self._sight and kernels:
+            self._layers += [KernelLayer(s, i, self, kernels.host, self._sight) for i, s in enumerate(kernels.sites)]
         if dropped := self._plan.checkpoints.dropped():
             meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
 
@@ -106,8 +117,9 @@ class TokenPart(ABC, Generic[Settings]):
 
         Raises :class:`ModelError` for a network without self-attention.
         """
-        sites = sites_of(network.root, network.family)
-        return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer)
+        kernels = kernels_of(network)
+        sites = [] if kernels else sites_of(network.root, network.family)
+        return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer, kernels)
 
     @property
     def shared(self) -> bool:
@@ -136,7 +148,9 @@ class TokenPart(ABC, Generic[Settings]):
             tick: the call that the forward belongs to.
             call: the forward.
         """
-        if len(call.latent) != 2:
+        if self._failed:
+            return False
+        if self._sight is None and len(call.latent) != 2:
             self.meter.decline("calls", "its input is no picture latent [batch, channels, height, width]")
             return False
         if tick.surprise:
@@ -148,31 +162,60 @@ class TokenPart(ABC, Generic[Settings]):
         for layer in self._layers:
             layer.start_forward()
             layer.look()
-        return self._plan.serves(call.timestep)
+        return self._plan.serves(call.timestep) and self._sees(call)
+
+    def _sees(self, call: Call) -> bool:
+        """Return whether it is known which tokens are the picture's, or this forward shows it."""
+        if self._sight is None:
+            return True
+        try:
+            self._sight.begin(call)
+        except Decline as reason:
+            self._blind = True
+            self.meter.decline("calls", str(reason))
+            return False
+        if self._sight.looking:
+            self.meter.note(_LOOKS)
+        return True
+
+    def fail(self, fault: Exception) -> None:
+        """Stop acting after an unexpected error inside a kernel's call, and report it.
+
+        Args:
+            fault: the error.
+        """
+        self._failed = True
+        self.meter.fail(fault)
 
     def end(self) -> None:
         """Release the forward's tensors."""
+        if self._sight is not None:
+            self._sight.end()
         self.call = _NO_CALL
         for layer in self._layers:
             layer.start_forward()
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the pairs of streams that left the run."""
+        if self._sight is not None:
+            self._sight.forget(keys)
         for layer in self._layers:
             layer.forget(keys)
 
     def close(self) -> None:
         """Report the layers that were never entered, and free everything."""
         layers, self._layers = self._layers, []
+        if self._sight is not None:
+            self._sight.end()
         for layer in layers:
             layer.clear()
-        if self.index < 0:
+        if self.index < 0 or self._blind:
             return
         report = self.meter.finish()
         known = {name for names in report.declined.values() for name in names} | set(report.layers)
         for layer in layers:
-            if layer.site.name not in known and not any(name.startswith(layer.site.name + ".") for name in known):
-                self.meter.decline(layer.site.name, "never entered: bypassed by the host, another patch, or the window")
+            if layer.unseen and not any(f"{name}.".startswith(f"{layer.site.name}.") for name in known):
+                self.meter.decline(layer.site.name, layer.unseen)
 
     @property
     def nbytes(self) -> int:

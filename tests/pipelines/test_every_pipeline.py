@@ -1,4 +1,4 @@
-"""Every pipeline that the README names, as the pipeline itself: calls and blocks run as planned, the rest is declined."""
+"""Every pipeline that the README names, as the pipeline itself: calls, blocks and tokens are skipped as planned."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import served
 import tiny
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from pipelines import PIPELINES, Running
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.nest import leaves
-from skipstone.core.errors import ModelError
+from skipstone.core.engine.report import Report
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
@@ -28,6 +30,7 @@ from skipstone.core.recipe.token_prune import TokenPrune
 from skipstone.pipelines.accelerate import accelerate
 from skipstone.pipelines.noise import is_flow
 
+SHORT = 3
 EVERY_2 = BlockSkip(rule="interval", every=2)
 MERGES = [TokenMerge(threshold=-1.0, bucket=1, max_downsample=8), TokenPrune(ratio=0.5, max_downsample=8)]
 
@@ -42,6 +45,12 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
 def dense(running: Running) -> torch.Tensor:
     """What it draws without us."""
     return running()
+
+
+@pytest.fixture(scope="module")
+def short(running: Running) -> torch.Tensor:
+    """A short run without us."""
+    return running(SHORT)
 
 
 @contextmanager
@@ -145,17 +154,44 @@ def test_reused_blocks_give_the_same_input_the_same_output(running: Running, den
             assert (full - reused).norm() < 1e-5 * full.norm(), caching
 
 
+class Kernels(TorchFunctionMode):
+    """The numbers of rows, queries and keys that PyTorch's attention kernel runs on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int, int]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function of torch."""
+        if func is F.scaled_dot_product_attention:
+            q, k, *_ = [*args, *(kwargs or {}).values()]
+            self.seen.append((len(q), q.shape[2], k.shape[2]))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("method", MERGES, ids=["merge", "prune"])
-def test_merging_and_pruning_are_served_or_declined_in_one_line(
-    running: Running, dense: torch.Tensor, method: TokenMerge | TokenPrune
-) -> None:
-    if not running.merges:
-        with pytest.raises(ModelError) as refusal:
-            accelerate(running.pipe, method)
-        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 300
-        return
-    with accelerate(running.pipe, method) as handle:
-        picture, report = running(), handle.report()
+def test_merging_and_pruning_are_served(running: Running, short: torch.Tensor, method: TokenMerge | TokenPrune) -> None:
+    with Kernels() as kernels, accelerate(running.pipe, method) as handle:
+        picture, report = running(SHORT), handle.report()
     assert report.planned and report.served > 0 and report.merged_share > 0.2
-    assert picture.isfinite().all() and not torch.equal(picture, dense)
+    assert picture.isfinite().all() and not torch.equal(picture, short)
     assert all("\n" not in reason and len(reason) < 300 for reason in report.declined)
+    if method is MERGES[1] and not recognise(running.network).sites(running.network):
+        check_kernels(running, short, report, kernels.seen)
+
+
+def check_kernels(running: Running, short: torch.Tensor, report: Report, seen: list[tuple[int, int, int]]) -> None:
+    """Of joint and rotary attention, the report says what the kernels ran on, and the first call runs in full.
+
+    Afterwards the pipeline draws as before.
+    """
+    with Kernels() as plain:
+        assert torch.equal(running(SHORT), short)
+    assert not _get_current_function_mode_stack()
+    first = len(plain.seen) // SHORT
+    assert seen[:first] == plain.seen[:first]
+    changed = [(was, now) for was, now in zip(plain.seen, seen, strict=True) if was != now]
+    assert len(changed) == report.searched + report.reused == report.served * running.forwards * (SHORT - 1)
+    assert all(rows == was[0] and q == k for was, (rows, q, k) in changed)
+    gone = sum(layer.tokens - layer.kept for layer in report.layers.values())
+    assert gone == sum(rows * (before - q) for (rows, before, _), (_, q, _) in changed)

@@ -32,7 +32,7 @@ class Running:
     """A pipeline and the arguments of its runs.
 
     calls: evaluations of the denoiser in a run. forwards: of the network in each. always: blocks that run at every call, as the
-    pipeline reads them. merges: has it self-attention that token merging may serve?
+    pipeline reads them.
     """
 
     pipe: Any
@@ -40,7 +40,6 @@ class Running:
     calls: int = STEPS
     forwards: int = 1
     always: int = 0
-    merges: bool = True
 
     @property
     def network(self) -> nn.Module:
@@ -148,7 +147,7 @@ def _flow(kind: str, transformer: nn.Module, arguments: dict[str, Any], texts: i
     more = [{}, *({f"text_encoder_{n}": None, f"tokenizer_{n}": None} for n in range(2, texts + 1))]
     parts = {**_TEXT, **{k: v for m in more for k, v in m.items()}, "transformer": tiny.randomise(transformer)}
     pipe = getattr(diffusers, kind)(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), **parts)
-    return Running(_ready(pipe), {**arguments, **_SIZE}, merges=False)
+    return Running(_ready(pipe), {**_SIZE, **arguments})
 
 
 def sd3() -> Running:
@@ -232,7 +231,7 @@ def z_image() -> Running:
         axes_dims=[4, 4, 8],
         axes_lens=[64, 64, 64],
     )
-    return _flow("ZImagePipeline", transformer, _LIST)
+    return _flow("ZImagePipeline", transformer, {**_LIST, "height": 128, "width": 128})
 
 
 def lumina2() -> Running:

@@ -9,8 +9,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.engine import token_layer as layer_module
 from skipstone.core.engine.merge import PairsFound
+from skipstone.core.engine.pair_store import PairStore
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.pipelines.accelerate import accelerate
 
@@ -45,13 +45,13 @@ def test_every_checkpoint_is_the_same_as_no_cache(case: tiny.Case, monkeypatch: 
 
         def get(self, *_: Any) -> None: ...
 
-    plain = layer_module.TokenLayer.__init__
+    plain = PairStore.__init__
 
-    def forgetful(self: Any, *args: Any, **kwargs: Any) -> None:
-        plain(self, *args, **kwargs)
+    def forgetful(self: Any) -> None:
+        plain(self)
         self._stored = NoMemory()
 
-    monkeypatch.setattr(layer_module.TokenLayer, "__init__", forgetful)
+    monkeypatch.setattr(PairStore, "__init__", forgetful)
     uncached, _, _ = run(case, TokenMerge(**EVERY, checkpoints="every"))
     assert torch.equal(cached, uncached)
 

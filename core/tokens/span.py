@@ -1,0 +1,193 @@
+"""Picture tokens inside an attention's sequence, beside text, as frames of a grid, and what is reduced of it.
+
+Merging and pruning after positions are applied act on queries, keys and values. Text tokens always stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from .grid import Grid
+from .maps import Pairs, TokenMap
+
+_PATCHES = (1, 2, 4)
+"""Sides of a token in latent positions."""
+_FRAMES = (1, 2)
+"""Latent frames that a token covers."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The picture tokens of a sequence.
+
+    Args:
+        start: place of the first one.
+        frames: number of frames, 1 for a picture; one follows the other.
+        grid: the tokens of a frame, row by row.
+        total: length of the sequence.
+
+    Example:
+        >>> span = Span(start=7, frames=2, grid=Grid(4, 4, 2), total=39)
+        >>> span.tokens, span.others
+        (32, 7)
+    """
+
+    start: int
+    frames: int
+    grid: Grid
+    total: int
+
+    @property
+    def tokens(self) -> int:
+        """Number of picture tokens."""
+        return self.frames * self.grid.tokens
+
+    @property
+    def others(self) -> int:
+        """Number of the other tokens."""
+        return self.total - self.tokens
+
+    def by_frame(self, x: Tensor) -> Tensor:
+        """Mean over the heads of the picture tokens of x [B, heads, total, C], each frame as a row: [B * frames, h * w, C]."""
+        return x.narrow(2, self.start, self.tokens).mean(1).reshape(-1, self.grid.tokens, x.shape[3])
+
+    def joined(self, pairs: Pairs) -> Pairs:
+        """Pairs of frames [B * frames, h * w], as pairs of picture tokens [B, tokens]."""
+        if self.frames == 1:
+            return pairs
+        begin = torch.arange(self.frames, device=pairs.partner.device) * self.grid.tokens
+        partner = pairs.partner.view(-1, self.frames, self.grid.tokens) + begin[:, None]
+        counts = [pairs.merged[at : at + self.frames] for at in range(0, len(pairs.merged), self.frames)]
+        return Pairs(partner.flatten(1), tuple(map(sum, counts)), pairs.combine)
+
+    def widened(self, pairs: Pairs) -> Pairs:
+        """Pairs of picture tokens [B, tokens], as pairs of the whole sequence [B, total]: other tokens have no partner."""
+        if not self.others:
+            return pairs
+        partner = torch.arange(self.total, device=pairs.partner.device).repeat(len(pairs.partner), 1)
+        partner.narrow(1, self.start, self.tokens).copy_(pairs.partner + self.start)
+        return Pairs(partner, pairs.merged, pairs.combine)
+
+
+def picture_sizes(latent: tuple[int, ...]) -> dict[int, tuple[int, Grid]]:
+    """How many tokens a latent may have, by the size of its patches -> number of frames, and the grid of each.
+
+    Args:
+        latent: (H, W) of a picture, or (F, H, W) of a video; other sizes have none.
+
+    Example:
+        >>> {n: (frames, grid.h) for n, (frames, grid) in picture_sizes((2, 8, 8)).items()}[32]
+        (2, 4)
+    """
+    if len(latent) not in (2, 3):
+        return {}
+    frames, (height, width) = (latent[0] if len(latent) == 3 else 1), latent[-2:]
+    found: dict[int, tuple[int, Grid]] = {}
+    for covered in _FRAMES[: 1 if frames == 1 else None]:
+        for side in _PATCHES:
+            grid, count = Grid(ceil(height / side), ceil(width / side), side), ceil(frames / covered)
+            found.setdefault(count * grid.tokens, (count, grid))
+    return found
+
+
+def reduced(x: Tensor, token_map: TokenMap) -> list[Tensor]:
+    """The kept tokens of x [B, heads, N, C], as they are or as means: one tensor [B_g, heads, N_g, C] per group.
+
+    Example:
+        >>> token_map = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))
+        >>> reduced(torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1), token_map)[0].flatten().tolist()
+        [2.0, 5.0]
+    """
+    heads = x.shape[1]
+    return [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in token_map.reduce(_flat(x))]
+
+
+def expanded(parts: list[Tensor], token_map: TokenMap) -> Tensor:
+    """All tokens [B, heads, N, C] from one tensor [B_g, heads, N_g, C] per group: every token gets the row of its partner.
+
+    Example:
+        >>> token_map = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))
+        >>> expanded([torch.tensor([2.0, 5.0]).view(1, 1, 2, 1)], token_map).flatten().tolist()
+        [2.0, 2.0, 5.0]
+    """
+    heads = parts[0].shape[1]
+    return token_map.expand([_flat(part) for part in parts]).unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[B, heads, N, C] -> [B, N, heads * C]; without a copy where the network made heads of channels."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def treats_alike(mask: Tensor | None, span: Span) -> bool:
+    """Whether a mask treats all picture tokens alike, so that it can be reduced with them. Waits for the device.
+
+    Args:
+        mask: [..., N or 1, N], boolean or additive; None for none.
+        span: the picture tokens.
+
+    Example:
+        >>> span = Span(start=1, frames=1, grid=Grid(1, 2, 1), total=3)
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> treats_alike(mask, span), treats_alike(mask.logical_not(), span), treats_alike(None, span)
+        (False, False, True)
+    """
+    if mask is None:
+        return True
+    picture = [(mask.narrow(axis, span.start, span.tokens), axis) for axis in _axes(mask, span)]
+    return all(torch.equal(part, part.narrow(axis, 0, 1).expand_as(part)) for part, axis in picture)
+
+
+def reduced_masks(mask: Tensor | None, span: Span, token_map: TokenMap) -> list[Tensor | None]:
+    """A mask that treats picture tokens alike, for the kept tokens of each group.
+
+    Args:
+        mask: [..., N or 1, N], with all samples of the batch in front if it differs by sample; None for none.
+        span: the picture tokens.
+        token_map: the map of the whole sequence.
+
+    Example:
+        >>> span = Span(start=1, frames=1, grid=Grid(1, 2, 1), total=3)
+        >>> token_map = TokenMap(Pairs(torch.tensor([[0, 1, 1]]), merged=(1,)))
+        >>> reduced_masks(torch.tensor([[False, True, True]]), span, token_map)[0].tolist()
+        [[False, True]]
+    """
+    if mask is None:
+        return [None] * len(token_map.groups)
+    by_sample = mask.ndim > 2 and len(mask) == token_map.shape[0]
+    rows = token_map.rows(mask) if by_sample else [mask] * len(token_map.groups)
+    return [_less(part, span, span.total - kept) for part, kept in zip(rows, token_map.kept, strict=True)]
+
+
+def biased(mask: Tensor | None, bias: Tensor) -> Tensor:
+    """A mask with a bias on the keys, as an additive one.
+
+    Args:
+        mask: [..., N or 1, N], boolean or additive; None for none.
+        bias: added to the logits of each key [B, N].
+
+    Example:
+        >>> biased(torch.tensor([[[[True, False]]]]), torch.tensor([[0.5, 0.0]])).tolist()
+        [[[[0.5, -inf]]]]
+    """
+    keys = bias[:, None, None, :]
+    if mask is None:
+        return keys
+    return keys.masked_fill(mask.logical_not(), float("-inf")) if mask.dtype == torch.bool else mask + keys
+
+
+def _axes(mask: Tensor, span: Span) -> list[int]:
+    """The axes along which a mask has one entry per token: keys, and queries if they differ."""
+    return [axis for axis in (-1, -2) if mask.ndim >= -axis and mask.shape[axis] == span.total]
+
+
+def _less(mask: Tensor, span: Span, gone: int) -> Tensor:
+    """A mask without `gone` of the picture tokens. They are all alike, so that the last ones may go."""
+    end = span.start + span.tokens
+    for axis in _axes(mask, span):
+        mask = torch.cat([mask.narrow(axis, 0, end - gone), mask.narrow(axis, end, span.total - end)], axis)
+    return mask

@@ -1,0 +1,71 @@
+"""Rows and columns of packed latents, whose rows are tokens: diffusers' networks get them beside the latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Rows = tuple[int, int, int]
+"""Frames, rows and columns."""
+
+
+class PackedRows:
+    """Reads the size of packed latents from the arguments of a network's forward.
+
+    Args:
+        root: the network.
+
+    Example:
+        >>> class Network(nn.Module):
+        ...     def forward(self, hidden_states, num_frames=None, height=None, width=None): ...
+        >>> PackedRows(Network()).of((torch.zeros(1, 24, 8),), {"num_frames": 2, "height": 3, "width": 4})
+        (2, 3, 4)
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        """Read the names of the arguments."""
+        self._names = tuple(signature(root.forward).parameters)
+        self._ids: tuple[Tensor, Rows | None] | None = None
+
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rows | None:
+        """Return the size of a latent; None if it is not known.
+
+        Args:
+            args: positional arguments of the forward.
+            kwargs: its keyword arguments.
+        """
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if isinstance(ids := given.get("img_ids"), Tensor):
+            return self._by_ids(ids)
+        if given.get("img_shapes"):
+            return _by_shapes(given["img_shapes"])
+        sizes = tuple(given.get(name) for name in ("num_frames", "height", "width"))
+        return sizes if all(isinstance(size, int) for size in sizes) else None
+
+    def _by_ids(self, ids: Tensor) -> Rows | None:
+        """Of positions [N, 3 or more] or [B, N, 3 or more]: frame, row and column, row by row. Waits for the device once a run."""
+        if self._ids is None or self._ids[0] is not ids:
+            self._ids = ids, _grid(ids.detach().reshape(-1, *ids.shape[-2:])[0, :, :3].cpu())
+        return self._ids[1]
+
+
+def _grid(places: Tensor) -> Rows | None:
+    axes = [torch.unique(axis) for axis in places.unbind(1)]
+    if not torch.equal(torch.cartesian_prod(*axes), places):
+        return None
+    frames, rows, columns = map(len, axes)
+    return frames, rows, columns
+
+
+def _by_shapes(shapes: Any) -> Rows | None:
+    """Of frames, rows and columns of each picture, in a list for each sample; None for several pictures in a sample."""
+    of_samples = {tuple(map(tuple, one)) if isinstance(one, list) else (tuple(one),) for one in shapes}
+    if len(of_samples) != 1:
+        return None
+    (pictures,) = of_samples
+    frames, rows, columns = pictures[0]
+    return (frames, rows, columns) if len(pictures) == 1 else None
