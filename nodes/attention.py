@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..core.errors import Decline
 
-_KERNELS_WITH_MASK = ("attention_pytorch",)
+KERNELS_WITH_MASK = ("attention_pytorch",)
+"""Kernels of ComfyUI that are as fast with a mask."""
 
 
 def key_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def key_bias(attention: nn.Module, kwargs: dict[str, Any], bias: Tensor) -> dict
     if "optimized_attention_override" in (kwargs.get("transformer_options") or {}):
         raise Decline("another node chose the attention kernel")
     kernel = _kernel(attention)
-    if kernel not in _KERNELS_WITH_MASK:
+    if kernel not in KERNELS_WITH_MASK:
         raise Decline(f"{kernel} has no fast path with a mask (ComfyUI's pytorch attention has)")
     return {**kwargs, "mask": bias[:, None, None, :]}
 

@@ -17,6 +17,9 @@ from .samplers import ONE_CALL_PER_SIGMA, churns, name_of
 TRAIN_STEPS = 1000.0
 """All noise schedules are mapped to this many training timesteps."""
 
+_COMPILE = "torch.compile"
+"""Key of the wrapper that ComfyUI's TorchCompileModel adds."""
+
 _ROUNDING = 1e-4
 """Share of a noise level within which a sampler's own arithmetic may miss it."""
 
@@ -85,7 +88,8 @@ def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str,
     Raises :class:`Decline` for a batch that cannot be divided into streams.
     """
     timestep, step = timestep_and_step(model_sampling, sigma.flatten()[0], options.get("sample_sigmas"))
-    return Call(timestep, tuple(x.shape[2:]), streams_of(options, x.shape[0]), input=x, step=step)
+    streams, compiled = streams_of(options, x.shape[0]), _COMPILE in options.get("wrappers", {}).get("apply_model", {})
+    return Call(timestep, tuple(x.shape[2:]), streams, input=x, step=step, compiled=compiled)
 
 
 def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:

@@ -160,8 +160,10 @@ def _hung_into(guider: Any, run: Run) -> Iterator[None]:
 
     def apply_model(executor: Any, x: Tensor, t: Tensor, *args: Any, **kw: Any) -> Any:
         options = kw.get("transformer_options") or (args[3] if len(args) > 3 else None) or {}
-        with run.forward(executor.class_obj, x, t, options):
-            return executor(x, t, *args, **kw)
+        with run.forward(executor.class_obj, x, t, options) as seen:
+            if len(args) > 3:  # after c_concat, c_crossattn and control
+                return executor(x, t, *args[:3], seen, *args[4:], **kw)
+            return executor(x, t, *args, **{**kw, "transformer_options": seen})
 
     def calc_cond_batch(executor: Any, model: Any, conds: Conds, x: Tensor, sigma: Tensor, options: Any) -> Any:
         return run.batch(executor, model, conds, x, sigma, options)

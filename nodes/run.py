@@ -23,6 +23,7 @@ from ..core.recipe.token_prune import TokenPrune
 from .attention import key_bias
 from .calls import TRAIN_STEPS, Windows, call_of, planned_timesteps
 from .cond_batch import CondBatch, Conds
+from .kernels import COMFYUI, with_kernels
 from .messages import UNACCELERATED, log, node_text, show_on_node, show_run, wrapped
 from .schedules import skips_nothing
 from .serving import known, refusal, unsupported
@@ -111,8 +112,10 @@ class Run:
             return None
 
     @contextmanager
-    def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[None]:
+    def forward(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Bracket one forward of a BaseModel. A forward that cannot be served runs unaccelerated, and the report says why.
+
+        Yields the transformer_options to run it with.
 
         Args:
             model: the `BaseModel`.
@@ -122,10 +125,10 @@ class Run:
         """
         engine = self._engine_or_none(model)
         if engine is None:
-            yield
+            yield options
         else:
             with engine.call(lambda: self._call(model, x, sigma, options)):
-                yield
+                yield with_kernels(options) if engine.reaches_kernels else options
 
     def _call(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Call:
         call = call_of(model.model_sampling, x, sigma, options)
@@ -216,7 +219,7 @@ class Run:
 
 def _begun(network: nn.Module, methods: list[Method], timesteps: Sequence[float] | None) -> Engine:
     """An engine whose run has begun. Raises :class:`SkipstoneError` for what does not fit."""
-    engine = Engine(network, Recipe.of(methods), key_bias)
+    engine = Engine(network, Recipe.of(methods), key_bias, kernels=COMFYUI)
     engine.begin(timesteps, TRAIN_STEPS)
     return engine
 

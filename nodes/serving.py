@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from ..core.engine.kernel_layer import kernels_of
+from ..core.engine.network import Network
 from ..core.errors import ModelError
 from ..core.models import HOST_FAMILIES, Family, models_served, recognise, unwrapped
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
+from .kernels import COMFYUI
 
 NODES = {
     TokenMerge.kind: "Token Merge",
@@ -42,14 +45,15 @@ def known(network: nn.Module) -> bool:
 
 
 def kinds_served(network: nn.Module) -> tuple[str, ...]:
-    """Kinds of methods that work on a network: with sites the token methods, with a graph the block methods, and call skipping.
+    """Kinds of methods that work on a network: with sites or attention kernels the token methods, with a graph the block
+    methods, and call skipping.
 
     Raises :class:`ModelError` for a network of no family.
     """
     family = recognise(network)
-    tokens = bool(family.sites(network))
+    tokens = family.sites(network) or kernels_of(Network(network, family, kernels=COMFYUI))
     blocks = len(family.graph(network, family.cachings[0])) > 0
-    return (TokenMerge.kind, TokenPrune.kind) * tokens + (BlockSkip.kind,) * blocks + (CallSkip.kind,)
+    return (TokenMerge.kind, TokenPrune.kind) * bool(tokens) + (BlockSkip.kind,) * blocks + (CallSkip.kind,)
 
 
 def unsupported(model: Any) -> str:

@@ -238,7 +238,9 @@ class Handle:
         step = context.step_index if now.found is None else None
         packed = self._packed(args, kwargs, latent)
         noise = self._noise(now, context)
-        return Call(now.timestep, now.latent, streams, False, latent, step, noise, packed, inputs.latent)
+        return Call(
+            now.timestep, now.latent, streams, input=latent, step=step, noise=noise, packed=packed, given=inputs.latent
+        )
 
     def _seen(self, latent: Tensor, timestep: Any) -> Seen:
         found = self._schedule.find(timestep, self._units) if self._schedule else None

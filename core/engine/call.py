@@ -27,6 +27,7 @@ class Call:
         step: number of the sampler step, if the host counts them. A rule decides once per step.
         noise: noise level of the input, and what the output predicts; None if the host does not know.
         packed: frames, rows and columns of a latent whose rows are tokens; None for other latents.
+        compiled: whether the host compiles the network, so that nothing inside it can be reached.
         given: the latent as the network gets it, if that is not `input` itself: a list of its rows, for some networks.
 
     Example:
@@ -43,6 +44,7 @@ class Call:
     step: int | None = None
     noise: Noise | None = None
     packed: tuple[int, int, int] | None = None
+    compiled: bool = False
     given: Any = field(default=None, compare=False, repr=False)
 
     @property

@@ -27,9 +27,12 @@ from ..plan.run import Horizon
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Method, Recipe
+from ..recipe.token_merge import TokenMerge
+from ..recipe.token_prune import TokenPrune
 from .call import Call
 from .call_skipping import CallSkipping
 from .kernel import KernelHost
+from .kernel_layer import kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Tap
@@ -58,6 +61,10 @@ class Engine:
             between threads.
         kernels: how the host's attention kernels are reached, to merge and prune tokens in joint and rotary attention; None if
             they are not.
+
+    Attributes:
+        reaches_kernels: whether tokens are merged or pruned inside the calls of attention kernels, so that a host whose
+            kernels are not PyTorch's must bring them into reach.
 
     Raises :class:`ModelError` for a model that cannot be served.
 
@@ -94,6 +101,8 @@ class Engine:
         self._makers = makers(parts, network)
         self._alone = all(method.neutral for method in (*parts, *(below or ())))
         self._adds, self._key_bias = below is None, key_bias
+        tokens = any(isinstance(m, (TokenMerge, TokenPrune)) and not m.neutral for m in parts)
+        self.reaches_kernels = tokens and kernels_of(network) is not None
         whole = [method for method in (recipe.calls, recipe.auto) if method and not method.neutral]
         self._calls = whole[0] if whole else None
         self._identity = identity(root) if self._calls and self._calls.profile else ""

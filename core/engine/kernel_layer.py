@@ -28,7 +28,7 @@ from .token_layer import NEVER_ENTERED, TokenRun
 
 _MOST_KERNELS = 16
 """Kernel calls in a module that have seeds of their own."""
-_COUNTED = "attention counts as its two products here: projections run on all tokens"
+_COUNTED = "attention counts without projections, which run on all tokens, as does the first call of each prompt"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Sight:
             call: the forward.
         """
         self.end()
-        if self._compiled:
+        if self._compiled or call.compiled:
             raise Decline("it is compiled (torch.compile), which hides its attention kernels")
         layout = call.keys()
         if layout in self._known:

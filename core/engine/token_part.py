@@ -27,7 +27,7 @@ from .sight import Sight
 from .token_layer import PairSearch, TokenLayer
 
 _SEED_STEP = 1_000_003
-_LOOKS = "the first call of each prompt ran in full: it shows which tokens are the picture's"
+_LOOKS = "the first call of each prompt runs in full: it shows which tokens are the picture's"
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,6 @@ class TokenPart(ABC, Generic[Settings]):
             self._blind = True
             self.meter.decline("calls", str(reason))
             return False
-        if self._sight.looking:
-            self.meter.note(_LOOKS)
         return True
 
     def fail(self, fault: Exception) -> None:
@@ -212,6 +210,8 @@ class TokenPart(ABC, Generic[Settings]):
         if self.index < 0 or self._blind:
             return
         report = self.meter.finish()
+        if self._sight is not None and not report.layers:
+            self.meter.note(_LOOKS)
         known = {name for names in report.declined.values() for name in names} | set(report.layers)
         for layer in layers:
             if layer.unseen and not any(f"{name}.".startswith(f"{layer.site.name}.") for name in known):
