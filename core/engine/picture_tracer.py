@@ -52,6 +52,7 @@ class PictureTracer(TorchFunctionMode):
         self._sizes = dict(sizes)
         self._marks: Any = WeakIdKeyDictionary()
         self._places: dict[int, set[Place]] = {}
+        self._raw: set[tuple[int, ...]] = set()
         self._following = False
 
     def open(self, latent: Iterable[Tensor]) -> None:
@@ -62,6 +63,7 @@ class PictureTracer(TorchFunctionMode):
         """
         for tensor in latent:
             self._marks[tensor] = _PURE
+            self._raw |= {tensor.shape[1:], tensor.shape[2:]} if tensor.ndim > 3 else set()
         self._following = True
         self.__enter__()
 
@@ -77,6 +79,10 @@ class PictureTracer(TorchFunctionMode):
         if self._following:
             self._follow(getattr(func, "__name__", ""), args, kwargs or {}, output)
         return output
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        """Whether a tensor was computed from the latent."""
+        return tensor in self._marks
 
     def span(self, key: Tensor, length: int) -> Span | None:
         """Return which of the tokens of an attention are the picture's. None for one without the picture.
@@ -115,7 +121,7 @@ class PictureTracer(TorchFunctionMode):
     def _joined(self, tensors: Any, dim: int = 0, axis: int | None = None, **_: Any) -> Mark | None:
         """Return the mark of what `torch.cat` made. None if it is that of its parts: channels, or the picture's alone."""
         along = (dim if axis is None else axis) % tensors[0].ndim
-        if along == tensors[0].ndim - 1 > 0:  # channels
+        if self._along_channels(tensors[0], along):
             return None
         found, at = [], 0
         for part in tensors:
@@ -126,6 +132,11 @@ class PictureTracer(TorchFunctionMode):
         place = self._remember([(at, start, tokens) for start, tokens in found])
         pure = all(self._marks.get(part) is _PURE for part in tensors)
         return place or (None if pure else _MIXED)
+
+    def _along_channels(self, tensor: Tensor, dim: int) -> bool:
+        """Whether a dimension is that of channels: the last one of tokens, one in front of rows and columns of a latent."""
+        raw = (len(sides) for sides in self._raw if tensor.shape[-len(sides) :] == sides)
+        return dim == tensor.ndim - 1 > 0 or any(dim < tensor.ndim - sides for sides in raw)
 
     def _copied(self, target: Any, index: Any, value: Any) -> None:
         """Mark the target of `target[index] = value`, where the index selects a part of its second dimension."""

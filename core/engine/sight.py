@@ -42,6 +42,7 @@ class Sight:
         self._compiled = compiled
         self._known: dict[Layout, dict[Where, Span | str | None]] = {}
         self._tracer: PictureTracer | None = None
+        self._rows = 0
         self.spans: dict[Where, Span | str | None] = {}
 
     @property
@@ -68,7 +69,7 @@ class Sight:
         if not sizes or not latent:
             raise Decline("its latent has no rows and columns")
         self.spans = self._known[layout] = {}
-        self._tracer = PictureTracer(sizes)
+        self._tracer, self._rows = PictureTracer(sizes), call.rows
         self._tracer.open(latent)
 
     def see(self, where: Where, attention: Attention) -> None:
@@ -81,12 +82,19 @@ class Sight:
         if self._tracer is None:
             return
         try:
-            span = self._tracer.span(attention.k, attention.k.shape[2]) if attention.joint else None
+            span = self._span(self._tracer, attention)
             if span and not treats_alike(attention.mask, span):
                 raise Decline("its mask treats picture tokens differently")
             self.spans[where] = span
         except Decline as reason:
             self.spans[where] = str(reason)
+
+    def _span(self, tracer: PictureTracer, attention: Attention) -> Span | None:
+        if not attention.joint:
+            return None
+        if len(attention.q) != self._rows and attention.k in tracer:
+            raise Decline(f"a batch of {len(attention.q)} where {self._rows} rows were announced")
+        return tracer.span(attention.k, attention.k.shape[2])
 
     def end(self) -> None:
         """End a forward, complete or failed. It may be called twice."""

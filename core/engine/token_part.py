@@ -24,7 +24,7 @@ from .network import Network
 from .override import Override
 from .session import Maker
 from .sight import Sight
-from .token_layer import PairSearch, TokenLayer
+from .token_layer import NEVER_ENTERED, PairSearch, TokenLayer
 
 _SEED_STEP = 1_000_003
 _LOOKS = "the first call of each prompt runs in full: it shows which tokens are the picture's"
@@ -210,8 +210,11 @@ class TokenPart(ABC, Generic[Settings]):
         if self.index < 0 or self._blind:
             return
         report = self.meter.finish()
-        if self._sight is not None and not report.layers:
-            self.meter.note(_LOOKS)
+        if self._sight is not None:
+            if report.layers:  # stacks of other things, such as text, may be entered elsewhere
+                layers = [layer for layer in layers if layer.unseen != NEVER_ENTERED]
+            else:
+                self.meter.note(_LOOKS)
         known = {name for names in report.declined.values() for name in names} | set(report.layers)
         for layer in layers:
             if layer.unseen and not any(f"{name}.".startswith(f"{layer.site.name}.") for name in known):

@@ -14,7 +14,7 @@ from torch import Tensor
 from .grid import Grid
 from .maps import Pairs, TokenMap
 
-_PATCHES = (1, 2, 4)
+_PATCHES = (1, 2, 4, 8, 16)
 """Sides of a token in latent positions."""
 _FRAMES = (1, 2)
 """Latent frames that a token covers."""

@@ -50,13 +50,12 @@ def test_the_log_tells_it_in_one_line(host: ComfyUI) -> None:
     assert len(lines) == 1 and result.report() in lines[0]
 
 
-def test_an_unsupported_model_comes_dense_and_says_so(host: ComfyUI) -> None:
-    result = host.run(merged(text2img("SD3")))
-    assert image(result) == image(host.run(text2img("SD3")))
-    assert (
-        result.report()
-        == "tokens cannot be merged in SD3: Block Mask and Call Skip work on it; sampling runs unaccelerated"
-    )
+def test_joint_attention_runs_on_fewer_picture_tokens(host: ComfyUI) -> None:
+    dense = image(host.run(text2img("SD3")))
+    result = host.run(merged(text2img("SD3"), threshold=-1.0))
+    assert result.report().startswith("merged 75% of tokens in ") and image(result) != dense
+    assert image(host.run(merged(text2img("SD3"), threshold=1.0))) == dense
+    assert image(host.run(text2img("SD3"))) == dense
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ LONG_SKIPS = ("HunyuanDiT",)
 """Kinds whose first call shows that its sums cannot be used, so that the second one runs in full, too."""
 
 
+KERNELS_OUT_OF_REACH = ("HunyuanDiT", "Ernie")
+"""Kinds whose attention is called without transformer_options, in which overrides stand."""
+
+
 def picture(kind: str) -> Prompt:
     """Dense."""
     prompt = text2img(kind, size=128, steps=STEPS)
@@ -39,6 +43,11 @@ def skipped(kind: str, **rule: Any) -> Prompt:
     """Every second call runs no block."""
     rules = {"rule": node("SkipstoneMaskRule", **{"rule": "interval", "every": 2, **rule})}
     return {**rules, **patched(picture(kind), "SkipstoneBlockMask", "mask", mask=["rule", 0])}
+
+
+def pruned(kind: str) -> Prompt:
+    """Half of the tokens, and no schedule."""
+    return patched(picture(kind), "SkipstoneDaTo", "dato", preset="custom", custom_depths="", ratio=0.5)
 
 
 def fewer(kind: str, **rare: Any) -> Prompt:
@@ -86,7 +95,18 @@ def test_calls_are_skipped(host: ComfyUI, kind: str, dense: str) -> None:
     assert f"ran 2 of {STEPS} calls, forecast 2" in result.report("calls")
 
 
-def test_merging_is_declined_in_one_line(host: ComfyUI, kind: str, dense: str) -> None:
-    result = host.run(merged(picture(kind)))
-    assert image(result) == dense
-    assert "tokens cannot be merged" in result.report() and len(result.report()) < 300
+def test_tokens_are_merged_and_pruned_or_declined_with_the_reason(host: ComfyUI, kind: str, dense: str) -> None:
+    assert image(host.run(merged(picture(kind), threshold=1.0))) == dense
+    for prompt, name, done in (
+        (merged(picture(kind), threshold=-1.0), "merge", "merged 75%"),
+        (pruned(kind), "dato", "pruned 50%"),
+    ):
+        result = host.run(prompt)
+        assert (image(result) == dense) == (kind in KERNELS_OUT_OF_REACH)
+        if kind in KERNELS_OUT_OF_REACH:
+            assert result.report(name).startswith("nothing was merged, pruned or skipped in 4 calls")
+            assert result.report(name).endswith("its attention is not called with ComfyUI's transformer_options;")
+        else:
+            assert result.report(name).startswith(f"{done} of tokens in "), result.texts
+            assert "unaccelerated" not in result.report(name)
+    assert image(host.run(picture(kind))) == dense

@@ -91,10 +91,10 @@ def test_merging_and_a_mask_join_in_both_orders(host: ComfyUI, kind: str) -> Non
         assert result.report().startswith("merged ") and counts(result)[2] == 4
 
 
-def test_on_sd3_the_mask_goes_on_without_merging(host: ComfyUI) -> None:
-    result = host.run(skipped(merged(picture("SD3")), "interval"))
-    assert image(result) == image(host.run(skipped(picture("SD3"), "interval")))
-    assert result.report("mask").endswith("tokens cannot be merged in SD3: Block Mask and Call Skip work on it")
+def test_on_sd3_tokens_merge_in_the_blocks_that_run(host: ComfyUI) -> None:
+    result = host.run(skipped(merged(picture("SD3"), threshold=-1.0), "interval"))
+    assert image(result) != image(host.run(skipped(picture("SD3"), "interval")))
+    assert result.report("mask").startswith("merged 75% of tokens in ") and "blocks in 4 calls" in result.report("mask")
 
 
 OPTIONS = [

@@ -126,7 +126,7 @@ def test_a_mask_before_dato_is_replaced_by_its_schedule_and_the_node_says_so(
 
 
 class Flux(nn.Module):
-    """Blocks of the Flux family, and no tokens to merge."""
+    """Blocks of the Flux family, without attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,8 +160,8 @@ def test_which_nodes_work_is_read_off_the_network(server: comfy.PromptServer) ->
     from skipstone.nodes.serving import kinds_served, refusal
 
     assert kinds_served(without_attention()) == ("block_skip", "call_skip")
-    for network in (Flux(), tiny.ldm_unet().model):
-        assert kinds_served(network) == ("token_merge", "token_prune", "block_skip", "call_skip")
+    for served in (Flux(), tiny.ldm_unet().model):
+        assert kinds_served(served) == ("token_merge", "token_prune", "block_skip", "call_skip")
     unet = SimpleNamespace(diffusion_model=tiny.ldm_unet().model)
     assert refusal(unet, "block_skip").endswith(": Token Merge, DaTo, Block Mask and Call Skip work on it")
 

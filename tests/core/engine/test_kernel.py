@@ -101,7 +101,7 @@ def test_the_report_counts_the_products_alone() -> None:
     assert report.macs_dense == 4 * calls * products * 29**2
     assert report.macs_done == 4 * (calls * products * 11**2 + search)
     assert (report.searched, report.reused) == (4, 4 * (calls - 1))
-    assert any("projections run on all tokens" in note for note in report.notes)
+    assert any("without projections, which run on all tokens" in note for note in report.notes)
 
 
 def test_without_similar_tokens_no_bit_changes() -> None:

@@ -140,7 +140,8 @@ def test_a_mask_that_differs_among_picture_tokens_is_seen() -> None:
 
 
 def test_a_latents_tokens_are_counted_by_its_patches() -> None:
-    assert picture_sizes((6, 9)) == {54: (1, Grid(6, 9, 1)), 15: (1, Grid(3, 5, 2)), 6: (1, Grid(2, 3, 4))}
+    wanted = {54: Grid(6, 9, 1), 15: Grid(3, 5, 2), 6: Grid(2, 3, 4), 2: Grid(1, 2, 8), 1: Grid(1, 1, 16)}
+    assert picture_sizes((6, 9)) == {tokens: (1, grid) for tokens, grid in wanted.items()}
     video = picture_sizes((5, 4, 8))
     assert video[5 * 8] == (5, Grid(2, 4, 2)) and video[3 * 8] == (3, Grid(2, 4, 2))
     assert picture_sizes((77,)) == picture_sizes((2, 2, 2, 2)) == {}
