@@ -23,6 +23,7 @@ NODES = {
     BlockSkip.kind: "Block Mask",
     CallSkip.kind: "Call Skip",
 }
+_TRANSFORMERS = "most transformers (SD3, Flux, Qwen-Image, Wan and others)"
 _CANNOT = {
     TokenMerge.kind: "tokens cannot be merged",
     TokenPrune.kind: "tokens cannot be pruned",
@@ -32,7 +33,8 @@ _CANNOT = {
 
 def supported(method: str = "") -> str:
     """The models that a method works on, such as "SD1.x, SD2.x and SDXL"; those of any method where it is empty."""
-    return _listed(models_served(method, HOST_FAMILIES))
+    named = models_served(method, HOST_FAMILIES)
+    return _listed((*named, _TRANSFORMERS) if method in (TokenMerge.kind, TokenPrune.kind) else named)
 
 
 def known(network: nn.Module) -> bool:

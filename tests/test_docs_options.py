@@ -36,7 +36,8 @@ def test_the_table_of_models_has_each_model_once_and_follows_its_family() -> Non
     assert {cells["call skip, Auto"] for cells in by_model.values()} == {"yes"}
     assert stacks.count("yes") == 4, "call and block skipping, in every host"
     assert other.count("yes") == 3, "call skipping alone, in every host"
-    assert by_model["Flux"]["token merge"] == by_model["DiT"]["ComfyUI, A1111, Forge"] == "-"
+    assert by_model["DDPM"]["token merge"] == by_model["DiT"]["ComfyUI, A1111, Forge"] == "-"
+    assert by_model["Flux"]["token merge"] == "ComfyUI, diffusers", "hosts whose attention kernels are reached"
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

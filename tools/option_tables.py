@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.calibrate.masks.settings import TrainSettings
 from ..core.models import FAMILIES, HOST_FAMILIES, Family
-from ..core.models.family import BLOCKS, DATO_SCHEDULE
+from ..core.models.family import BLOCKS, DATO_SCHEDULE, KERNEL_TOKENS
 from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
@@ -30,6 +30,9 @@ _ANY, _OTHERS = "call skip, Auto", "any other model that the host loads"
 """The column of the methods that serve every network, and the row of the networks that only they serve."""
 _STACKS = "other transformers (Qwen-Image, Z-Image, Wan, LTX, ...)"
 """The row of networks of no family that have a stack of blocks."""
+_TOKENS = (TokenMerge.kind, TokenPrune.kind)
+_KERNEL_HOSTS = "ComfyUI, diffusers"
+"""Hosts whose attention kernels are reached."""
 _HOSTS = ("ComfyUI, A1111, Forge", "diffusers")
 _HEAD = ("| option | default | values | what it does |", "|---|---|---|---|")
 
@@ -56,13 +59,13 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
         for model, kinds in family.serves.items():
             served.setdefault(model, {}).update(dict.fromkeys(kinds))
             hosts.setdefault(model, set()).add(family in HOST_FAMILIES)
-    columns = list(dict.fromkeys(kind for kinds in served.values() for kind in kinds))
+    columns = [kind for kind in dict.fromkeys(k for kinds in served.values() for k in kinds) if kind != KERNEL_TOKENS]
     rows: dict[tuple[object, ...], list[str]] = {}
     for model, kinds in served.items():
-        marks = *(kind in kinds for kind in columns), True in hosts[model], False in hosts[model]
+        marks = *(_works(kind, kinds) for kind in columns), True in hosts[model], False in hosts[model]
         rows.setdefault(marks, []).append(model)
-    for row, kinds in ((_STACKS, BLOCKS), (_OTHERS, ())):
-        cells = (*(kind in kinds for kind in columns), True, True, row)
+    for row, kinds in ((_STACKS, (*BLOCKS, KERNEL_TOKENS)), (_OTHERS, ())):
+        cells = (*(_works(kind, kinds) for kind in columns), True, True, row)
         rows[cells] = [row]
     titles = ["DaTo's schedules" if kind == DATO_SCHEDULE else kind.replace("_", " ") for kind in columns]
     lines = [["model", _ANY, *titles, *_HOSTS], ["---"] * (2 + len(columns) + len(_HOSTS))]
@@ -70,8 +73,14 @@ def model_table(families: Iterable[Family] = FAMILIES) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(yes: Iterable[object]) -> list[str]:
-    return ["yes" if cell else "-" for cell in yes]
+def _works(kind: str, kinds: Iterable[str]) -> str:
+    if kind in kinds:
+        return "yes"
+    return _KERNEL_HOSTS if kind in _TOKENS and KERNEL_TOKENS in kinds else ""
+
+
+def _cells(works: Iterable[object]) -> list[str]:
+    return ["yes" if cell is True else str(cell or "-") for cell in works]
 
 
 def filled(text: str) -> str:

@@ -22,6 +22,8 @@ BLOCKS = (BlockSkip.kind,)
 """Block skipping alone works."""
 TOKENS_AND_BLOCKS = (TokenMerge.kind, TokenPrune.kind, BlockSkip.kind)
 """All methods work."""
+KERNEL_TOKENS = "kernel_tokens"
+"""Tokens are merged and pruned inside the calls of attention kernels, in hosts that reach them."""
 DATO_SCHEDULE = "dato"
 """DaTo works as published: its depth lists count the levels of a U-Net."""
 
@@ -82,7 +84,7 @@ class Family:
         names: keywords of the latent, the timestep and the conditioning, in the order they are tried; they are the
             positional arguments 0, 1 and 2.
         graph: function of the network and the caching that returns its :class:`BlockGraph`.
-        serves: display name of a model -> kinds of methods that work on it.
+        serves: display name of a model -> kinds of methods that work on it, in every host but for :data:`KERNEL_TOKENS`.
         cachings: what can be cached, the default first.
         splits: whether `graph` has an argument `split`, which lists a transformer's inner blocks in place of the whole.
         key_bias: adds a bias on the keys to an attention's arguments; None if the attention has no such argument.

@@ -1,15 +1,16 @@
-"""Transformers whose attention runs on text and picture together: SD3 (MMDiT), Flux and Chroma. Whole blocks are skipped."""
+"""Transformers whose attention runs on text and picture together: SD3 (MMDiT), Flux and Chroma. Whole blocks are skipped,
+and tokens are reduced inside the attention kernel's call (:mod:`skipstone.core.engine.kernel_layer`)."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from .family import BLOCKS, Family, Site, class_name
+from .family import BLOCKS, KERNEL_TOKENS, Family, Site, class_name
 from .stack import DIFFERENCE_OR_OUTPUT, graph_of_lists
 
 
 def _none(root: nn.Module) -> list[Site]:
-    """No token merging: with rotary or joint positions, a merged key has no one position."""
+    """No hidden states are reduced: with rotary or joint positions, a merged token has no one position."""
     return []
 
 
@@ -28,7 +29,7 @@ def _family(
         sites=_none,
         names=names,
         graph=graph_of_lists(*lists),
-        serves=dict.fromkeys(models, BLOCKS),
+        serves=dict.fromkeys(models, (*BLOCKS, KERNEL_TOKENS)),
         cachings=DIFFERENCE_OR_OUTPUT,
         time_scale=time_scale,
     )

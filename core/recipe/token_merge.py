@@ -89,8 +89,8 @@ class TokenMerge:
     )  # fmt: skip
     proportional: bool = setting(
         False,
-        "Give each merged token the weight of all tokens merged into it. Closer to the original image but slower; works "
-        "on SD and SDXL with PyTorch attention.",
+        "Give each merged token the weight of all tokens merged into it. Closer to the original image but slower; needs "
+        "PyTorch attention.",
         label="Proportional attention", advanced=True,
     )  # fmt: skip
     start: float = window_start()

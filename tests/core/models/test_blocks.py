@@ -12,6 +12,7 @@ from torch import nn
 from skipstone.core.errors import Decline, ModelError
 from skipstone.core.models import FAMILIES, HOST_FAMILIES, models_served, recognise, sites_of
 from skipstone.core.models.diffusers_unet import mask_bias
+from skipstone.core.models.family import DATO_SCHEDULE, KERNEL_TOKENS
 
 EXPECTED = {
     "ldm": ("ldm U-Net", 7),
@@ -47,8 +48,9 @@ def test_a_family_says_which_methods_its_structure_serves(case: tiny.Case) -> No
     family = recognise(case.model)
     by_structure = {"block_skip"} if len(family.graph(case.model, family.cachings[0])) else set()
     by_structure |= {"token_merge", "token_prune"} if family.sites(case.model) else set()
-    assert all(set(kinds) - {"dato"} <= by_structure for kinds in family.serves.values())
-    assert set().union(*family.serves.values()) - {"dato"} == by_structure
+    more = {DATO_SCHEDULE, KERNEL_TOKENS}
+    assert all(set(kinds) - more <= by_structure for kinds in family.serves.values())
+    assert set().union(*family.serves.values()) - more == by_structure
 
 
 def test_lists_of_supported_models_come_from_the_families() -> None:
