@@ -100,7 +100,7 @@ class Engine:
         self.report = Report()
         self._makers = makers(parts, network)
         self._alone = all(method.neutral for method in (*parts, *(below or ())))
-        self._adds, self._key_bias = below is None, key_bias
+        self._adds, self._key_bias, self._kernels = below is None, key_bias, kernels
         tokens = any(isinstance(m, (TokenMerge, TokenPrune)) and not m.neutral for m in parts)
         self.reaches_kernels = tokens and kernels_of(network) is not None
         whole = [method for method in (recipe.calls, recipe.auto) if method and not method.neutral]
@@ -147,7 +147,7 @@ class Engine:
         """Return what makes the parts that were chosen with the calls. Raises :class:`SkipstoneError`."""
         if not choice.beside or not self._adds:
             return []
-        return makers(choice.beside, Network.of(self._root, self._key_bias))
+        return makers(choice.beside, Network.of(self._root, self._key_bias, kernels=self._kernels))
 
     def begin(
         self,
