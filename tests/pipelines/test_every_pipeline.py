@@ -178,6 +178,7 @@ def test_merging_and_pruning_are_served(running: Running, short: torch.Tensor, m
     assert all("\n" not in reason and len(reason) < 300 for reason in report.declined)
     if method is MERGES[1] and not recognise(running.network).sites(running.network):
         check_kernels(running, short, report, kernels.seen)
+    served.check(served.DIFFUSERS, type(running.pipe).__name__, method.kind.removeprefix("token_"), served.SERVED)
 
 
 def check_kernels(running: Running, short: torch.Tensor, report: Report, seen: list[tuple[int, int, int]]) -> None:
