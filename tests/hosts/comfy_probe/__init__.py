@@ -13,10 +13,12 @@ import comfy.ops
 import comfy.supported_models
 import torch
 from aiohttp import web
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from server import PromptServer
 
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
 from .families import FAMILIES
+from .stored import DTYPES, WAYS, with_lora, wrap
 
 _models = {}
 _rows = {"network": 0, "control": 0}
@@ -55,11 +57,13 @@ def _settings(kind):
     return settings
 
 
-def _build(kind):
+def _build(kind, way="fp32"):
     settings = _settings(kind)
-    settings.set_inference_dtype(torch.float32, None)
+    settings.set_inference_dtype(*DTYPES.get(way, (torch.float32, None)))
     model = settings.get_model({}, "")
     _randomise(model.diffusion_model)
+    if way == "wrapped":
+        wrap(model.diffusion_model)
     model._apply_model = _counting("network", model._apply_model)
     load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, load, offload)
@@ -83,6 +87,15 @@ def model(kind):
     if kind not in _models:
         _models[kind] = _build(kind)
     return (_models[kind],)
+
+
+def stored(kind, way):
+    """The network as it is stored or loaded in one way; the same object every time."""
+    _rows.update(network=0, control=0)
+    if (kind, way) not in _models:
+        found = _build(kind, way)
+        _models[kind, way] = with_lora(found, way == "bypass lora") if "lora" in way else found
+    return (_models[kind, way],)
 
 
 def conditioning(kind, tokens, rng):
@@ -158,6 +171,13 @@ def low_vram(model):
     return (clone,)
 
 
+def compiled(model):
+    """As the node for torch.compile, whose backends need a compiler."""
+    clone = model.clone()
+    set_torch_compile_wrapper(model=clone, backend="eager")
+    return (clone,)
+
+
 def controlnet():
     """A ControlNet for "SD1.5", random."""
     config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
@@ -194,9 +214,11 @@ _KIND = ([*CONFIGS, *FAMILIES],)
 _INT = ("INT", {"default": 1, "max": 2**31})
 NODE_CLASS_MAPPINGS = {
     "ProbeModel": _node(model, ("MODEL",), {"kind": _KIND}),
+    "ProbeStored": _node(stored, ("MODEL",), {"kind": _KIND, "way": (list(WAYS),)}),
     "ProbeConditioning": _node(conditioning, ("CONDITIONING",), {"kind": _KIND, "tokens": _INT, "rng": _INT}),
     "ProbeLatent": _node(latent, ("LATENT",), {"kind": ([*LATENTS, *FAMILIES],)}),
     "ProbeLowVram": _node(low_vram, ("MODEL",), {"model": ("MODEL",)}),
+    "ProbeCompiled": _node(compiled, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
