@@ -19,11 +19,16 @@ FEWEST_STEPS = 8
 _CLEAN = 0.01
 """Share of the training range below which a timestep has almost no noise."""
 
+_SHORT = 0.25
+"""Share of the longest step below which the last one is short."""
+
 Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
 
 
-def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Sequence[float] = ()) -> Keys:
+def even_keys(
+    steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Sequence[float] = (), noisy: int | None = None
+) -> Keys:
     """Return evenly spread steps, the first and the last ones among them.
 
     Args:
@@ -32,6 +37,7 @@ def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Seq
         warmup: first steps that all run, as far as the calls suffice.
         tail: last steps that all run, as far as the calls suffice.
         times: timestep of each step; the steps are evenly spread in these.
+        noisy: a step before the last ones that runs, too; none runs between.
 
     Example:
         >>> even_keys(20, 7), even_keys(6, 1), even_keys(6, 4, times=(999, 640, 360, 160, 40, 0))
@@ -40,10 +46,14 @@ def even_keys(steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Seq
     tail = min(tail, calls - 1)
     warmup = max(1, min(warmup, calls - tail))
     keys = {*range(warmup), *range(steps - tail, steps)}
+    end = steps - tail
+    if noisy is not None and warmup <= noisy < end and len(keys) < calls:
+        keys.add(noisy)
+        end = noisy
     at = np.asarray(times or range(steps), dtype=float)
-    end = at[steps - tail] if tail else 2 * at[-1] - at[max(0, steps - 2)]
-    for wanted in np.linspace(at[warmup - 1], end, max(0, calls - len(keys)) + 2)[1:-1]:
-        free = [step for step in range(steps) if step not in keys]
+    last = at[end] if end < steps else 2 * at[-1] - at[max(0, steps - 2)]
+    for wanted in np.linspace(at[warmup - 1], last, max(0, calls - len(keys)) + 2)[1:-1]:
+        free = [step for step in range(end) if step not in keys] or [step for step in range(steps) if step not in keys]
         keys.add(min(free, key=lambda step: (round(abs(at[step] - wanted), 9), step % 2)))
     return tuple(sorted(keys))
 
@@ -129,13 +139,14 @@ def wanted_calls(settings: CallSkip, steps: int) -> int:
     return settings.calls or max(1, round(steps / settings.speedup))
 
 
-def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = ()) -> Keys:
+def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = (), noisy: int | None = None) -> Keys:
     """Return the steps that run.
 
     Args:
         settings: how many and which.
         steps: number of steps of the run.
         times: timestep of each step, in which even keys are spread; in the steps themselves without them.
+        noisy: a step before the last ones that runs, too.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -152,9 +163,9 @@ def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = ()) -> Key
         return limited((k for k in chosen if 0 <= k < steps), steps, settings.max_gap)
     calls = wanted_calls(settings, steps)
     if settings.rule == "growing":
-        keys = _grown(settings, steps, calls)
+        keys = _grown(settings if noisy is None else replace(settings, tail=settings.tail + 1), steps, calls)
     else:
-        keys = even_keys(steps, calls, settings.warmup, settings.tail, times)
+        keys = even_keys(steps, calls, settings.warmup, settings.tail, times, noisy)
     return limited(keys, steps, settings.max_gap)
 
 
@@ -165,26 +176,30 @@ def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
     return min(found, key=lambda keys: abs(len(keys) - calls))
 
 
-def _needs_two(horizon: Horizon) -> bool:
-    """Return whether the step before the last one runs as well.
+def _noisy(horizon: Horizon, steps: int, tail: int) -> int | None:
+    """Return a step before the last ones that runs, too; None where they suffice.
 
-    It decides the fine detail where the last one sees almost no noise, and where the sampler continues its output.
+    It decides the fine detail where the last step sees almost no noise, and what a sampler continues that continues outputs:
+    the last step that sees noise.
     """
-    if horizon.multistep:
-        return True
-    known = horizon.timesteps
-    return known is not None and known[-1] <= _CLEAN * horizon.train_steps and steps_of(horizon) > 1
+    known = (horizon.timesteps or ())[:: horizon.stages]
+    if not tail or not (horizon.multistep or (known and known[-1] <= _CLEAN * horizon.train_steps)):
+        return None
+    seen = [step for step, t in enumerate(known[: steps - tail]) if t > _CLEAN * horizon.train_steps]
+    found = seen[-1] if seen else steps - tail - 1
+    return found if found > 0 else None
 
 
 def _spread(horizon: Horizon) -> tuple[float, ...]:
     """Return the timesteps in which even keys are spread, one per step; () for the steps themselves.
 
-    Where a multistep sampler's steps crowd at little noise (Karras' spacing), even steps leave too few keys at much noise:
-    forecasts there are what it continues. The crowded steps of flow models lie at much noise.
+    Where a multistep sampler's steps become short at little noise (Karras' spacing), even steps leave too few keys where they
+    are long, and the sampler continues what is forecast there. The steps of flow models are longest at little noise.
     """
     times = (horizon.timesteps or ())[:: horizon.stages]
-    crowded = len(times) > 1 and times[len(times) // 2] < (times[0] + times[-1]) / 2 - 0.05 * (times[0] - times[-1])
-    return times if crowded and horizon.multistep else ()
+    lengths = -np.diff(np.asarray(times, dtype=float))
+    short = len(lengths) > 1 and bool(lengths[-1] < _SHORT * lengths.max())
+    return times if short and horizon.multistep else ()
 
 
 class CallPlan:
@@ -207,9 +222,10 @@ class CallPlan:
         self.settings, self._horizon = settings, horizon
         self.steps = steps_of(horizon) if horizon.timesteps else horizon.steps
         self._refuse_few()
-        if settings.tail and not settings.every and _needs_two(horizon):  # as many calls, one of them elsewhere
-            settings = replace(settings, tail=settings.tail + 1)
-        self.keys = keys_for(settings, self.steps, _spread(horizon)) if self.steps and not settings.gated else None
+        self.keys: Keys | None = None
+        if self.steps and not settings.gated:
+            noisy = _noisy(horizon, self.steps, settings.tail)
+            self.keys = keys_for(settings, self.steps, _spread(horizon), noisy)
 
     def _refuse_few(self) -> None:
         if self.settings.keys or self.settings.calls or self.settings.every:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from hosts import test_comfyui_families as families
 from hosts.comfy_prompts import image, node, patched
 from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
@@ -27,7 +28,7 @@ def small(kind: str = "SD1.5", **options: Any) -> Prompt:
 def training(prompt: Prompt, kind: str = "SD1.5", model: str = "model", **widgets: Any) -> Prompt:
     """With a short training beside the sampler."""
     settings = {
-        "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "target": TARGETS[kind], "passes": 1,
+        "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "target": TARGETS.get(kind, 0.6), "passes": 1,
         "samples": 1, "filename_prefix": f"host {kind}",
     }  # fmt: skip
     links = {"model": [model, 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent": ["empty", 0]}
@@ -70,6 +71,18 @@ def test_forms_that_take_gradients(host: ComfyUI, form: str) -> None:
 @pytest.mark.parametrize("kind", ["SD3", "Flux"])
 def test_gradients_through_blocks_that_write_into_their_inputs(host: ComfyUI, kind: str, form: str) -> None:
     assert share(host.run(applied(kind, form=form))) <= TARGETS[kind] + 0.02
+
+
+@pytest.mark.parametrize("kind", ["Qwen-Image", "Wan 2.1 t2v", "Z-Image", "Flux 2", "LTX Video"])
+def test_a_mask_for_a_network_that_is_known_by_its_stacks_alone(host: ComfyUI, kind: str) -> None:
+    """Learned by the node, and applied in the same prompt; the picture without it stays what it was."""
+    dense = image(host.run(families.picture(kind)))
+    masked = patched(families.picture(kind), "SkipstoneBlockMask", "mask", mask=["train", 0])
+    prompt = training(masked, kind, target=0.6, steps=families.STEPS, cfg=5.0)
+    result = host.run({**prompt, "show": node("PreviewImage", images=["train", 1])})
+    run, of = families.ran(result)
+    assert share(result) <= 0.62 and 0 < run < of and image(result) != dense
+    assert image(host.run(families.picture(kind))) == dense
 
 
 @pytest.mark.parametrize("form", ["search", "windowed"])
