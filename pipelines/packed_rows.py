@@ -43,8 +43,10 @@ class PackedRows:
             return self._by_ids(ids)
         if given.get("img_shapes"):
             return _by_shapes(given["img_shapes"])
-        sizes = tuple(given.get(name) for name in ("num_frames", "height", "width"))
-        return sizes if all(isinstance(size, int) for size in sizes) else None
+        frames, rows, columns = (given.get(name) for name in ("num_frames", "height", "width"))
+        if isinstance(frames, int) and isinstance(rows, int) and isinstance(columns, int):
+            return frames, rows, columns
+        return None
 
     def _by_ids(self, ids: Tensor) -> Rows | None:
         """Of positions [N, 3 or more] or [B, N, 3 or more]: frame, row and column, row by row. Waits for the device once a run."""

@@ -215,7 +215,7 @@ class KernelLayer:
             return None
         if ready is None:
             return None
-        bias = ready.bias or [None] * len(ready.parts)
+        bias: Sequence[Tensor | None] = ready.bias or [None] * len(ready.parts)
         return expanded(
             [self._output(attention, *both) for both in zip(ready.parts, bias, strict=True)], ready.token_map
         )

@@ -53,6 +53,12 @@ class ComfyUI:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
 
+    @property
+    def name(self) -> str:
+        """ComfyUI with the first two numbers of its version."""
+        text = (self._folder / "comfyui_version.py").read_text()
+        return f"ComfyUI {'.'.join(text.split(chr(34))[-2].split('.')[:2])}"
+
     def __enter__(self) -> ComfyUI:
         """Start, and wait until the server answers."""
         python = os.environ.get("COMFYUI_PYTHON") or str(self._folder / "venv" / "bin" / "python")

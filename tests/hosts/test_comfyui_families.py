@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import served
 from hosts.comfy_prompts import image, merged, node, patched, text2img
 from hosts.comfyui import ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
@@ -87,12 +88,14 @@ def test_blocks_are_skipped_and_nothing_stays(host: ComfyUI, kind: str, dense: s
     assert ran(result) == (STACKED[kind] * full, STACKED[kind] * STEPS), result.texts
     assert "declined" not in result.report("mask") and "unaccelerated" not in result.report("mask")
     assert image(host.run(picture(kind))) == dense
+    served.check(host.name, kind, "blocks", served.SERVED)
 
 
 def test_calls_are_skipped(host: ComfyUI, kind: str, dense: str) -> None:
     result = host.run(fewer(kind))
     assert image(result) != dense
     assert f"ran 2 of {STEPS} calls, forecast 2" in result.report("calls")
+    served.check(host.name, kind, "calls", served.SERVED)
 
 
 def test_tokens_are_merged_and_pruned_or_declined_with_the_reason(host: ComfyUI, kind: str, dense: str) -> None:
@@ -105,8 +108,11 @@ def test_tokens_are_merged_and_pruned_or_declined_with_the_reason(host: ComfyUI,
         assert (image(result) == dense) == (kind in KERNELS_OUT_OF_REACH)
         if kind in KERNELS_OUT_OF_REACH:
             assert result.report(name).startswith("nothing was merged, pruned or skipped in 4 calls")
-            assert result.report(name).endswith("its attention is not called with ComfyUI's transformer_options;")
+            reason = "its attention is not called with ComfyUI's transformer_options"
+            assert result.report(name).endswith(f"{reason};")
+            served.check(host.name, kind, "prune" if name == "dato" else name, reason)
         else:
             assert result.report(name).startswith(f"{done} of tokens in "), result.texts
             assert "unaccelerated" not in result.report(name)
+            served.check(host.name, kind, "prune" if name == "dato" else name, served.SERVED)
     assert image(host.run(picture(kind))) == dense

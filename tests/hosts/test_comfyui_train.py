@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+import served
 from hosts import test_comfyui_families as families
 from hosts.comfy_prompts import image, node, patched
 from hosts.comfyui import ROOT, ComfyUI, Prompt, Result, places
@@ -83,6 +84,7 @@ def test_a_mask_for_a_network_that_is_known_by_its_stacks_alone(host: ComfyUI, k
     run, of = families.ran(result)
     assert share(result) <= 0.62 and 0 < run < of and image(result) != dense
     assert image(host.run(families.picture(kind))) == dense
+    served.check(host.name, kind, "train", served.SERVED)
 
 
 @pytest.mark.parametrize("form", ["search", "windowed"])
