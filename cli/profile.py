@@ -163,8 +163,9 @@ class _Judging:
         plan, judged = choose(self._denoiser, tried, self._choosing, self._promised, self._reference, self._batch)
         first, *others = sorted(judged, key=lambda one: one.score)
         self._say(_line(plan, self._steps))
+        self._say(f"    won: {_scored(first)}")
         for one in others:
-            self._say(_lost(one))
+            self._say(f"    lost: {_scored(one)}")
         return _Best(first.score, plan)
 
     def joint(self, alone: _Best, methods: Sequence[Method], name: str) -> HeldOut | None:
@@ -176,7 +177,7 @@ class _Judging:
         proposal, share = found
         judged = judge(self._denoiser, proposal, self._choosing, self._reference, self._batch)
         if judged.score >= alone.score:
-            self._say(f"{_lost(judged)}, with {name} at {len(proposal.keys)} steps")
+            self._say(f"    lost: {_scored(judged)}, with {name} at {len(proposal.keys)} steps")
             return None
         plan = held_out(self._denoiser, proposal, self._promised, self._reference, self._batch, share)
         self._say(f"{_line(plan, self._steps)}, with {name}")
@@ -269,8 +270,8 @@ def _line(plan: HeldOut, steps: int) -> str:
     )
 
 
-def _lost(one: Judged) -> str:
-    return f"    lost: {_named(one.proposal)}: {one.score:.4f}"
+def _scored(one: Judged) -> str:
+    return f"{_named(one.proposal)}: {one.score:.4f}"
 
 
 def _named(plan: HeldOut | Proposal) -> str:
