@@ -35,6 +35,7 @@ from .recording import Recording
 
 SLACK = 1.25
 """A one-call error this many times the profile's bound means that the run is unlike the profile's."""
+_NOISY = "this sampler adds noise, so fewer steps may do as well; samplers without noise gain more"
 _UNLIKE = "unlike the profile"
 
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
@@ -313,6 +314,8 @@ class CallSkipping:
             self._skipped.add(at)
         how = "fitted to the profile" if self._fitted else f"{self._predictor_name} on {self._said}"
         how = how if self._skipped else ""
+        if self._skipped and self._horizon.stochastic:
+            self._meter.note(_NOISY)
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()

@@ -258,7 +258,9 @@ def test_samplers_that_add_noise_have_the_picture_forecast(
     known = "s_churn" not in options and name != "sample_from_another_pack"
     keys = KEYS if known else UNANNOUNCED
     assert tuple(ran(counted, sampler=comfy.Sampler(name, extra_options=options))) == keys
-    assert said(server, "7").endswith(f"(line on {space});")
+    assert f"(line on {space});" in said(server, "7") and ("this sampler adds noise" in said(server, "7")) == (
+        space == "x0"
+    )
 
 
 @pytest.mark.parametrize("name", ["sample_dpmpp_sde_gpu", "sample_seeds_2", "sample_seeds_3"])
@@ -266,9 +268,9 @@ def test_where_noise_is_added_inside_a_step_the_last_value_is_held(
     counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
 ) -> None:
     sample(patch(counted), steps=STEPS, sampler=comfy.Sampler(name))
-    assert said(server, "7").endswith("(hold on x0);")
+    assert "(hold on x0);" in said(server, "7")
     sample(patch(counted, Recipe.of([CallSkip(calls=10, predictor="foca")])), steps=STEPS, sampler=comfy.Sampler(name))
-    assert said(server, "7").endswith("(foca on x0);"), "what was chosen by name stays"
+    assert "(foca on x0);" in said(server, "7"), "what was chosen by name stays"
 
 
 def test_all_calls_of_a_step_are_decided_together(counted: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
