@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import Decline
@@ -60,12 +61,16 @@ class Call:
 def raw_output(output: Any) -> Tensor | None:
     """Return the prediction in a network's output: a tensor, the first of a tuple, or `sample` of diffusers' output object.
 
+    A list of its rows (Z-Image) is stacked.
+
     Example:
         >>> import torch
         >>> raw_output((torch.zeros(1, 4, 8, 8),)).shape
         torch.Size([1, 4, 8, 8])
     """
     first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
+    if isinstance(first, list) and len({row.shape for row in first if isinstance(row, Tensor)}) == 1:
+        return torch.stack(first)
     return first if isinstance(first, Tensor) else None
 
 

@@ -17,6 +17,7 @@ from ..tokens.prune import base_offsets, pooled, prune_count, prune_pairs, unit_
 from .call import Call
 from .clock import Tick
 from .dynamics import Dynamics
+from .frames import by_frame, pictures_of
 from .token_layer import PairSearch
 from .token_part import TokenPart, seeded
 
@@ -46,7 +47,8 @@ class PrunePart(TokenPart[TokenPrune]):
         super().__init__(settings, *args, **kwargs)
         self._dynamics = Dynamics(settings.align_cfg)
         self._chosen_at = 0
-        self._listening = False
+        self._frames: Call | None = None
+        self._folded: dict[Hashable, Hashable] = {}
 
     def begin(self, tick: Tick, call: Call) -> bool:
         """Decide this forward; False leaves it unchanged. Its output is read in both cases.
@@ -56,9 +58,10 @@ class PrunePart(TokenPart[TokenPrune]):
             call: the forward.
         """
         epoch, serves = self.epoch, super().begin(tick, call)
-        self._listening = len(call.latent) == 2
-        if self._listening:
-            self._dynamics.arrive(call, tick.new)
+        self._frames = by_frame(call)
+        if self._frames is not None:
+            self._folded.update(zip(call.keys(), self._frames.keys(), strict=True))
+            self._dynamics.arrive(self._frames, tick.new)
         if self.epoch != epoch:
             self._chosen_at = tick.index
             self._dynamics.settle()
@@ -66,27 +69,26 @@ class PrunePart(TokenPart[TokenPrune]):
 
     def listen(self, output: Tensor) -> None:
         """Register the network's raw prediction, from which the dynamics of the next calls are computed."""
-        if (
-            self._listening
-            and output.ndim == 4
-            and (len(output), *output.shape[2:]) == (self.call.rows, *self.call.latent)
-        ):
-            self._dynamics.note(self.index, self.call, output)
-        elif self._listening:
+        if self._frames is None:
+            return
+        pictures = pictures_of(output, self.call)
+        if pictures is not None:
+            self._dynamics.note(self.index, self._frames, pictures)
+        else:
             self.meter.note(
                 f"no dynamics: the network returns {list(output.shape)} for a latent {list(self.call.latent)}"
             )
-        self._listening = False
+        self._frames = None
 
     def end(self) -> None:
         """Release the forward's tensors."""
-        self._listening = False
+        self._frames = None
         super().end()
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the state of streams that left the run."""
         super().forget(keys)
-        self._dynamics.forget(keys)
+        self._dynamics.forget([self._folded.pop(key, key) for key in keys])
 
     def close(self) -> None:
         """Report the layers that were never entered, and free everything."""
@@ -112,14 +114,14 @@ class PrunePart(TokenPart[TokenPrune]):
         if not count:
             everyone = torch.arange(tokens, device=raw.device).repeat(batch, 1)
             return PairSearch(Pairs(everyone, (0,) * batch, "keep"), 0)
-        score = self._score(number, grid, raw.device)
+        score = self._score(number, grid, raw)
         offsets = base_offsets(score, grid, settings.stride)
         partition = chosen(grid, settings.stride, offsets.expand(batch, -1))
         pairs = prune_pairs(raw, partition, count, settings.matching, settings.recover_from)
         macs = matching_macs(partition, raw, settings.matching)
         return PairSearch(pairs, macs + (recovery_macs(raw, count) if settings.recover_from == "kept" else 0))
 
-    def _score(self, number: int, grid: Grid, device: torch.device) -> Tensor:
+    def _score(self, number: int, grid: Grid, raw: Tensor) -> Tensor:
         """Return gamma * dynamics + alpha * noise [B, h, w], or only the noise [1, h, w] if there are no dynamics.
 
         All samples share the noise, so that a picture does not depend on its place in the batch.
@@ -128,9 +130,12 @@ class PrunePart(TokenPart[TokenPrune]):
         generator = seeded(settings.seed, number, self._chosen_at)
         noise = torch.randn(1, grid.h, grid.w, generator=generator)
         turned = Random(generator.initial_seed()).random() < settings.flip_prob
-        noise = noise.to(device, non_blocking=device.type == "cuda")
+        noise = noise.to(raw.device, non_blocking=raw.is_cuda)
         dynamics = self._dynamics.of_forward() if settings.base == "dynamics" else None
         if dynamics is None:
+            return noise
+        if len(dynamics) != len(raw):
+            self.meter.note("no dynamics: a token covers several frames")
             return noise
         scaled = unit_deviation(dynamics) if settings.normalise else dynamics
         gamma = -settings.gamma if turned else settings.gamma

@@ -21,6 +21,7 @@ from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.nest import leaves
 from skipstone.core.engine.report import Report
+from skipstone.core.engine.sight import Sight
 from skipstone.core.models import recognise
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
@@ -196,3 +197,29 @@ def check_kernels(running: Running, short: torch.Tensor, report: Report, seen: l
     assert all(rows == was[0] and q == k for was, (rows, q, k) in changed)
     gone = sum(layer.tokens - layer.kept for layer in report.layers.values())
     assert gone == sum(rows * (before - q) for (rows, before, _), (_, q, _) in changed)
+
+
+def test_the_tokens_taken_for_the_pictures_are_those_that_change_with_the_latent(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first attention of text and picture, where the keys of the text depend on the prompt alone."""
+    if recognise(running.network).sites(running.network):
+        pytest.skip("its hidden states are merged")
+    found: list[tuple[Any, torch.Tensor]] = []
+    plain = Sight.see
+
+    def see(self: Sight, where: Any, attention: Any) -> None:
+        plain(self, where, attention)
+        found.append((self.spans[where], attention.k))
+
+    monkeypatch.setattr(Sight, "see", see)
+    runs = []
+    for seed in (0, 1):
+        with accelerate(running.pipe, MERGES[0]):
+            running(1, generator=torch.Generator().manual_seed(seed))
+        runs.append(next((span, key) for span, key in found if span))
+        found.clear()
+    (span, one), (same, other) = runs
+    wanted = torch.zeros(span.total, dtype=torch.bool)
+    wanted[span.start : span.start + span.tokens] = True
+    assert span == same and torch.equal((one != other).any(3).any(1).any(0), wanted)
