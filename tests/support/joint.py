@@ -20,12 +20,13 @@ class Joint(nn.Module):
         order: "text picture", "picture text", "picture", or "by hand": text first, joined without `torch.cat`.
         kernel: called in the place of `scaled_dot_product_attention`.
         options: further arguments of the kernel.
-        extra: tokens that are joined to the picture's before text is (padding, reference pictures).
+        extra: tokens that are joined to the picture's before text is (padding, reference pictures); "own" for the picture's once
+            more.
         kv_heads: heads of keys and values.
     """
 
     def __init__(
-        self, order: str = "text picture", kernel: Kernel | None = None, extra: int = 0, kv_heads: int = 2
+        self, order: str = "text picture", kernel: Kernel | None = None, extra: int | str = 0, kv_heads: int = 2
     ) -> None:
         """Random weights."""
         super().__init__()
@@ -38,7 +39,9 @@ class Joint(nn.Module):
         """One call."""
         picture = self.embed(F.pixel_unshuffle(hidden_states, 2).flatten(2).transpose(1, 2))
         tokens, text = picture.shape[1], encoder_hidden_states
-        if self.extra:
+        if self.extra == "own":
+            picture = torch.cat([picture, picture], 1)
+        elif isinstance(self.extra, int) and self.extra:
             picture = torch.cat([picture, text[:, :1].expand(-1, self.extra, -1)], 1)
         start, x = self._joined(text, picture)
         for layer in self.layers:

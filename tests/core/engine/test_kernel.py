@@ -16,13 +16,15 @@ from torch.overrides import _get_current_function_mode_stack
 from skipstone.core.engine import kernel_layer, picture_tracer, sight
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.kernel_layer import KernelLayer
+from skipstone.core.engine.picture_tracer import PictureTracer
 from skipstone.core.engine.report import Report
-from skipstone.core.errors import ModelError
+from skipstone.core.errors import Decline, ModelError
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.recipe.token_prune import TokenPrune
+from skipstone.core.tokens.grid import Grid
 from skipstone.pipelines.accelerate import accelerate
 
 STEPS = (900.0, 700.0, 500.0, 300.0, 100.0)
@@ -166,6 +168,8 @@ def test_grouped_queries_and_masks_are_kept() -> None:
         ({"extra": TOKENS}, {}, ""),
         ({"order": "text picture text"}, {"text": TEXT}, ""),
         ({"order": "picture text picture"}, {"text": TEXT}, "not certain which tokens"),
+        ({"extra": "own"}, {"text": TEXT}, "not certain which tokens"),
+        ({"extra": "own"}, {"text": tiny.noise(2, 48, 16)}, "not certain which tokens"),
     ],
 )  # fmt: skip
 def test_what_is_not_certain_runs_on_all_tokens(options: Any, given: Any, wanted: str) -> None:
@@ -175,6 +179,25 @@ def test_what_is_not_certain_runs_on_all_tokens(options: Any, given: Any, wanted
         assert wanted in refusal(report) and torch.equal(picture, sampled(model, **given))
     else:
         assert report.merged_share == 0.75 and not report.declined
+
+
+def test_samples_with_texts_of_several_lengths_in_front_are_declined() -> None:
+    """The picture's tokens stand elsewhere in each row (Lumina 2)."""
+    latent = torch.ones(2, 4, 8)
+    for starts in ((2, 2), (2, 3)):
+        tracer = PictureTracer({4: (1, Grid(2, 2, 2))})
+        tracer.open([latent])
+        x = latent.new_zeros(2, 10, 8)
+        for row, start in enumerate(starts):
+            x[row, start : start + 4] = latent[row]
+        keys = x + 1
+        tracer.close()
+        if starts == (2, 2):
+            span = tracer.span(keys, 10)
+            assert span and (span.start, span.tokens) == (2, 4)
+        else:
+            with pytest.raises(Decline, match="not certain"):
+                tracer.span(keys, 10)
 
 
 def test_as_much_text_as_picture_is_told_apart_by_what_the_latent_made() -> None:
