@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..core.engine.kernel_layer import kernels_of
+from ..core.engine.kernel_sites import kernels_of
 from ..core.engine.network import Network
 from ..core.errors import ModelError
 from ..core.models import HOST_FAMILIES, Family, models_served, recognise, unwrapped

@@ -32,7 +32,7 @@ from ..recipe.token_prune import TokenPrune
 from .call import Call
 from .call_skipping import CallSkipping
 from .kernel import KernelHost
-from .kernel_layer import kernels_of
+from .kernel_sites import kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Tap

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import Decline
-from ..models import unwrapped
-from ..models.stack import units
 from ..tokens.maps import Pairs, TokenMap
 from ..tokens.span import Span, biased, expanded, reduced, reduced_masks
 from .kernel import Attention, KernelHost
-from .network import Network
+from .kernel_sites import KernelSite
 from .override import Override
 from .pair_store import PairStore
 from .report import Entry
@@ -31,73 +29,11 @@ _MOST_KERNELS = 16
 _COUNTED = "attention counts without projections, which run on all tokens, as does the first call of each prompt"
 
 
-@dataclass(frozen=True)
-class KernelSite:
-    """A module in which attention kernels are called.
-
-    Args:
-        name: path of the module below the network.
-        module: an attention, or a whole block.
-
-    Example:
-        >>> KernelSite("blocks.0.attn", nn.Identity()).name
-        'blocks.0.attn'
-    """
-
-    name: str
-    module: nn.Module
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Where a network calls attention kernels, and how its host reaches them.
-
-    Args:
-        host: how its host reaches them.
-        sites: of the network.
-        root: the network.
-
-    Example:
-        >>> from .kernel import SDPA
-        >>> Kernels(SDPA, sites=(), root=nn.Identity()).sites
-        ()
-    """
-
-    host: KernelHost
-    sites: tuple[KernelSite, ...]
-    root: nn.Module
-
-    @property
-    def compiled(self) -> bool:
-        """Whether torch.compile acts on the network, or on a module inside it."""
-        return any(unwrapped(m) is not m or getattr(m, "_compiled_call_impl", None) for m in self.root.modules())
-
-
 class KernelRun(TokenRun, Protocol):
     """What a layer reads of its run, beside what all layers read (:class:`skipstone.core.engine.token_part.TokenPart`)."""
 
     def fail(self, fault: Exception) -> None:
         """Stop acting after an unexpected error."""
-
-
-def kernels_of(network: Network) -> Kernels | None:
-    """Return where a transformer calls attention kernels: in the attentions of its stacks, or in their blocks.
-
-    None for a network that reduces hidden states instead, for one without a stack, and for a host that cannot reach kernels.
-
-    Args:
-        network: the model.
-    """
-    if network.kernels is None or network.family.sites(network.root):
-        return None
-    graph = network.family.graph(network.root, network.family.cachings[0])
-    sites = [site for block in graph.blocks if block.stack for site in _sites(block.name, block.module)]
-    return Kernels(network.kernels, tuple(sites), network.root) if sites else None
-
-
-def _sites(name: str, block: nn.Module) -> list[KernelSite]:
-    inner = [KernelSite(f"{name}.{unit}", m) for kind, unit, m in units(block) if "attention" in kind]
-    return inner or [KernelSite(name, block)]
 
 
 @dataclass(frozen=True)
@@ -126,10 +62,12 @@ class KernelLayer:
         sight: which tokens are the picture's.
 
     Example:
+        >>> from torch import nn
         >>> from torch.nn import functional as F
         >>> from .call import Call
         >>> from .clock import Stream, Tick
         >>> from .kernel import SDPA
+        >>> from .kernel_sites import Kernels
         >>> from .merge import MergePart, TokenMerge
         >>> from .meter import Meter
         >>> from .override import Overrides

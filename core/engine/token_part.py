@@ -18,7 +18,8 @@ from ..tokens.grid import Grid
 from ..tokens.maps import Pairs
 from .call import Call
 from .clock import Stream, Tick
-from .kernel_layer import KernelLayer, Kernels, kernels_of
+from .kernel_layer import KernelLayer
+from .kernel_sites import Kernels, kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Override

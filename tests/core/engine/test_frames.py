@@ -11,7 +11,7 @@ from skipstone.core.engine.call import Call, raw_output
 from skipstone.core.engine.clock import Stream, Tick
 from skipstone.core.engine.frames import by_frame, pictures_of
 from skipstone.core.engine.kernel import SDPA
-from skipstone.core.engine.kernel_layer import Kernels
+from skipstone.core.engine.kernel_sites import Kernels
 from skipstone.core.engine.meter import Meter
 from skipstone.core.engine.prune import PrunePart
 from skipstone.core.plan.run import Horizon
