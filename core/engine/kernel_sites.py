@@ -61,6 +61,11 @@ def kernels_of(network: Network) -> Kernels | None:
 
     Args:
         network: the model.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> kernels_of(Network.of(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2))) is None
+        True
     """
     if network.kernels is None or network.family.sites(network.root):
         return None

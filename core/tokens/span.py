@@ -97,6 +97,10 @@ def picture_sizes(latent: tuple[int, ...]) -> dict[int, tuple[int, Grid]]:
 def reduced(x: Tensor, token_map: TokenMap) -> list[Tensor]:
     """The kept tokens of x [B, heads, N, C], as they are or as means: one tensor [B_g, heads, N_g, C] per group.
 
+    Args:
+        x: queries, keys or values [B, heads, N, C].
+        token_map: which tokens are kept, or averaged.
+
     Example:
         >>> token_map = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))
         >>> reduced(torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1), token_map)[0].flatten().tolist()
@@ -108,6 +112,10 @@ def reduced(x: Tensor, token_map: TokenMap) -> list[Tensor]:
 
 def expanded(parts: list[Tensor], token_map: TokenMap) -> Tensor:
     """All tokens [B, heads, N, C] from one tensor [B_g, heads, N_g, C] per group: every token gets the row of its partner.
+
+    Args:
+        parts: outputs of the kept tokens, one per group.
+        token_map: of :func:`reduced`.
 
     Example:
         >>> token_map = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))

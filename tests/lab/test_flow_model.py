@@ -108,7 +108,7 @@ def fine(narrow: dict[str, Path]) -> Tensor:
     return drawn(load_demo("flow", narrow["flow"]), steps=24)
 
 
-@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "unipc"])
 def test_every_flow_sampler_draws_nearly_the_same_and_is_accelerated(pipe: Any, fine: Tensor, sampler: str) -> None:
     shift = pipe.scheduler.config.shift
     set_sampler(pipe, sampler)

@@ -38,6 +38,9 @@ METHODS: dict[str, Method] = {
     "prune": TokenPrune(ratio=0.3),
 }
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+blocks_and_tokens = pytest.mark.parametrize(
+    "method", [METHODS["interval"], METHODS["prune"]], ids=["interval", "prune"]
+)
 on_a_unet = pytest.mark.parametrize(
     ("unet", "method"),
     list(zip(["ldm", "diffusers"] * 2, METHODS.values(), strict=True)),
@@ -402,7 +405,7 @@ def test_an_unexpected_error_of_ours_never_fails_the_picture(
 # Threads
 
 
-@methods
+@blocks_and_tokens
 def test_a_pipeline_per_thread_over_one_network_draws_what_it_draws_alone(method: Method) -> None:
     pipes = [tiny.sd_pipeline() for _ in range(3)]
     for pipe in pipes:
