@@ -11,7 +11,7 @@ WAYS = ("fp32", *DTYPES, "wrapped", "lora", "bypass lora")
 
 
 class Wrapped(nn.Module):
-    """A linear layer whose weight is kept as whole numbers and made anew at each call, as packs that load GGUF files do."""
+    """A linear layer that keeps its weight as int8 and dequantises it at each call, as packs that load GGUF files do."""
 
     def __init__(self, linear):
         super().__init__()
