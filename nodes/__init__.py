@@ -22,6 +22,7 @@ NODES = {
     "SkipstoneRecipeSaver": "recipe_saver",
     "SkipstoneCallSkip": "call_skip",
     "SkipstoneAuto": "auto",
+    "SkipstoneDemoModel": "demo_model",
 }
 """Node class -> its file, in menu order. A new node is one file and one line here."""
 

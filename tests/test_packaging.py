@@ -181,7 +181,7 @@ CORE = {
 HOUSES = {
     "core": set(),
     "pipelines": {"core"},
-    "nodes": {"core"},
+    "nodes": {"core", "lab"},
     "a1111_extension": {"core"},
     "lab": {"core", "pipelines"},
     "cli": {"core", "pipelines", "lab"},

@@ -16,22 +16,18 @@ from diffusers import (
     SchedulerMixin,
     UNet2DConditionModel,
 )
-from safetensors import safe_open
 from torch import nn
 
 from ...core.files import write_safetensors
 from ...pipelines.packing import PACKING, flux_positions, packed, unpacked
 from ...pipelines.prompts import NetworkArguments
-from .class_table import CLASS_DIM, ClassTable
+from .encoders import CLASS_DIM, TEXT_DIM
 from .pictures import CLASSES
 from .pipeline import LATENT_CHANNELS, LATENT_SIZE, IconPipeline
-from .text import TEXT_DIM, WORDS, CaptionEncoder, tokenize
+from .text import CaptionEncoder, ClassTable
+from .weights import WEIGHTS, read_weights
+from .words import WORDS, tokenize
 
-WEIGHTS = {
-    "unet": Path(__file__).with_name("icons_unet.safetensors"),
-    "dit": Path(__file__).with_name("icons_dit.safetensors"),
-    "flow": Path(__file__).with_name("icons_flow.safetensors"),
-}
 PROFILES = Path(__file__).with_name("profiles")
 """Profiles of the shipped models with their own samplers and guidance 3: made by `skipstone profile`."""
 
@@ -249,9 +245,7 @@ def load_demo(
         >>> load_demo("dit", dtype=torch.float16).network.dtype
         torch.float16
     """
-    with safe_open(path or WEIGHTS[kind], framework="pt") as file:
-        config = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    config, tensors = read_weights(path or WEIGHTS[kind])
     pipe = _pipeline(config)
     modules = pipeline_modules(pipe)
     modules.load_state_dict(tensors)

@@ -19,7 +19,8 @@ from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.lab.demo_models.captions import caption, draw_captioned, random_caption
 from skipstone.lab.demo_models.model import load_demo
 from skipstone.lab.demo_models.pictures import BACKGROUNDS, CLASSES, COLOURS, Motif, as_tensor, draw_motif
-from skipstone.lab.demo_models.text import LENGTH, CaptionEncoder, tokenize
+from skipstone.lab.demo_models.text import CaptionEncoder
+from skipstone.lab.demo_models.words import LENGTH, tokenize
 from skipstone.pipelines.accelerate import accelerate
 from skipstone.pipelines.denoiser import denoiser_of
 from skipstone.pipelines.samplers import set_sampler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -11,9 +12,11 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
+import folder_paths
 import torch
 from aiohttp import web
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from safetensors.torch import save_file
 from server import PromptServer
 
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
@@ -194,6 +197,19 @@ def digest(samples):
     return {"ui": {"text": [text]}}
 
 
+def forward(model, positive, at):
+    """Saves what the network returns for seeded noise at a time: output/forward.safetensors."""
+    (context, more), network = positive[0], model.model.diffusion_model
+    x = torch.randn(2, 12, 32, 32, generator=torch.Generator().manual_seed(0))
+    pooled = more.get("pooled_output")
+    extra = {} if pooled is None else {"y": pooled.expand(2, -1)}
+    out = network(x, torch.full((2,), at), context=context.expand(2, -1, -1), **extra)
+    path = os.path.join(folder_paths.get_output_directory(), "forward.safetensors")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    save_file({"input": x, "output": out}, path)
+    return {"ui": {"text": [path]}}
+
+
 def counts(samples, other):
     """Rows of the network and of the ControlNet, and the relative distance of two latents."""
     x, y = samples["samples"].float(), other["samples"].float()
@@ -224,6 +240,9 @@ NODE_CLASS_MAPPINGS = {
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}),
     "ProbeDigest": _node(digest, (), {"samples": ("LATENT",)}, output=True),
+    "ProbeForward": _node(
+        forward, (), {"model": ("MODEL",), "positive": ("CONDITIONING",), "at": ("FLOAT", {"max": 1000.0})}, output=True
+    ),
     "ProbeCounts": _node(counts, (), {"samples": ("LATENT",), "other": ("LATENT",)}, output=True),
     "ProbeLeftovers": _node(leftovers, (), {"model": ("MODEL",), "samples": ("LATENT",)}, output=True),
 }

@@ -130,7 +130,7 @@ IO = SimpleNamespace(
     Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input, "MODEL"),
     Float=_kind(FloatInput), Int=_kind(IntInput), Combo=_kind(ComboInput), String=_kind(StringInput),
     Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input, "IMAGE"),
-    Conditioning=_kind(Input), Latent=_kind(Input),
+    Conditioning=_kind(Input), Latent=_kind(Input, "LATENT"), Clip=_kind(Input, "CLIP"), Vae=_kind(Input, "VAE"),
     Custom=lambda io_type: _kind(Input),
 )  # fmt: skip
 """The module's names that nodes use."""

@@ -190,6 +190,7 @@ def management() -> Options:
     return {
         "interrupt_current_processing": interrupt_current_processing,
         "processing_interrupted": lambda: state.cancelled,
+        "intermediate_device": lambda: torch.device("cpu"),
         "throw_exception_if_processing_interrupted": throw,
         "InterruptProcessingException": InterruptProcessingException,
         "load_models_gpu": load_models_gpu,

@@ -1,0 +1,69 @@
+"""The shipped small models in a real ComfyUI, which has no diffusers. Needs what test_comfyui.py needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hosts.comfy_prompts import image, node, patched
+from hosts.comfyui import ComfyUI, Prompt, places
+from hosts.test_comfyui import host
+from safetensors.torch import load_file
+
+from skipstone.lab.demo_models.model import load_demo
+
+__all__ = ["host"]
+
+pytestmark = pytest.mark.skipif(not places(), reason="needs a real ComfyUI: set COMFYUI_PATH")
+
+TIMES = {"unet": 300.0, "flow": 0.3}
+NAMES = {"unet": "icons (U-Net)", "flow": "icons (flow)"}
+METHODS: dict[str, dict[str, Any]] = {
+    "SkipstoneTokenMerge": {"threshold": 0.3, "checkpoints": "every"},
+    "SkipstoneCallSkip": {"speedup": 2.0, "calls": 0},
+    "SkipstoneAuto": {"level": "balanced", "speedup": 2.0},
+}
+
+
+def drawing(kind: str, text: str = "a red heart on a blue background", **sampling: Any) -> Prompt:
+    """A picture of the demo model, decoded, encoded again, and looked at."""
+    settings = {"seed": 1, "steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
+    return {
+        "demo": node("SkipstoneDemoModel", model=NAMES[kind], batch_size=1),
+        "positive": node("CLIPTextEncode", clip=["demo", 1], text=text),
+        "negative": node("CLIPTextEncode", clip=["demo", 1], text=""),
+        "sampler": node("KSampler", model=["demo", 0], positive=["positive", 0], negative=["negative", 0],
+                        latent_image=["demo", 3], **{**settings, **sampling}),
+        "picture": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
+        "again": node("VAEEncode", pixels=["picture", 0], vae=["demo", 2]),
+        "digest": node("ProbeDigest", samples=["again", 0]),
+        "leftovers": node("ProbeLeftovers", model=["demo", 0], samples=["sampler", 0]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_the_network_is_the_one_of_diffusers(host: ComfyUI, kind: str) -> None:
+    seen = node("ProbeForward", model=["demo", 0], positive=["positive", 0], at=TIMES[kind])
+    result = host.run({**drawing(kind), "forward": seen})
+    assert result.status == "success", result.detail
+    found = load_file(result.outputs["forward"])
+    pipe, text = load_demo(kind), "heart" if kind == "unet" else "a red heart on a blue background"
+    with torch.no_grad():
+        expected = pipe.predict(found["input"], torch.tensor(300.0), pipe.encode([text] * 2))
+    assert (found["output"] - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", TIMES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_works_on_it_as_on_a_real_model(host: ComfyUI, kind: str, method: str) -> None:
+    dense = image(host.run(drawing(kind)))
+    result = host.run(patched(drawing(kind), method, "merge", **METHODS[method]))
+    assert image(result) != dense and "sampling runs" not in result.report()
+    assert image(host.run(drawing(kind))) == dense
+
+
+def test_a_prompt_chooses_what_is_drawn(host: ComfyUI) -> None:
+    assert image(host.run(drawing("unet", "a heart"))) != image(host.run(drawing("unet", "a boat")))
+    assert image(host.run(drawing("flow", "a red heart"))) != image(host.run(drawing("flow", "a pink heart")))
+    assert image(host.run(drawing("unet", "a zebra"))) == image(host.run(drawing("unet", "")))
