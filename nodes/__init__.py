@@ -23,6 +23,7 @@ NODES = {
     "SkipstoneCallSkip": "call_skip",
     "SkipstoneAuto": "auto",
     "SkipstoneDemoModel": "demo_model",
+    "SkipstoneCompare": "compare",
 }
 """Node class -> its file, in menu order. A new node is one file and one line here."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK = (255, 255, 255), (40, 40, 48)
 
 
 def image(picture: Image.Image) -> torch.Tensor:
@@ -14,6 +16,17 @@ def image(picture: Image.Image) -> torch.Tensor:
 
 def notice(text: str) -> Image.Image:
     """A picture of one line of text, shown in place of a picture that cannot be drawn."""
-    picture = Image.new("RGB", (max(360, 7 * len(text)), 40), (255, 255, 255))
-    ImageDraw.Draw(picture).text((10, 14), text, fill=(40, 40, 48))
+    picture = Image.new("RGB", (max(360, 7 * len(text)), 40), _PAPER)
+    ImageDraw.Draw(picture).text((10, 14), text, fill=_INK)
     return picture
+
+
+def labelled(pictures: torch.Tensor, text: str) -> torch.Tensor:
+    """Pictures [B, H, W, 3] in [0, 1] with a line of text above each: [B, H + h, W, 3]. The text is as large as fits."""
+    count, height, width, _ = pictures.shape
+    size = max(8, height // 28)
+    while size > 8 and ImageFont.load_default(size).getlength(text) > 0.9 * width:
+        size -= 1
+    bar = Image.new("RGB", (width, 2 * size), _PAPER)
+    ImageDraw.Draw(bar).text((width // 2, size), text, fill=_INK, font=ImageFont.load_default(size), anchor="mm")
+    return torch.cat([image(bar).expand(count, -1, -1, -1), pictures], dim=1)

@@ -21,6 +21,9 @@ MASKS = "Skipstone/masks"
 RECIPES = "Skipstone/recipes"
 """Menu of the nodes that load and save recipes."""
 
+TOOLS = "Skipstone/compare"
+"""Menu of the nodes that show what was gained and kept."""
+
 _IDS = {"start": "start_percent", "end": "end_percent"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -67,3 +68,14 @@ def test_a_prompt_chooses_what_is_drawn(host: ComfyUI) -> None:
     assert image(host.run(drawing("unet", "a heart"))) != image(host.run(drawing("unet", "a boat")))
     assert image(host.run(drawing("flow", "a red heart"))) != image(host.run(drawing("flow", "a pink heart")))
     assert image(host.run(drawing("unet", "a zebra"))) == image(host.run(drawing("unet", "")))
+
+
+def test_the_accelerated_picture_is_compared_with_the_original(host: ComfyUI) -> None:
+    prompt = patched(drawing("unet"), "SkipstoneAuto", "auto", **METHODS["SkipstoneAuto"])
+    prompt["plain"] = {**prompt["sampler"], "inputs": {**prompt["sampler"]["inputs"], "model": ["demo", 0]}}
+    prompt["original"] = node("VAEDecode", samples=["plain", 0], vae=["demo", 2])
+    prompt["compare"] = node("SkipstoneCompare", original=["original", 0], accelerated=["picture", 0])
+    found = re.fullmatch(r"PSNR (\d+\.\d) dB, SSIM (0\.\d+)", host.run(prompt).outputs["compare"])
+    assert found and float(found[1]) > 20 and float(found[2]) > 0.8
+    prompt["compare"]["inputs"]["accelerated"] = ["original", 0]
+    assert host.run(prompt).outputs["compare"] == "identical"

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from doubles import comfy_training
-from doubles.comfy_io import IO
+from doubles.comfy_io import IO, UI
 from torch import Tensor, nn
 
 Options = dict[str, Any]
@@ -338,7 +338,7 @@ def _modules(base: Path) -> dict[str, ModuleType]:
         "comfy.utils": {"ProgressBar": comfy_training.ProgressBar},
         "comfy.sample": {"fix_empty_latent_channels": lambda model, latent, **scales: latent},
         "comfy_api": {},
-        "comfy_api.latest": {"io": IO, "ComfyExtension": object},
+        "comfy_api.latest": {"io": IO, "ui": UI, "ComfyExtension": object},
         "comfy_execution": {},
         "comfy_execution.utils": {"get_executing_context": Executing.context},
         "server": {"PromptServer": PromptServer},

@@ -104,15 +104,40 @@ class ComfyNode:
     @classmethod
     def run(cls, node_id: str, **inputs: Any) -> Any:
         """As the host executes a node: the first output."""
-        output = type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs)
+        output = cls.ran(node_id, **inputs)
         return output.args[0] if output.args else None
+
+    @classmethod
+    def ran(cls, node_id: str, **inputs: Any) -> Any:
+        """The same, with all outputs and what the page gets."""
+        return type(cls.__name__, (cls,), {"hidden": SimpleNamespace(unique_id=node_id)}).execute(**inputs)
 
 
 class NodeOutput:
     """`io.NodeOutput`."""
 
-    def __init__(self, *args: Any) -> None:
-        self.args = args
+    def __init__(self, *args: Any, ui: Any = None) -> None:
+        self.args, self.ui = args, ui
+
+
+class FolderType(str, Enum):
+    """`io.FolderType`."""
+
+    temp = "temp"
+
+
+class ImageSaveHelper:
+    """`ui.ImageSaveHelper`: names files and writes none."""
+
+    @staticmethod
+    def save_images(images: Any, filename_prefix: str, folder_type: FolderType, cls: Any) -> list[Options]:
+        """One PNG per picture."""
+        names = [f"{filename_prefix}_{place:05}_.png" for place in range(len(images))]
+        return [{"filename": name, "subfolder": "", "type": folder_type.value} for name in names]
+
+
+UI = SimpleNamespace(ImageSaveHelper=ImageSaveHelper)
+"""`comfy_api.latest.ui`."""
 
 
 class NumberDisplay(str, Enum):
@@ -128,9 +153,9 @@ def _kind(given: Any, io_type: str = "") -> SimpleNamespace:
 
 IO = SimpleNamespace(
     Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, NumberDisplay=NumberDisplay, Model=_kind(Input, "MODEL"),
-    Float=_kind(FloatInput), Int=_kind(IntInput), Combo=_kind(ComboInput), String=_kind(StringInput),
+    Float=_kind(FloatInput, "FLOAT"), Int=_kind(IntInput), Combo=_kind(ComboInput), String=_kind(StringInput, "STRING"),
     Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input, "IMAGE"),
     Conditioning=_kind(Input), Latent=_kind(Input, "LATENT"), Clip=_kind(Input, "CLIP"), Vae=_kind(Input, "VAE"),
-    Custom=lambda io_type: _kind(Input),
+    FolderType=FolderType, AnyType=_kind(Input, "*"), Custom=lambda io_type: _kind(Input),
 )  # fmt: skip
 """The module's names that nodes use."""
