@@ -60,7 +60,7 @@ def _cloned(value: Any, made: dict[int, Any]) -> Any:
     """A module's attribute: modules and tensors once each, containers with what is in them, other things themselves."""
     kind = type(value)
     if kind in (dict, OrderedDict):
-        return kind((name, _cloned(v, made)) for name, v in value.items()) if value else kind()
+        return kind(_clones(value, made)) if value else kind()
     if isinstance(value, nn.Module | Tensor):
         if id(value) not in made:
             (_clone_module if isinstance(value, nn.Module) else _clone_tensor)(value, made)
@@ -68,9 +68,21 @@ def _cloned(value: Any, made: dict[int, Any]) -> Any:
     return value.copy() if kind in (list, set) else value
 
 
+def _clones(values: dict[str, Any], made: dict[int, Any]) -> dict[str, Any]:
+    """Most values of a module are numbers, names or nothing, and most of its containers are empty."""
+    return {
+        name: v if type(v) in PLAIN else type(v)() if type(v) in EMPTY and not v else _cloned(v, made)
+        for name, v in values.items()
+    }
+
+
+PLAIN = {bool, int, float, str, type(None)}
+EMPTY = {dict, OrderedDict}
+
+
 def _clone_module(value: nn.Module, made: dict[int, Any]) -> None:
     new = made[id(value)] = object.__new__(type(value))
-    new.__dict__.update({name: _cloned(v, made) for name, v in value.__dict__.items()})
+    new.__dict__.update(_clones(value.__dict__, made))
 
 
 def _clone_tensor(value: Tensor, made: dict[int, Any]) -> None:
