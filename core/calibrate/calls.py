@@ -150,19 +150,18 @@ def closed_loop(
     return at.x, surprises
 
 
-def macs_share(denoiser: ProfiledDenoiser, proposal: Proposal) -> float:
-    """Return the share of a dense run's multiply-adds that a proposal needs, counted in one run.
+def macs_of(denoiser: ProfiledDenoiser, proposal: Proposal) -> int:
+    """Return the multiply-adds of a run of one sample.
 
     Args:
         denoiser: the model with its sampler.
         proposal: which calls run, and what acts there.
 
     Example:
-        >>> macs_share(denoiser, Proposal((0, 4, 7, 11), "eps"))  # doctest: +SKIP
-        0.333
+        >>> macs_of(denoiser, Proposal((0, 4, 7, 11), "eps"))  # doctest: +SKIP
+        48000
     """
-    counted = count_macs(lambda: closed_loop(denoiser, [0], proposal.settings(), proposal.beside))
-    return counted / count_macs(lambda: dense(denoiser, [0]))
+    return count_macs(lambda: closed_loop(denoiser, [0], proposal.settings(), proposal.beside))
 
 
 def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) -> Profile:
@@ -251,9 +250,10 @@ def joint_proposal(
         None
     """
     steps, found = len(denoiser.timesteps), None
+    whole = count_macs(lambda: dense(denoiser, [0]))
     for calls in range(len(alone.keys) + 1, steps + 1):
         tried = Proposal(even_keys(steps, calls), alone.space, beside=tuple(beside))
-        share = macs_share(denoiser, tried) if calls < steps else 1.0
+        share = macs_of(denoiser, tried) / whole if calls < steps else 1.0
         if share > alone.cost(steps) * (1 + _DEARER):
             break
         found = tried, share

@@ -101,7 +101,7 @@ def test_the_hires_switch_chooses_the_passes(
     assert found == expected.get(passes, expected[FIRST] + expected[HIRES])
     assert all(run.report.calls == 5 for run in runs(host))
     assert len(job.extra_generation_params[MERGED].split(" / ")) == titles
-    assert not torch.equal(x, dense(host, job))
+    assert all(run.report.merged_share > 0.1 for run in runs(host)) and x.isfinite().all()
 
 
 def test_a_hires_switch_without_a_hires_pass_is_told(host: a1111.Host, job: a1111.Job) -> None:

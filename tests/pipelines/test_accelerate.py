@@ -176,10 +176,10 @@ def test_recipes_in_all_their_forms(unet: tiny.Case, tmp_path: Any) -> None:
 # Runs of a bare model begin and end by themselves
 
 
-def test_the_same_run_twice_is_the_same(case: tiny.Case) -> None:
-    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))):
-        first = case.sample(STEPS)
-        assert torch.equal(case.sample(STEPS), first)
+def test_the_same_run_twice_is_the_same(either: tiny.Case) -> None:
+    with accelerate(either.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))):
+        first = either.sample(STEPS)
+        assert torch.equal(either.sample(STEPS), first)
 
 
 def test_the_second_image_is_the_image_generated_alone(unet: tiny.Case) -> None:
@@ -192,15 +192,15 @@ def test_the_second_image_is_the_image_generated_alone(unet: tiny.Case) -> None:
         assert torch.equal(unet.sample(STEPS, other), alone)
 
 
-def test_runs_of_other_sizes_in_between_change_nothing(case: tiny.Case) -> None:
-    h, w = case.size
-    small = case.latent(size=(h // 2, w)) if case.name != "dit" else case.latent(batch=3)
-    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))) as handle:
-        first = case.sample(STEPS)
-        between = case.sample(STEPS, small)
+def test_runs_of_other_sizes_in_between_change_nothing(either: tiny.Case) -> None:
+    h, w = either.size
+    small = either.latent(size=(h // 2, w)) if either.name != "dit" else either.latent(batch=3)
+    with accelerate(either.model, TokenMerge(threshold=0.5, bucket=1, checkpoints=(0,))) as handle:
+        first = either.sample(STEPS)
+        between = either.sample(STEPS, small)
         assert handle.report().calls == len(STEPS)
-        assert torch.equal(case.sample(STEPS), first)
-        assert torch.equal(case.sample(STEPS, small), between)
+        assert torch.equal(either.sample(STEPS), first)
+        assert torch.equal(either.sample(STEPS, small), between)
 
 
 def test_begin_by_hand_lets_the_timestep_rise(unet: tiny.Case) -> None:

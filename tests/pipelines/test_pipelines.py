@@ -42,13 +42,20 @@ def test_every_evaluation_is_one_planned_call(scheduler: str) -> None:
     pipe = tiny.sd_pipeline(scheduler)
     seen = evaluations(pipe.unet)
     with accelerate(pipe, MERGE) as handle:
-        first = tiny.run_sd(pipe, STEPS)
-        report = handle.report()
+        picture, report = tiny.run_sd(pipe, STEPS), handle.report()
         assert report.calls == len(seen) == CALLS[scheduler]
         assert report.planned
         assert report.served == 3
         assert report.merged_share > 0.1
         assert handle.engine.running is None
+        assert picture.isfinite().all()
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler", "KDPM2DiscreteScheduler"])
+def test_a_second_run_is_as_the_first(scheduler: str) -> None:
+    pipe = tiny.sd_pipeline(scheduler)
+    with accelerate(pipe, MERGE) as handle:
+        first = tiny.run_sd(pipe, STEPS)
         assert torch.equal(tiny.run_sd(pipe, STEPS), first)
         assert handle.report().calls == CALLS[scheduler]
 
@@ -78,7 +85,16 @@ def test_fifty_plms_steps_are_the_papers_51_calls_with_a_repeated_timestep() -> 
 
 @pytest.mark.parametrize(
     ("scheduler", "strength"),
-    [*((s, 0.4) for s in CALLS if s != "LCMScheduler"), ("DDIMScheduler", 0.7), ("HeunDiscreteScheduler", 0.7)],
+    [
+        ("DDIMScheduler", 0.4),
+        ("EulerDiscreteScheduler", 0.4),
+        ("DPMSolverSinglestepScheduler", 0.4),
+        ("UniPCMultistepScheduler", 0.4),
+        ("PNDMScheduler", 0.4),
+        ("KDPM2AncestralDiscreteScheduler", 0.4),
+        ("DDIMScheduler", 0.7),
+        ("HeunDiscreteScheduler", 0.7),
+    ],
 )
 def test_image_to_image_stays_planned(scheduler: str, strength: float) -> None:
     pipe = tiny.sd_pipeline(scheduler, image_to_image=True)

@@ -51,9 +51,9 @@ def test_every_call_in_full_is_neutral_and_installs_nothing(case: tiny.Case) -> 
         assert tiny.snapshot(case.model) == before
 
 
-def test_planned_and_unplanned_runs_of_an_interval_give_the_same_bits(case: tiny.Case) -> None:
-    planned, a = run(case, INTERVAL)
-    unplanned, b = run(case, INTERVAL, None)
+def test_planned_and_unplanned_runs_of_an_interval_give_the_same_bits(either: tiny.Case) -> None:
+    planned, a = run(either, INTERVAL)
+    unplanned, b = run(either, INTERVAL, None)
     assert torch.equal(planned, unplanned)
     assert (a.planned, b.planned) == (True, False)
     assert b.cache_bytes >= a.cache_bytes > 0
@@ -68,9 +68,9 @@ def test_a_run_that_leaves_its_plan_goes_on_with_one_full_call(unet: tiny.Case) 
     assert not report.planned and report.calls == len(odd)
 
 
-def test_two_runs_of_one_handle_are_equal(case: tiny.Case) -> None:
-    with accelerate(case.model, INTERVAL):
-        assert torch.equal(case.sample(STEPS), case.sample(STEPS))
+def test_two_runs_of_one_handle_are_equal(either: tiny.Case) -> None:
+    with accelerate(either.model, INTERVAL):
+        assert torch.equal(either.sample(STEPS), either.sample(STEPS))
 
 
 def test_merging_off_beside_a_mask_is_the_mask_alone(unet: tiny.Case) -> None:

@@ -52,15 +52,15 @@ def test_the_predicted_peak_is_the_one_that_is_measured(case: tiny.Case, seed: i
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_memory_budget_is_never_exceeded(case: tiny.Case, share: float) -> None:
-    mask = learned(case, 5)
-    _, unbounded = sampled(case, BlockSkip(mask=mask))
+def test_a_memory_budget_is_never_exceeded(either: tiny.Case, share: float) -> None:
+    mask = learned(either, 5)
+    _, unbounded = sampled(either, BlockSkip(mask=mask))
     room = max(1e-6, share * unbounded.cache_bytes / 2**20)
-    picture, report = sampled(case, BlockSkip(mask=mask, memory_budget=room))
+    picture, report = sampled(either, BlockSkip(mask=mask, memory_budget=room))
     assert report.cache_bytes <= room * 2**20 < unbounded.cache_bytes
     assert any("memory budget" in n for n in report.notes)
     if share == 0.0:
-        assert torch.equal(picture, case.sample(STEPS)), "no room at all: everything runs"
+        assert torch.equal(picture, either.sample(STEPS)), "no room at all: everything runs"
     else:
         assert report.cache_bytes > 0 and report.blocks_run > unbounded.blocks_run
 

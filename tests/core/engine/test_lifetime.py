@@ -64,22 +64,22 @@ def test_an_exception_inside_forward_leaves_nothing(case: tiny.Case) -> None:
     assert torch.equal(case.sample(STEPS), dense)
 
 
-def test_after_an_interrupt_the_next_forward_and_remove_put_all_right(case: tiny.Case) -> None:
+def test_after_an_interrupt_the_next_forward_and_remove_put_all_right(either: tiny.Case) -> None:
     """torch calls no hook on KeyboardInterrupt, so the overrides stay until the next forward, end or removal."""
-    before = tiny.snapshot(case.model)
-    with accelerate(case.model, TokenMerge(threshold=0.5, bucket=1, checkpoints="every")) as handle:
-        clean = case.sample(STEPS)
-        hook = raise_at(case.model, KeyboardInterrupt, forward=1)
+    before = tiny.snapshot(either.model)
+    with accelerate(either.model, TokenMerge(threshold=0.5, bucket=1, checkpoints="every")) as handle:
+        clean = either.sample(STEPS)
+        hook = raise_at(either.model, KeyboardInterrupt, forward=1)
         with pytest.raises(KeyboardInterrupt):
-            case.sample(STEPS)
+            either.sample(STEPS)
         hook.remove()
-        assert torch.equal(case.sample(STEPS), clean)
-        hook = raise_at(case.model, KeyboardInterrupt, forward=1)
+        assert torch.equal(either.sample(STEPS), clean)
+        hook = raise_at(either.model, KeyboardInterrupt, forward=1)
         with pytest.raises(KeyboardInterrupt):
-            case.sample(STEPS)
+            either.sample(STEPS)
         hook.remove()
         handle.remove()
-        assert tiny.snapshot(case.model) == before
+        assert tiny.snapshot(either.model) == before
 
 
 # Nothing is kept, nothing is disturbed
@@ -110,19 +110,19 @@ def alive(refs: list[weakref.ref[Any]]) -> set[str]:
     return {type(o).__name__ for o in (ref() for ref in refs) if o is not None}
 
 
-def test_a_runs_state_dies_with_it(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
-    handle, cond = accelerate(case.model, MERGE), case.cond()
-    case.sample(STEPS, cond=cond)
+def test_a_runs_state_dies_with_it(either: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    handle, cond = accelerate(either.model, MERGE), either.cond()
+    either.sample(STEPS, cond=cond)
     assert alive(born) == {"Session", "MergePart", "TokenLayer", "Pairs", "TokenMap"}
     handle.end()
     assert alive(born) == set()
     handle.remove()
 
 
-def test_a_run_that_raised_dies_with_the_handle(case: tiny.Case, born: list[weakref.ref[Any]]) -> None:
-    hook = raise_at(case.model)
-    with pytest.raises(Stop), accelerate(case.model, MERGE):
-        case.sample(STEPS)
+def test_a_run_that_raised_dies_with_the_handle(either: tiny.Case, born: list[weakref.ref[Any]]) -> None:
+    hook = raise_at(either.model)
+    with pytest.raises(Stop), accelerate(either.model, MERGE):
+        either.sample(STEPS)
     hook.remove()
     assert len(born) > 3
     assert alive(born) == set()

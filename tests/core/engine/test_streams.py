@@ -78,8 +78,8 @@ def same_plan(a: Plan, b: Plan) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-TRIED = [("ldm", layout) for layout in LAYOUTS if layout != "batched"]
-TRIED += [(name, "swapped at each call") for name in tiny.BUILDERS if name != "ldm"]
+TRIED = [("dit", layout) for layout in LAYOUTS if layout != "batched"]
+TRIED += [(name, "swapped at each call") for name in tiny.BUILDERS if name != "dit"]
 
 
 @cache
@@ -93,7 +93,7 @@ def batched(name: str, planned: bool) -> tuple[Host, dict[str, Tensor]]:
     ("name", "layout", "planned"),
     [
         *((*tried, True) for tried in TRIED),
-        ("ldm", "split, then batched", False),
+        ("dit", "split, then batched", False),
         ("dit", "swapped at each call", False),
     ],
 )

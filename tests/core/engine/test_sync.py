@@ -6,6 +6,7 @@ indices that come from a Python list).
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -16,13 +17,15 @@ from device_waits import waits
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.pipelines.accelerate import accelerate
 
+ALL = ("attn1", "attn2", "ff")
+EACH = itertools.product(["ldm"], [("attn1",), ALL], ["dense", "local"], ["per_sample", "max"])
 
-@pytest.mark.parametrize("batch", ["per_sample", "max"])
-@pytest.mark.parametrize("matching", ["dense", "local"])
-@pytest.mark.parametrize("targets", [("attn1",), ("attn1", "attn2", "ff")], ids="+".join)
+
+@pytest.mark.parametrize(("name", "targets", "matching", "batch"), [*EACH, ("diffusers", ALL, "local", "per_sample")])
 def test_reuse_never_waits_and_a_search_waits_once(
-    unet: tiny.Case, targets: Any, matching: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, targets: Any, matching: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unet = tiny.BUILDERS[name]()
     merge = TokenMerge(
         threshold=0.6, bucket=1, checkpoints=(0, 3), absolute=True, targets=targets, matching=matching, batch=batch
     )

@@ -67,23 +67,23 @@ def test_only_the_named_modules_run_on_fewer_tokens(unet: tiny.Case, targets: tu
 # with the other mechanisms
 
 
-def test_pruning_off_beside_a_mask_is_the_mask_alone(case: tiny.Case) -> None:
+def test_pruning_off_beside_a_mask_is_the_mask_alone(either: tiny.Case) -> None:
     skip = BlockSkip(rule="interval", every=3)
     both = Recipe(prune=TokenPrune(ratio=0.0), skip=skip)
-    assert torch.equal(run(case, both)[0], run(case, skip)[0])
+    assert torch.equal(run(either, both)[0], run(either, skip)[0])
 
 
-def test_a_mask_that_runs_everything_beside_pruning_is_pruning_alone(case: tiny.Case) -> None:
+def test_a_mask_that_runs_everything_beside_pruning_is_pruning_alone(either: tiny.Case) -> None:
     both = Recipe(prune=PRUNE, skip=BlockSkip(every=1))
-    assert torch.equal(run(case, both)[0], run(case, PRUNE)[0])
+    assert torch.equal(run(either, both)[0], run(either, PRUNE)[0])
 
 
-def test_a_block_that_is_reused_prunes_nothing_and_chooses_anew_when_it_next_runs(case: tiny.Case) -> None:
+def test_a_block_that_is_reused_prunes_nothing_and_chooses_anew_when_it_next_runs(either: tiny.Case) -> None:
     found: set[int] = set()
     recipe = Recipe(prune=PRUNE, skip=BlockSkip(rule="interval", every=3))
-    with accelerate(case.model, recipe, observer=lambda f: found.add(f.call)) as handle:
+    with accelerate(either.model, recipe, observer=lambda f: found.add(f.call)) as handle:
         handle.begin(STEPS)
-        picture = case.sample(STEPS)
+        picture = either.sample(STEPS)
         report = handle.end()
     assert found == {0, 3, 6} and torch.isfinite(picture).all()
     assert report.blocks_reused + report.blocks_dead > 0 and report.merged_share > 0.35

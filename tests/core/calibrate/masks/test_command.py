@@ -55,7 +55,7 @@ def test_given_embeddings_and_a_speedup(tmp_path: Path) -> None:
     file = tmp_path / "embeddings.safetensors"
     save_file({"embeddings": tiny.noise(3, *tiny.CONTEXT), "empty": tiny.noise(1, *tiny.CONTEXT, seed=9)}, file)
     words = ["train-mask", "sd", *QUICK, "--speedup", "1.5", "--embeddings", str(file), "--out", str(tmp_path)]
-    assert cli.main([*words, "--form", "interleaved"]) == 0
+    assert cli.main([*words, "--form", "interleaved", "--start", "uniform"]) == 0
     mask = Mask.load(tmp_path / "mask.safetensors")
     assert abs(mask.provenance["share"] - 1 / 1.5) < 0.03 and mask.caching == "output"
 

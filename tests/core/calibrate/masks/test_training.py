@@ -121,7 +121,7 @@ def test_a_search_goes_on_from_the_very_mask_it_found(kind: type[Chain]) -> None
     """Where later runs make earlier ones dead there would be room for more, which is not always better."""
     losses: list[float] = []
     trained = train_masked(
-        toy(kind(8), calls=16), settings("search", passes=12, target=0.4), lambda n: losses.append(n.loss)
+        toy(kind(8), calls=16), settings("search", passes=6, target=0.4), lambda n: losses.append(n.loss)
     )
     assert all(b <= a for a, b in itertools.pairwise(losses)) and losses[-1] < losses[0]
     assert np.array_equal(trained.mask.run, trained.mask.probabilities > 0.5)
