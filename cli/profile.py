@@ -10,18 +10,9 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from torch import Tensor
 
-from ..core.calibrate.calls import (
-    Judged,
-    Proposal,
-    choose,
-    dense,
-    held_out,
-    joint_proposal,
-    judge,
-    profile,
-    proposals,
-    with_plans,
-)
+from ..core.calibrate.judging import Judged, choose, held_out, judge
+from ..core.calibrate.profiling import dense, profile, with_plans
+from ..core.calibrate.proposals import Proposal, joint_proposal, proposals
 from ..core.errors import RecipeError
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.plan.call_choice import PROMISED, Choice, choose_calls

@@ -14,6 +14,8 @@ import pytest
 from toy_denoiser import ToyDenoiser
 from toys import toy
 
+from skipstone.core.calibrate.profiling import dense, profile
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
     p.relative_to(ROOT)
@@ -33,8 +35,8 @@ def import_name(path: Path) -> str:
 
 def names_for(path: Path) -> dict[str, Any]:
     """Names that the examples of a file may use without making them: `model` in the room of mask training, a `denoiser`."""
-    if path.as_posix() == "core/calibrate/calls.py":
-        return {"denoiser": ToyDenoiser(steps=12)}
+    if path.as_posix() in {f"core/calibrate/{name}.py" for name in ("profiling", "proposals", "judging")}:
+        return {"denoiser": ToyDenoiser(steps=12), "dense": dense, "profile": profile}
     return {"model": toy(calls=4)} if path.as_posix().startswith("core/calibrate/masks") else {}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.calibrate.calls import closed_loop, dense
+from ...core.calibrate.profiling import closed_loop, dense
 from ...core.errors import RecipeError
 from ...core.forecast.profile import TURNED, Profile
 from ...core.measure.fidelity import relative_errors

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.calibrate.calls import Proposal, closed_loop, dense
+from ...core.calibrate.profiling import closed_loop, dense
+from ...core.calibrate.proposals import Proposal
 from ...core.engine.call_skipping import SLACK
 from ...core.forecast.profile import TURNED, HeldOut, Profile
 from ...core.measure.fidelity import relative_errors

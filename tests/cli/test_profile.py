@@ -11,7 +11,7 @@ import tiny
 from skipstone.cli import main as cli
 from skipstone.cli import profile as command
 from skipstone.cli.profile import MakeProfile, Plan, make_profile, show_plan
-from skipstone.core.calibrate.calls import Judged
+from skipstone.core.calibrate.judging import Judged
 from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import Profile
 from skipstone.core.recipe.block_skip import BlockSkip

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from skipstone.core.calibrate.calls import dense, profile, with_plans
+from skipstone.core.calibrate.profiling import dense, profile, with_plans
 from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import HeldOut
 from skipstone.lab.bench import calls as bench

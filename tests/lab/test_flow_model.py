@@ -14,7 +14,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.calibrate.calls import closed_loop, dense
+from skipstone.core.calibrate.profiling import closed_loop, dense
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.lab.demo_models.captions import caption, draw_captioned, random_caption

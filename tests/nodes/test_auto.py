@@ -11,7 +11,7 @@ import torch
 from comfy_models import network, patcher, said, sample, server
 from doubles import comfy
 
-from skipstone.core.calibrate.calls import with_plans
+from skipstone.core.calibrate.profiling import with_plans
 from skipstone.core.forecast.profile import HeldOut, Profile
 from skipstone.core.plan.call_plan import even_keys
 from skipstone.core.recipe.auto import LEVELS, Auto

@@ -10,7 +10,7 @@ import tiny
 import torch
 from toy_denoiser import ToyDenoiser
 
-from skipstone.core.calibrate.calls import closed_loop, dense, profile, with_plans
+from skipstone.core.calibrate.profiling import closed_loop, dense, profile, with_plans
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.call_skipping import CallSkipping
 from skipstone.core.engine.clock import Stream, Tick

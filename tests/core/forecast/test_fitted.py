@@ -10,7 +10,9 @@ import tiny
 import torch
 from toy_denoiser import ToyDenoiser
 
-from skipstone.core.calibrate.calls import closed_loop, dense, held_out, profile, proposals
+from skipstone.core.calibrate.judging import held_out
+from skipstone.core.calibrate.profiling import closed_loop, dense, profile
+from skipstone.core.calibrate.proposals import proposals
 from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_denoiser import ToyDenoiser
 
-from skipstone.core.calibrate.calls import dense, profile
+from skipstone.core.calibrate.profiling import dense, profile
 from skipstone.core.errors import ProfileError
 from skipstone.core.forecast.profile import HeldOut, Profile, gram_of
 from skipstone.core.forecast.shortest_path import best_keys, one_call_costs

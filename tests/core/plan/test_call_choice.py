@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from toy_denoiser import ToyDenoiser
 
-from skipstone.core.calibrate.calls import choose, dense, profile, proposals, with_plans
+from skipstone.core.calibrate.judging import choose
+from skipstone.core.calibrate.profiling import dense, profile, with_plans
+from skipstone.core.calibrate.proposals import proposals
 from skipstone.core.errors import ProfileError, RecipeError
 from skipstone.core.forecast.profile import HeldOut, Profile
 from skipstone.core.models.family import identity

@@ -1,0 +1,136 @@
+"""Judges proposals closed-loop: each is run through the engine on noises of its own, and the best one's errors are
+measured on further noises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..forecast.profile import HeldOut
+from ..measure.fidelity import relative_errors
+from ..recipe.recipe import Recipe
+from .profiling import ProfiledDenoiser, closed_loop, parts
+from .proposals import Proposal
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A proposal and its errors.
+
+    Args:
+        proposal: the keys and how the other calls are forecast.
+        errors: relative error of each noise's final latent.
+
+    Example:
+        >>> Judged(Proposal((0, 2), "eps"), errors=(0.01, 0.04)).score  # geometric mean 0.02, arithmetic mean 0.025
+        0.0225...
+    """
+
+    proposal: Proposal
+    errors: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean of geometric and arithmetic mean: typical pictures count, and those that turn into others."""
+        logs = np.log(np.maximum(self.errors, 1e-9)).mean()
+        return float((np.exp(logs) + np.mean(self.errors)) / 2)
+
+
+def choose(
+    denoiser: ProfiledDenoiser,
+    tried: Sequence[Proposal],
+    choosing: Sequence[int],
+    promised: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+) -> tuple[HeldOut, list[Judged]]:
+    """Return the best proposal with its held-out errors, and all of them as judged.
+
+    Args:
+        denoiser: the model with its sampler.
+        tried: the proposals.
+        choosing: seeds on which they are compared.
+        promised: other seeds, on which the winner's errors are measured.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+
+    Example:
+        >>> tried = [Proposal((0, 4, 7, 11), space) for space in ("eps", "x0")]
+        >>> best, judged = choose(denoiser, tried, range(4), range(4, 14), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(judged), len(best.errors), best.quantile(0.9) >= best.quantile(0.5)
+        (2, 10, True)
+    """
+    judged = [judge(denoiser, proposal, choosing, reference, batch) for proposal in tried]
+    best = min(judged, key=lambda found: found.score).proposal
+    return held_out(denoiser, best, promised, reference, batch), judged
+
+
+def judge(
+    denoiser: ProfiledDenoiser,
+    proposal: Proposal,
+    choosing: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+) -> Judged:
+    """Return a proposal with its errors, as :func:`choose` compares them.
+
+    Args:
+        denoiser: the model with its sampler.
+        proposal: what is run.
+        choosing: seeds.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+
+    Example:
+        >>> found = judge(denoiser, Proposal((0, 4, 7, 11), "eps"), range(4), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(found.errors)
+        4
+    """
+    return Judged(proposal, _errors(denoiser, proposal, choosing, reference, batch)[0])
+
+
+def held_out(
+    denoiser: ProfiledDenoiser,
+    best: Proposal,
+    promised: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+    share: float = 0.0,
+) -> HeldOut:
+    """Return a proposal as a plan, with its errors on noises that were not used to choose it.
+
+    Args:
+        denoiser: the model with its sampler.
+        best: the proposal.
+        promised: seeds.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+        share: measured share of the multiply-adds, if other methods act at the calls.
+
+    Example:
+        >>> plan = held_out(denoiser, Proposal((0, 4, 7, 11), "eps"), range(9), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(plan.errors), plan.beside
+        (9, ())
+    """
+    errors, one_call = _errors(denoiser, best, promised, reference, batch)
+    beside = tuple(Recipe.of(best.beside).plain())
+    return HeldOut(best.keys, best.space, best.predictor, errors, one_call, best.name, beside, share)
+
+
+def _errors(
+    denoiser: ProfiledDenoiser,
+    proposal: Proposal,
+    seeds: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return each sample's error, and the one-call errors that 95 % of the batches stay under at each key but the first."""
+    errors, surprises = [], []
+    for part in parts(seeds, batch):
+        final, found = closed_loop(denoiser, part, proposal.settings(), proposal.beside)
+        errors += relative_errors(final, reference(part)).tolist()
+        surprises.append([found.get(key, 0.0) for key in proposal.keys[1:]])
+    return tuple(errors), tuple(np.quantile(np.asarray(surprises), 0.95, axis=0).tolist())
