@@ -25,9 +25,9 @@ from .meter import Meter
 from .network import Network
 from .observation import Observation
 from .override import Around, Override
+from .part import Maker
 from .proof import Proof
 from .report import shortened
-from .session import Maker
 from .sums import Sums
 from .tally import Tally
 

@@ -27,16 +27,14 @@ from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .call import Call
+from .call_guard import CallGuard
 from .clock import Tick
 from .gates import Gate, gate_of
 from .meter import Meter
-from .outputs import detached, largest_error, prediction, with_prediction
+from .outputs import detached, prediction, with_prediction
 from .recording import Recording
 
-SLACK = 1.25
-"""A one-call error this many times the profile's bound means that the run is unlike the profile's."""
 _NOISY = "this sampler adds noise, so fewer steps may do as well; samplers without noise gain more"
-_UNLIKE = "unlike the profile"
 
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
 
@@ -84,7 +82,7 @@ class CallSkipping:
         self._settings = settings = choice.settings
         self._meter, self._horizon, self._choice = meter, horizon, choice
         self._plan, self._active = CallPlan(settings, horizon), True
-        self._added: list[int] = []
+        self._guard = CallGuard(choice.bounds, self._plan, meter)
         named = identity(network) if network is not None and choice.record else ""
         self._recording = Recording(choice.record, named, horizon.timesteps or ()) if choice.record else None
         meter.report.estimated_error = choice.promise
@@ -106,9 +104,7 @@ class CallSkipping:
         self._ran: set[_Evaluation] = set()
         self._skipped: set[_Evaluation] = set()
         self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
-        self._step = self._last_ran = self._guarded = -1
-        self._after_gap = False
-        self._surprises: dict[int, Tensor] = {}  # numbers on the device, which is not waited for
+        self._step = -1
 
     @property
     def horizon_of_runs(self) -> Horizon:
@@ -187,36 +183,17 @@ class CallSkipping:
             self._gate.ran(self._call.input, found, self._call.noise)
 
     def _compare(self, truth: Tensor) -> None:
-        """Register how far the forecast would have been from the truth, in each forward of a call after a skipped one."""
-        if self._last_ran != self._index:
-            self._after_gap, self._last_ran = self._last_ran < self._index - 1, self._index
-        if not self._after_gap or not self._all_known(self._call):
+        """Compare the forecast with the truth, in each forward of a call after a skipped one."""
+        if not self._guard.compares(self._index) or not self._all_known(self._call):
             return
         forecast = prediction(self.forecast())
         if forecast is not None:
-            error, known = largest_error(forecast, truth), self._surprises.get(self._step)
-            self._surprises[self._step] = error if known is None else torch.maximum(error, known)
-            self._guard()
+            self._guard.compare(self._step, forecast, truth)
 
     @property
     def surprises(self) -> dict[int, float]:
-        """Step -> relative error of the output that would have been forecast where the network ran after a skipped step:
-        the largest of the rows. Waits for the device."""
-        return {step: float(error) for step, error in self._surprises.items()}
-
-    def _guard(self) -> None:
-        """Run one more step of the next gap if this run is unlike the profile's."""
-        bound = self._choice.bounds.get(self._step)
-        if bound is None or self._step in (*self._added, self._guarded):
-            return
-        if float(self._surprises[self._step]) <= SLACK * bound:
-            return
-        self._guarded = self._step
-        if (extra := self._plan.add_after(self._step)) is None:
-            return
-        self._added.append(extra)
-        self._meter.report.estimated_error = None
-        self._meter.replace_note(_UNLIKE, f"{_UNLIKE} at step {self._step}: {len(self._added)} more run")
+        """See :attr:`.call_guard.CallGuard.surprises`."""
+        return self._guard.surprises
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the values of streams that left the run."""

@@ -36,9 +36,10 @@ from .kernel_sites import kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Tap
+from .part import Maker
 from .parts import makers
 from .report import Report
-from .session import Maker, Session
+from .session import Session
 from .token_part import Observer
 
 log = logging.getLogger("skipstone")

@@ -12,8 +12,8 @@ from ..recipe.token_prune import TokenPrune
 from .block_part import BlockPart
 from .merge import MergePart
 from .network import Network
+from .part import Maker
 from .prune import PrunePart
-from .session import Maker
 
 PARTS: dict[type[Any], Callable[[Any, Network], Maker]] = {
     TokenMerge: MergePart.on,

@@ -23,7 +23,7 @@ from .kernel_sites import Kernels, kernels_of
 from .meter import Meter
 from .network import Network
 from .override import Override
-from .session import Maker
+from .part import Maker
 from .sight import Sight
 from .token_layer import NEVER_ENTERED, PairSearch, TokenLayer
 

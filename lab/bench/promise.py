@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.calibrate.profiling import closed_loop, dense
 from ...core.calibrate.proposals import Proposal
-from ...core.engine.call_skipping import SLACK
+from ...core.engine.call_guard import SLACK
 from ...core.forecast.profile import TURNED, HeldOut, Profile
 from ...core.measure.fidelity import relative_errors
 from ...core.recipe.recipe import Recipe
