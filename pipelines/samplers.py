@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ class Sampler(NamedTuple):
     Args:
         kind: name of its class.
         settings: that differ from the pipeline's own.
+        package: what it needs beside diffusers.
 
     Example:
         >>> SAMPLERS["ddim"].kind
@@ -23,6 +25,7 @@ class Sampler(NamedTuple):
 
     kind: str
     settings: dict[str, Any] = {}  # noqa: RUF012
+    package: str = ""
 
 
 _KARRAS = {"use_karras_sigmas": True}
@@ -36,7 +39,7 @@ SAMPLERS = {
     "dpm_2": Sampler("KDPM2DiscreteScheduler"),
     "dpmpp_2s": Sampler("DPMSolverSinglestepScheduler"),
     "pndm": Sampler("PNDMScheduler"),
-    "lms": Sampler("LMSDiscreteScheduler"),
+    "lms": Sampler("LMSDiscreteScheduler", package="scipy"),
     "deis": Sampler("DEISMultistepScheduler"),
     "dpmpp_2m": Sampler(_DPM),
     "dpmpp_2m_karras": Sampler(_DPM, _KARRAS),
@@ -48,10 +51,10 @@ SAMPLERS = {
     "dpm_2_a": Sampler("KDPM2AncestralDiscreteScheduler"),
     "dpmpp_2m_sde": Sampler(_DPM, _SDE),
     "dpmpp_2m_sde_karras": Sampler(_DPM, _SDE | _KARRAS),
-    "dpmpp_sde": Sampler("DPMSolverSDEScheduler"),
+    "dpmpp_sde": Sampler("DPMSolverSDEScheduler", package="torchsde"),
     "sa_solver": Sampler("SASolverScheduler"),
 }
-"""Short name -> scheduler. `lms` needs scipy, `dpmpp_sde` torchsde."""
+"""Short name -> scheduler."""
 FLOW_SAMPLERS = {
     "euler": Sampler("FlowMatchEulerDiscreteScheduler"),
     "heun": Sampler("FlowMatchHeunDiscreteScheduler"),
@@ -78,6 +81,21 @@ def check_sampler(name: str, flow: bool = False) -> None:
         raise RecipeError(f"no sampler {name!r}{' of flow models' if flow else ''}: choose {', '.join(known)}")
 
 
+def missing_package(name: str, flow: bool = False) -> str:
+    """Return the package that a sampler needs and that is not installed; "" if there is none.
+
+    Args:
+        name: short name.
+        flow: of the samplers of flow models.
+
+    Example:
+        >>> missing_package("ddim")
+        ''
+    """
+    package = (FLOW_SAMPLERS if flow else SAMPLERS)[name].package
+    return package if package and find_spec(package) is None else ""
+
+
 def set_sampler(pipe: Any, name: str) -> None:
     """Give a pipeline another sampler, with the settings of its own.
 
@@ -85,7 +103,7 @@ def set_sampler(pipe: Any, name: str) -> None:
         pipe: a diffusers pipeline.
         name: a name of :data:`SAMPLERS`, for a flow model of :data:`FLOW_SAMPLERS`; "" leaves the pipeline's own.
 
-    Raises :class:`RecipeError` for another name.
+    Raises :class:`RecipeError` for another name, or a sampler whose package is not installed.
 
     Example:
         >>> from types import SimpleNamespace
@@ -98,9 +116,11 @@ def set_sampler(pipe: Any, name: str) -> None:
         return
     flow = is_flow(pipe.scheduler)
     check_sampler(name, flow)
+    if package := missing_package(name, flow):
+        raise RecipeError(f"the sampler {name} needs {package}: pip install {package}")
     import diffusers
 
-    kind, settings = (FLOW_SAMPLERS if flow else SAMPLERS)[name]
+    kind, settings, _ = (FLOW_SAMPLERS if flow else SAMPLERS)[name]
     found = getattr(diffusers, kind)
     config = _as_flow(pipe.scheduler.config, found) if flow else pipe.scheduler.config
     pipe.scheduler = found.from_config(config, **settings)

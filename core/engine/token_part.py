@@ -104,7 +104,7 @@ class TokenPart(ABC, Generic[Settings]):
             TokenLayer(s, i, self, key_bias) for i, s in enumerate(sites) if self._accepts(s)
         ]
         if self._sight and kernels:
-            self._layers += [KernelLayer(s, i, self, kernels.host, self._sight) for i, s in enumerate(kernels.sites)]
+            self._layers += self._kernel_layers(kernels, self._sight)
         if dropped := self._plan.checkpoints.dropped():
             meter.note(f"checkpoints {', '.join(map(str, dropped))} lie past the last call and were dropped")
 
@@ -214,7 +214,7 @@ class TokenPart(ABC, Generic[Settings]):
         if self._sight is not None:
             if report.layers:  # stacks of other things, such as text, may be entered elsewhere
                 layers = [layer for layer in layers if layer.unseen != NEVER_ENTERED]
-            else:
+            elif layers:
                 self.meter.note(_LOOKS)
         known = {name for names in report.declined.values() for name in names} | set(report.layers)
         for layer in layers:
@@ -244,6 +244,15 @@ class TokenPart(ABC, Generic[Settings]):
         """
         if self._observer:
             self._observer(PairsFound(layer, self.index, self.call.streams, pairs))
+
+    def _kernel_layers(self, kernels: Kernels, sight: Sight) -> list[KernelLayer]:
+        targets = self.settings.targets
+        if others := [target for target in targets if target != "attn1"]:
+            self.meter.note(
+                f"tokens are {self.verb} in this model's self-attention only (attn1), not in {', '.join(others)}"
+            )
+        sites = kernels.sites if "attn1" in targets else ()
+        return [KernelLayer(site, i, self, kernels.host, sight) for i, site in enumerate(sites)]
 
     def _accepts(self, site: Site) -> bool:
         if site.refusal:

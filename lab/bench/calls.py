@@ -27,7 +27,7 @@ from ...core.plan.call_plan import growing_keys
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
-from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, check_sampler, set_sampler
+from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, check_sampler, missing_package, set_sampler
 from ..demo_models.loading import load_model
 from .call_tables import sampler_table, way_table
 from .figures import Bench, Figures, Files, Progress, Table, publish
@@ -129,7 +129,8 @@ def measure(options: CallBench, say: Progress, command: str) -> Figures:
         []
     """
     rows: list[dict[str, Any]] = []
-    for sampler in options.samplers:
+    absent = {name: package for name in options.samplers if name in SAMPLERS and (package := missing_package(name))}
+    for sampler in (name for name in options.samplers if name not in absent):
         for guidance in options.guidance:
             for row in _rows(options, sampler, guidance):
                 rows.append(row)
@@ -137,7 +138,8 @@ def measure(options: CallBench, say: Progress, command: str) -> Figures:
     promise = _promise(options) if options.profile and options.covering else []
     skipped = skipped_call_costs(options.model, options.profile) if options.overhead else {}
     return {
-        "command": command, "machine": machine("cpu"), "absent": {}, "model": options.model, "steps": options.steps,
+        "command": command, "machine": machine("cpu"), "model": options.model, "steps": options.steps,
+        "absent": [f"{name} (needs {package})" for name, package in absent.items()],
         "noises": options.noises, "rows": rows, "promise": promise, "covering": options.covering, "skipped": skipped,
     }  # fmt: skip
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from diffusers import DDIMScheduler
 
 from skipstone.core.calibrate.profiling import dense, profile, with_plans
 from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import HeldOut
 from skipstone.lab.bench import calls as bench
 from skipstone.lab.bench.call_tables import verdict
-from skipstone.lab.bench.calls import FEWER, OURS, PEERS, CallBench, run_call_bench
+from skipstone.lab.bench.calls import FEWER, OURS, PEERS, CallBench, measure, run_call_bench
 from skipstone.lab.bench.promise import coverage, interval
 from skipstone.lab.bench.same_noise import noise_of, noises_for, spans
 from skipstone.lab.bench.skipped_call import timed
+from skipstone.pipelines import samplers
 from skipstone.pipelines.denoiser import denoiser_of
 from skipstone.pipelines.samplers import set_sampler
 
@@ -61,6 +64,13 @@ def test_its_tables_can_be_shown_again(result: dict[str, Any], tmp_path: Path) -
 def test_mistakes_are_refused(options: dict[str, Any], line: str) -> None:
     with pytest.raises(RecipeError, match=line):
         CallBench(**options).check()
+
+
+def test_a_sampler_without_its_package_is_named_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None if name == "scipy" else object())
+    assert measure(CallBench(samplers=("lms",)), print, "")["absent"] == ["lms (needs scipy)"]
+    with pytest.raises(RecipeError, match="the sampler lms needs scipy: pip install scipy"):
+        set_sampler(SimpleNamespace(scheduler=DDIMScheduler()), "lms")
 
 
 def test_one_line_per_sampler_shows_its_verdict(result: dict[str, Any], tmp_path: Path) -> None:

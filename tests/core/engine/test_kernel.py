@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,15 @@ def test_the_report_counts_the_products_alone() -> None:
     assert report.macs_done == 4 * (calls * products * 11**2 + search)
     assert (report.searched, report.reused) == (4, 4 * (calls - 1))
     assert any("without projections, which run on all tokens" in note for note in report.notes)
+
+
+def test_targets_that_are_not_served_are_named() -> None:
+    everything, report = drawn(made(), replace(MERGE, targets=("attn1", "attn2", "ff")))
+    assert "tokens are merged in this model's self-attention only (attn1), not in attn2, ff" in report.notes
+    assert torch.equal(everything, drawn(made(), MERGE)[0])
+    feed_forward, report = drawn(made(), replace(PRUNE, targets=("ff",)))
+    assert torch.equal(feed_forward, sampled(made())) and report.macs_dense == 0
+    assert report.notes == ["tokens are pruned in this model's self-attention only (attn1), not in ff"]
 
 
 def test_without_similar_tokens_no_bit_changes() -> None:
