@@ -42,6 +42,13 @@ COMMANDS: dict[str, Command] = {
     "bench tokens": Command(
         "time token merging beside its peers", ".lab.bench.tokens", "TokenBench", "run_token_bench", True
     ),
+    "bench blocks": Command(
+        "time merging and pruning on one real-size block of Flux, Qwen-Image or Wan",
+        ".lab.bench.blocks",
+        "BlockBench",
+        "run_block_bench",
+        True,
+    ),
     "bench skips": Command(
         "time block skipping on a whole U-Net beside DeepCache",
         ".lab.bench.skips",

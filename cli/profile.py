@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from ..core.calibrate.judging import Judged, choose, held_out, judge
-from ..core.calibrate.profiling import dense, profile, with_plans
+from ..core.calibrate.profiling import dense, profile, sensitivity, with_plans
 from ..core.calibrate.proposals import Proposal, joint_proposal, proposals
 from ..core.errors import RecipeError
 from ..core.forecast.profile import HeldOut, Profile
@@ -57,6 +57,9 @@ class MakeProfile:
     for the same cost, and kept where it measures better."""
     samples: int = 8
     """Dense pictures that are recorded."""
+    sensitivity: int = 2
+    """Pictures in which each call's output is moved a little, to see what an error there does. Each costs about steps / 2 dense
+    pictures; 0 leaves it out."""
     choosing: int = 12
     """Noises on which the proposals are compared."""
     promised: int = 128
@@ -120,7 +123,7 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     _check(options)
     joined = [(name, _methods(name)) for name in options.beside]
     denoiser = _denoiser(options)
-    found = profile(denoiser, range(_PROFILED, _PROFILED + options.samples), options.batch)
+    found = _recorded(denoiser, options)
     say(f"recorded {options.samples} dense pictures of {found.steps} calls")
     found.save(options.out)
     judging = _Judging(denoiser, options, say)
@@ -131,6 +134,15 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
         found.save(options.out)
     say(f"wrote {options.out}")
     return found
+
+
+def _recorded(denoiser: PipelineDenoiser, options: MakeProfile) -> Profile:
+    """The profile of dense runs, with the sensitivity of each call if that is wanted."""
+    found = profile(denoiser, range(_PROFILED, _PROFILED + options.samples), options.batch)
+    if not options.sensitivity:
+        return found
+    moved = sensitivity(denoiser, range(_PROFILED, _PROFILED + options.sensitivity), options.batch)
+    return replace(found, sensitivity=moved)
 
 
 class _Best(NamedTuple):
@@ -224,7 +236,7 @@ def show_plan(options: Plan, say: Callable[[str], Any] = print) -> Choice:
 def _check(options: MakeProfile) -> None:
     if options.steps <= FEWEST_STEPS:
         raise RecipeError(f"{options.steps} steps are too few to forecast any: give more than {FEWEST_STEPS}")
-    least = {"samples": 1, "choosing": 2, "promised": 9, "batch": 1}
+    least = {"samples": 1, "sensitivity": 0, "choosing": 2, "promised": 9, "batch": 1}
     for name, low in least.items():
         if getattr(options, name) < low:
             raise RecipeError(f"--{name} {getattr(options, name)} is too few: give {low} at least")

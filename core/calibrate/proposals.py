@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ..forecast.names import CallPredictorName, Space
 from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
@@ -67,14 +65,13 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"
         >>> found[0].name, found[0].keys, found[0].space
         ('even', (0, 4, 7, 11), 'eps')
     """
-    weights = known.step_weights() if known.sensitivity is None else known.sensitivity
     found = []
     for place, space in enumerate(spaces):
         costs = one_call_costs(known, space, "line")
         found.append(Proposal(even_keys(known.steps, calls), space, name="even"))
         found.append(Proposal(best_keys(costs, calls), space, name="shortest path"))
         if place == 0:
-            found.append(Proposal(best_keys(costs, calls, np.sqrt(weights)), space, name="weighted shortest path"))
+            found += [Proposal(best_keys(costs, calls, w), space, name=n) for n, w in known.path_weights().items()]
             found += [Proposal(dense_keys(known.steps, calls, p), space, name=n) for n, p in POWERS.items()]
     if file:
         path = Proposal(best_keys(one_call_costs(known, "eps", "fitted"), calls), "eps", name="shortest path")

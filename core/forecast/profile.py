@@ -95,7 +95,7 @@ class Profile:
         network: identifies the network.
         sampler: name of the sampler.
         guidance: scale of classifier-free guidance.
-        sensitivity: how much an error in the output of each call changes the final latent, float64 [T]; 1 if not measured.
+        sensitivity: how far an error in the output of each call moves the final latent, float64 [T]; None if not measured.
         plans: held-out results.
         provenance: how it was made, for people.
 
@@ -160,6 +160,11 @@ class Profile:
             alpha, sigma = (there.alpha, there.sigma) if there else (1.0, 0.0)
             weights.append(abs(alpha * (x0.o if x0 else 0.0) + sigma * (eps.o if eps else 0.0)))
         return np.asarray(weights)
+
+    def path_weights(self) -> dict[str, np.ndarray]:
+        """Return what an error at each step counts in a shortest path, float64 [T], by the name of the path."""
+        found = {"weighted shortest path": np.sqrt(self.step_weights())}
+        return found if self.sensitivity is None else found | {"shortest path by sensitivity": self.sensitivity}
 
     def save(self, path: str | Path) -> None:
         """Write the profile as a safetensors file. Raises :class:`FileError`."""

@@ -196,5 +196,5 @@ def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys,
     predictor: CallPredictorName = nearest.predictor if nearest and same else "line"
     if nearest is None or nearest.name.startswith("even") or not same:
         return even_keys(steps, calls), space, predictor
-    weights = np.sqrt(profile.step_weights()) if nearest.name.startswith("weighted") else None
+    weights = profile.path_weights().get(nearest.name)
     return best_keys(one_call_costs(profile, space, predictor), calls, weights), space, predictor

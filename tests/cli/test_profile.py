@@ -39,6 +39,8 @@ def test_it_chooses_calls_and_measures_them_on_other_noises(made: tuple[Path, li
     assert len(plan.keys) == 5 and len(plan.errors) == 9 and known.steps == 10
     assert any(line.startswith("5 of 10 steps (2.00x)") for line in said)
     assert any("lost: " in line for line in said), "losers are shown"
+    assert known.sensitivity is not None and known.sensitivity.shape == (10,) and known.sensitivity.min() > 0
+    assert any("shortest path by sensitivity" in line for line in said)
 
 
 def test_methods_beside_are_kept_where_they_measure_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

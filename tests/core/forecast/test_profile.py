@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_denoiser import ToyDenoiser
 
-from skipstone.core.calibrate.profiling import dense, profile
+from skipstone.core.calibrate.denoiser import Trajectory
+from skipstone.core.calibrate.profiling import dense, profile, sensitivity
 from skipstone.core.errors import ProfileError
 from skipstone.core.forecast.profile import HeldOut, Profile, gram_of
 from skipstone.core.forecast.shortest_path import best_keys, one_call_costs
@@ -114,3 +115,30 @@ def test_one_call_costs_are_the_errors_of_forecasts_on_the_dense_path() -> None:
     forecast = spaces[2].output(x[6], 2 * q[1] - q[0])
     error = float((forecast - o[6]).square().mean())
     assert one_call_costs(known, "x0", "line")[2, 4, 6] == pytest.approx(error, rel=1e-4)
+
+
+class Linear(ToyDenoiser):
+    """Euler steps of a network that returns a tenth of its input: what an error does can be written down."""
+
+    def predict(self, at: Trajectory, call: int) -> torch.Tensor:
+        """A tenth of x, and a little that differs from call to call."""
+        return at.x / 10 + call
+
+    def advance(self, at: Trajectory, output: torch.Tensor, call: int) -> Trajectory:
+        """A step of 1 / 12."""
+        return Trajectory(at.x - output / 12)
+
+
+def test_the_sensitivity_of_a_call_is_what_an_error_there_does_to_the_end() -> None:
+    found = sensitivity(Linear(steps=12), seeds=range(3), batch=2)
+    expected = [(1 - 1 / 120) ** (11 - call) / 12 for call in range(12)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_path_by_sensitivity_avoids_errors_where_they_count(known: Profile) -> None:
+    costs, late = one_call_costs(known, "eps", "line"), np.linspace(0.01, 1, known.steps) ** 4
+    plain = best_keys(costs, 5)
+    by_sensitivity = best_keys(
+        costs, 5, replace(known, sensitivity=late).path_weights()["shortest path by sensitivity"]
+    )
+    assert sum(by_sensitivity) > sum(plain)
