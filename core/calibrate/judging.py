@@ -3,8 +3,9 @@ measured on further noises."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +15,9 @@ from ..measure.fidelity import relative_errors
 from ..recipe.recipe import Recipe
 from .profiling import ProfiledDenoiser, closed_loop, parts
 from .proposals import Proposal
+
+_MOVED = ", moved"
+"""Ends the name of a proposal whose keys were moved."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ def choose(
     promised: Sequence[int],
     reference: Callable[[Sequence[int]], Tensor],
     batch: int = 4,
+    refine: bool = False,
 ) -> tuple[HeldOut, list[Judged]]:
-    """Return the best proposal with its held-out errors, and all of them as judged.
+    """Return the best proposal with its held-out errors, and all that was tried, as judged.
 
     Args:
         denoiser: the model with its sampler.
@@ -56,6 +61,7 @@ def choose(
         promised: other seeds, on which the winner's errors are measured.
         reference: returns the dense latents of seeds.
         batch: samples that run together.
+        refine: whether the best one's keys are moved, too (:func:`refined`).
 
     Example:
         >>> tried = [Proposal((0, 4, 7, 11), space) for space in ("eps", "x0")]
@@ -64,8 +70,56 @@ def choose(
         (2, 10, True)
     """
     judged = [judge(denoiser, proposal, choosing, reference, batch) for proposal in tried]
-    best = min(judged, key=lambda found: found.score).proposal
-    return held_out(denoiser, best, promised, reference, batch), judged
+    best = min(judged, key=lambda found: found.score)
+    if refine:
+        judged += refined(denoiser, best, choosing, reference, batch)
+        best = min(judged, key=lambda found: found.score)
+    return held_out(denoiser, best.proposal, promised, reference, batch), judged
+
+
+def refined(
+    denoiser: ProfiledDenoiser,
+    start: Judged,
+    choosing: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int = 4,
+) -> list[Judged]:
+    """Return what is tried from a proposal on: one key is moved by a step at a time, and stays where that measures better, until
+    no move does.
+
+    Args:
+        denoiser: the model with its sampler.
+        start: the proposal.
+        choosing: seeds on which moves are compared.
+        reference: returns the dense latents of seeds.
+        batch: samples that run together.
+
+    Example:
+        >>> start = judge(denoiser, Proposal((0, 1, 2, 11), "eps"), range(4), lambda seeds: dense(denoiser, seeds)[0])
+        >>> found = refined(denoiser, start, range(4), lambda seeds: dense(denoiser, seeds)[0])
+        >>> best = min(found, key=lambda one: one.score)
+        >>> best.score < start.score, best.proposal.name
+        (True, 'even, moved')
+    """
+    best, tried, before = start, {start.proposal.keys: start}, None
+    while best is not before:
+        before = best
+        for place, by in itertools.product(range(1, len(best.proposal.keys)), (-1, 1)):
+            moved = _moved(best.proposal, place, by, len(denoiser.timesteps))
+            if moved is None or moved.keys in tried:
+                continue
+            tried[moved.keys] = judge(denoiser, moved, choosing, reference, batch)
+            best = min(best, tried[moved.keys], key=lambda found: found.score)
+    return list(tried.values())[1:]
+
+
+def _moved(proposal: Proposal, place: int, by: int, steps: int) -> Proposal | None:
+    """Return a proposal with one key moved; None if another key is there, or the run has no such step."""
+    key = proposal.keys[place] + by
+    if key in proposal.keys or not 0 < key < steps:
+        return None
+    keys = (*proposal.keys[:place], key, *proposal.keys[place + 1 :])
+    return replace(proposal, keys=keys, name=f"{proposal.name.removesuffix(_MOVED)}{_MOVED}")
 
 
 def judge(

@@ -196,5 +196,5 @@ def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys,
     predictor: CallPredictorName = nearest.predictor if nearest and same else "line"
     if nearest is None or nearest.name.startswith("even") or not same:
         return even_keys(steps, calls), space, predictor
-    weights = profile.path_weights().get(nearest.name)
+    weights = next((w for name, w in profile.path_weights().items() if nearest.name.startswith(name)), None)
     return best_keys(one_call_costs(profile, space, predictor), calls, weights), space, predictor

@@ -11,6 +11,7 @@ import tiny
 from skipstone.cli import main as cli
 from skipstone.cli import profile as command
 from skipstone.cli.profile import MakeProfile, Plan, make_profile, show_plan
+from skipstone.core.calibrate import judging
 from skipstone.core.calibrate.judging import Judged
 from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import Profile
@@ -41,6 +42,17 @@ def test_it_chooses_calls_and_measures_them_on_other_noises(made: tuple[Path, li
     assert any("lost: " in line for line in said), "losers are shown"
     assert known.sensitivity is not None and known.sensitivity.shape == (10,) and known.sensitivity.min() > 0
     assert any("shortest path by sensitivity" in line for line in said)
+
+
+def test_single_steps_are_moved_where_that_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge likes late steps: the first stays, the others move to the end."""
+    monkeypatch.setattr(command, "load_model", lambda *given: tiny.dit_pipeline())
+    monkeypatch.setattr(judging, "judge", lambda _, tried, *more: Judged(tried, (1 / sum(tried.keys),)))
+    quick = MakeProfile("tiny", 10, 1.0, speedups=(2.5,), samples=1, sensitivity=0, choosing=2, refine=True, promised=9)
+    make_profile(replace(quick, out=tmp_path / "p.safetensors"), (said := list[str]()).append)
+    (plan,) = Profile.load(tmp_path / "p.safetensors").plans
+    assert plan.keys == (0, 7, 8, 9) and plan.name.endswith(", moved") and plan.name.count("moved") == 1
+    assert any(line.strip().startswith("single steps moved, ") for line in said)
 
 
 def test_methods_beside_are_kept_where_they_measure_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
