@@ -123,7 +123,12 @@ def _set_heads(network: nn.Module, heads: dict[int, int]) -> None:
 
 
 def flow(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """The flow transformer as a `BaseModel`. Arguments are those of :func:`unet`."""
+    """The flow transformer as a `BaseModel`.
+
+    Args:
+        config: of the shipped file.
+        tensors: its weights by name.
+    """
     given = config["flow"]
     known = {one.name for one in fields(comfy.ldm.flux.model.FluxParams)}
     sizes = {

@@ -26,7 +26,13 @@ class Prompts:
         self.network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict[str, Any]:
-        """The tokens of a text, each of weight 1; ComfyUI's other arguments change nothing."""
+        """The tokens of a text, each of weight 1.
+
+        Args:
+            text: a class or caption.
+            return_word_ids: whether each token comes with the number of its word, which is 0 here.
+            options: of ComfyUI; they change nothing.
+        """
         return {"icons": [[(token, 1.0, *[0] * return_word_ids) for token in self._read(text)]]}
 
 
@@ -43,5 +49,10 @@ def prompts_of(kind: str, tensors: dict[str, Tensor]) -> Prompts:
 
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without that beginning."""
+    """The tensors whose names begin so, without that beginning.
+
+    Args:
+        tensors: by name.
+        prefix: the beginning.
+    """
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

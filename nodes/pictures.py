@@ -22,7 +22,12 @@ def notice(text: str) -> Image.Image:
 
 
 def labelled(pictures: torch.Tensor, text: str) -> torch.Tensor:
-    """Pictures [B, H, W, 3] in [0, 1] with a line of text above each: [B, H + h, W, 3]. The text is as large as fits."""
+    """Pictures with a line of text above each: [B, H + h, W, 3].
+
+    Args:
+        pictures: [B, H, W, 3] in [0, 1].
+        text: as large as fits.
+    """
     count, height, width, _ = pictures.shape
     size = max(8, height // 28)
     while size > 8 and ImageFont.load_default(size).getlength(text) > 0.9 * width:

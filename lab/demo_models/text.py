@@ -10,7 +10,12 @@ from .pictures import CLASSES
 
 
 class ClassTable(ClassPrompts, ModelMixin, ConfigMixin):
-    """The U-Net's prompts. Arguments are those of :class:`ClassPrompts`.
+    """The U-Net's prompts (:class:`ClassPrompts`).
+
+    Args:
+        classes: number of classes.
+        tokens: tokens of a prompt.
+        dim: channels of a token.
 
     Example:
         >>> ClassTable(classes=3).config["classes"]
@@ -23,7 +28,11 @@ class ClassTable(ClassPrompts, ModelMixin, ConfigMixin):
 
 
 class CaptionEncoder(CaptionLayers, ModelMixin, ConfigMixin):
-    """The flow model's text encoder. Arguments are those of :class:`CaptionLayers`.
+    """The flow model's text encoder (:class:`CaptionLayers`).
+
+    Args:
+        dim: channels of a token.
+        heads: of its attention.
 
     Example:
         >>> CaptionEncoder(dim=32).config["dim"]
