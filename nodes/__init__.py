@@ -24,6 +24,7 @@ NODES = {
     "SkipstoneAuto": "auto",
     "SkipstoneDemoModel": "demo_model",
     "SkipstoneCompare": "compare",
+    "SkipstoneReport": "report",
 }
 """Node class -> its file, in menu order. A new node is one file and one line here."""
 

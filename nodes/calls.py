@@ -32,9 +32,19 @@ def planned_timesteps(sampler: Any, sigmas: Tensor, model_sampling: Any) -> list
         sigmas: noise levels [steps + 1], falling; the last one is reached, not evaluated.
         model_sampling: of the model.
     """
-    if name_of(sampler) not in ONE_CALL_PER_SIGMA or churns(sampler):
+    if calls_ahead(sampler, sigmas) is None:
         return None
     return [training_timestep(model_sampling, sigma) for sigma in sigmas[:-1]]
+
+
+def calls_ahead(sampler: Any, sigmas: Tensor) -> int | None:
+    """Number of calls in a run; None for samplers for which it is not known.
+
+    Args:
+        sampler: of ComfyUI.
+        sigmas: noise levels [steps + 1], falling.
+    """
+    return len(sigmas) - 1 if name_of(sampler) in ONE_CALL_PER_SIGMA and not churns(sampler) else None
 
 
 def training_timestep(model_sampling: Any, sigma: Tensor) -> float:

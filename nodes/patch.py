@@ -28,6 +28,7 @@ from ..core.recipe.token_prune import TokenPrune
 from .compiler import compiler_off
 from .cond_batch import Conds
 from .messages import UNACCELERATED, log, show_on_node, warn, wrapped
+from .records import Record, keep, last_record
 from .run import Asked, Replaced, Run
 from .whole_calls import unfit
 
@@ -98,10 +99,20 @@ def recipe_on(model: Any) -> Recipe:
     return Recipe.of(method for method, _ in _asked(model)[0].values())
 
 
+def record_of(model: Any) -> Record | None:
+    """What the last run of a model did; None before it, and for a model without Skipstone nodes."""
+    ours = _ours(model)
+    return last_record(ours) if ours else None
+
+
+def _ours(model: Any) -> OuterSample | None:
+    return next(iter(model.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, [])[-1:]), None)
+
+
 def _asked(model: Any) -> tuple[Asked, Replaced]:
     """What earlier Skipstone nodes asked of this model, and which of them were replaced."""
-    ours = model.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY, [])
-    return (dict(ours[-1].asked), dict(ours[-1].replaced)) if ours else ({}, {})
+    ours = _ours(model)
+    return (dict(ours.asked), dict(ours.replaced)) if ours else ({}, {})
 
 
 def _excluded(asked: Asked, method: Method) -> list[str]:
@@ -150,6 +161,7 @@ class OuterSample:
                 return executor(noise, latent, sampler, sigmas, *args, **kw)
             finally:
                 run.end()
+                keep(self, run.record)
 
 
 @contextmanager

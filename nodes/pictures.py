@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-_PAPER, _INK = (255, 255, 255), (40, 40, 48)
+PAPER, INK = (255, 255, 255), (40, 40, 48)
 
 
 def image(picture: Image.Image) -> torch.Tensor:
@@ -16,8 +16,8 @@ def image(picture: Image.Image) -> torch.Tensor:
 
 def notice(text: str) -> Image.Image:
     """A picture of one line of text, shown in place of a picture that cannot be drawn."""
-    picture = Image.new("RGB", (max(360, 7 * len(text)), 40), _PAPER)
-    ImageDraw.Draw(picture).text((10, 14), text, fill=_INK)
+    picture = Image.new("RGB", (max(360, 7 * len(text)), 40), PAPER)
+    ImageDraw.Draw(picture).text((10, 14), text, fill=INK)
     return picture
 
 
@@ -32,6 +32,6 @@ def labelled(pictures: torch.Tensor, text: str) -> torch.Tensor:
     size = max(8, height // 28)
     while size > 8 and ImageFont.load_default(size).getlength(text) > 0.9 * width:
         size -= 1
-    bar = Image.new("RGB", (width, 2 * size), _PAPER)
-    ImageDraw.Draw(bar).text((width // 2, size), text, fill=_INK, font=ImageFont.load_default(size), anchor="mm")
+    bar = Image.new("RGB", (width, 2 * size), PAPER)
+    ImageDraw.Draw(bar).text((width // 2, size), text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
     return torch.cat([image(bar).expand(count, -1, -1, -1), pictures], dim=1)

@@ -21,10 +21,12 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from .attention import key_bias
-from .calls import TRAIN_STEPS, Windows, call_of, planned_timesteps
+from .calls import TRAIN_STEPS, Windows, call_of, calls_ahead, planned_timesteps
 from .cond_batch import CondBatch, Conds
 from .kernels import COMFYUI, with_kernels
-from .messages import UNACCELERATED, log, node_text, show_on_node, show_run, wrapped
+from .messages import UNACCELERATED, LiveText, log, node_text, progress, show_on_node, show_run, wrapped
+from .records import Record
+from .run_log import RunLog
 from .schedules import skips_nothing
 from .serving import known, refusal, unsupported
 from .whole_calls import WholeCallMethod, WholeCalls
@@ -72,6 +74,8 @@ class Run:
         self._engines: dict[nn.Module, Engine | None] = {}
         self._refusals: dict[str, None] = {}
         self._failed = False
+        self._log, self._live = RunLog(), LiveText()
+        self._reports: list[Report] = []
 
     @property
     def skips_calls(self) -> bool:
@@ -97,7 +101,10 @@ class Run:
         """
         args = model, conds, x, sigma, options
         batch = self._batch_or_none(*args)
-        return self._calls.answer(executor, batch, *args) if self._calls and batch else executor(*args)
+        if self._calls is None or batch is None:
+            return executor(*args)
+        with self._logged():
+            return self._calls.answer(executor, batch, *args)
 
     def _batch_or_none(self, model: Any, conds: Conds, x: Tensor, sigma: Tensor, options: Any) -> CondBatch | None:
         """The batch, in a run of the calls' engine; None where nothing is evaluated, or where reading it failed."""
@@ -127,8 +134,27 @@ class Run:
         if engine is None:
             yield options
         else:
-            with engine.call(lambda: self._call(model, x, sigma, options)):
+            with self._logged(), engine.call(lambda: self._call(model, x, sigma, options)):
                 yield with_kernels(options) if engine.reaches_kernels else options
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """Bracket a forward, or a batch of them: log it, and show the run so far."""
+        self._log.begin()
+        yield
+        try:
+            whole = self._calls.report if self._calls else None
+            if self._log.update(whole, [e.running.meter.report for e in self._engines.values() if e and e.running]):
+                self._show_progress(whole)
+        except Exception as fault:
+            self._give_up(fault)
+
+    def _show_progress(self, whole: Report | None) -> None:
+        if self._live.due():
+            error = whole.estimated_error if whole else None
+            allowed = self._calls.max_error if self._calls else 0.0
+            text = progress(self._log, calls_ahead(self._sampler, self._sigmas), error, allowed)
+            self._live.show([text, *self._refusal_lines()], self._nodes)
 
     def _call(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Call:
         call = call_of(model.model_sampling, x, sigma, options)
@@ -136,23 +162,31 @@ class Run:
         self._windows.check(call.timestep, options)
         return call
 
+    @property
+    def record(self) -> Record:
+        """What the run did, after its end."""
+        return Record(tuple(self._reports), tuple(self._refusals), self._log)
+
     def end(self) -> None:
         """End the engines' runs, free their state, and show the reports. Never raises, so that the picture is returned."""
         engines, self._engines = self._engines, {}
+        self._log.end()
         try:
             reports = [engine.end() for engine in engines.values() if engine]
-            self._show(_together(self._calls.end() if self._calls else None, reports))
+            self._reports = _together(self._calls.end() if self._calls else None, reports)
+            self._show(self._reports)
         except Exception as fault:
             self._give_up(fault)
 
     def _show(self, reports: list[Report]) -> None:
-        texts = [node_text(report) for report in reports if report.calls]
+        texts = [node_text(report, self._log) for report in reports if report.calls]
         if texts:
             log.info("Skipstone: %s", " ".join(texts).replace("\n", " "))
         for node in self._nodes:
             shown = [*texts, *self._refusal_lines(), *filter(None, [self._replaced.get(node)])]
             if shown:
-                show_run("\n".join(shown), node, showing="\n".join(self._refusal_lines()))
+                showing = "" if self._live.shown else "\n".join(self._refusal_lines())
+                show_run("\n".join(shown), node, showing=showing)
         for node in self._replaced.keys() - set(self._nodes):
             show_run(self._replaced[node], node, showing=self._replaced[node])
 

@@ -1,7 +1,8 @@
 // The wipe of the node Compare Pictures: the original to the left of the mouse, the accelerated picture to the right. A click
-// shows the next pair of a batch. The files' names are kept in the workflow, so that the pair and its figures survive a reload of the page.
+// shows the next pair of a batch. The pair and its figures survive a reload of the page.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { keep, kept } from "./kept.js";
 
 const KEYS = ["skipstone_original", "skipstone_accelerated"];
 const MIN_SIDE = 280;
@@ -92,11 +93,12 @@ app.registerExtension({
     });
     extend(type, "onExecuted", function (output) {
       if (!output?.[KEYS[0]]) return;
-      this.properties.skipstone_compare = Object.fromEntries([...KEYS, "text"].map((key) => [key, output[key]]));
-      this.skipstoneWipe?.set(this.properties.skipstone_compare);
+      const shown = Object.fromEntries([...KEYS, "text"].map((key) => [key, output[key]]));
+      keep(this, "compare", shown);
+      this.skipstoneWipe?.set(shown);
     });
-    extend(type, "onConfigure", function () {
-      this.skipstoneWipe?.set(this.properties?.skipstone_compare ?? {});
-    });
+  },
+  loadedGraphNode(node) {
+    if (node.skipstoneWipe) node.skipstoneWipe.set(kept(node, "compare") ?? {});
   },
 });

@@ -1,12 +1,14 @@
 // Skipstone's reports on its nodes. A node grows to the height that its report needs; without this file ComfyUI shows the
 // report's first two lines. ComfyUI shows a text only on nodes that are in view, so a report from inside a subgraph is also
-// shown on the subgraph's node, and again when the subgraph is opened.
+// shown on the subgraph's node, and again when the subgraph is opened. Reports survive a reload of the page.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { keep, kept } from "./kept.js";
 
 const LINE_HEIGHT = 17;
 const MARGIN = 24;
 const MIN_WIDTH = 280;
+const PLOT_SIZE = [480, 300];
 const REPORT_WIDGET = "$$node-text-preview";
 const reports = new WeakMap(); // node -> { id, text }; an id is a path such as "12:34", node 34 in subgraph node 12
 
@@ -61,10 +63,19 @@ function onText({ detail }) {
   const node = shownOn ?? findNode(nodeId);
   if (!shownOn && !isOurs(node)) return;
   setTimeout(() => fitReport(node, text), 100);
+  if (!shownOn && node) keep(node, "report", { id: String(nodeId), text });
   if (shownOn || !String(nodeId).includes(":")) return;
   reports.set(node, { id: String(nodeId), text });
   if (inView(node)) show(node, text);
   showOutside(nodeId);
+}
+
+// After a reload of the page.
+function onLoaded(node) {
+  const report = isOurs(node) && kept(node, "report");
+  if (!report) return;
+  if (report.id.includes(":")) reports.set(node, report);
+  setTimeout(() => (inView(node) ? show(node, report.text) : showOutside(report.id)), 500);
 }
 
 function onGraphOpened() {
@@ -77,6 +88,10 @@ function onGraphOpened() {
 
 app.registerExtension({
   name: "Skipstone.Report",
+  loadedGraphNode: onLoaded,
+  nodeCreated(node) {
+    if (node.comfyClass === "SkipstoneReport") node.setSize(PLOT_SIZE);
+  },
   setup() {
     api.addEventListener("progress_text", onText);
     app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => setTimeout(onGraphOpened, 100));

@@ -134,6 +134,13 @@ class Report:
         return self.calls - self.calls_forecast
 
     @property
+    def speedup(self) -> float | None:
+        """How many times fewer multiply-adds the network did, by the calls and blocks that ran; None where tokens were merged
+        or pruned, of which attention alone is counted, and where nothing ran."""
+        share = self.block_macs_run / self.block_macs_all if self.block_macs_all else 1.0
+        return self.calls / (self.calls_run * share) if self.calls_run and share and not self.layers else None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing was accelerated."""
         return not self.served and not self.blocks_reused and not self.blocks_dead and not self.calls_forecast

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,12 +23,15 @@ FLAGS = "--cpu --use-pytorch-cross-attention"
 ALWAYS = "--disable-api-nodes --cache-none --listen 127.0.0.1 --database-url sqlite:///:memory:"
 """Without caching of nodes every prompt runs all of its nodes anew."""
 
+_TIMES = re.compile(r"(\d+\.\d\dx faster in multiply-adds,\s)?\d+\.\d s(,\sabout\s\d+\.\d\ss\ssaved)?;\s?")
+"""What a report says of a run's times, which no two runs share."""
+
 Prompt = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """status: success, error or rejected. texts: node id -> what was shown on it last. outputs: node id -> its text."""
+    """status: success, error or rejected. texts: node id -> what was shown on it last, without times. outputs: node -> text."""
 
     status: str
     texts: dict[str, str]
@@ -128,7 +132,9 @@ class ComfyUI:
                 raise RuntimeError(f"no result after {seconds} s:\n{self.log()[-3000:]}")
             time.sleep(0.05)
         outputs = {node: out["text"][0] for node, out in entry["outputs"].items() if "text" in out}
-        texts = dict(json.loads(self.get("/probe/texts")))
+        texts = {
+            node: _TIMES.sub("", text.replace("  \n", "\n")) for node, text in json.loads(self.get("/probe/texts"))
+        }
         return Result(entry["status"]["status_str"], texts, outputs, entry["status"]["messages"][-1])
 
     def _answers(self) -> bool:

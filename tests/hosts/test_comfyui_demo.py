@@ -79,3 +79,12 @@ def test_the_accelerated_picture_is_compared_with_the_original(host: ComfyUI) ->
     assert found and float(found[1]) > 20 and float(found[2]) > 0.8
     prompt["compare"]["inputs"]["accelerated"] = ["original", 0]
     assert host.run(prompt).outputs["compare"] == "identical"
+
+
+def test_a_run_is_reported_in_text_after_it(host: ComfyUI) -> None:
+    prompt = patched(drawing("unet"), "SkipstoneAuto", "auto", **METHODS["SkipstoneAuto"])
+    prompt["report"] = node("SkipstoneReport", model=["auto", 0], after=["sampler", 0])
+    result = host.run(prompt)
+    lines = result.outputs["report"].splitlines()
+    assert re.match(r"\d\.\d\dx faster in multiply-adds, \d+\.\d s", lines[0]), result.detail
+    assert lines[1].startswith("ran ") and lines[1] in result.report("auto").replace(";", "")

@@ -161,6 +161,9 @@ def made_by_hand(path: Path) -> set[str]:
 def test_no_widget_of_a_settings_field_is_made_by_hand(server: comfy.PromptServer) -> None:
     by_hand = set().union(*map(made_by_hand, node_files()))
     assert by_hand == {
+        "model",
+        "batch_size",
+        "amplify",
         "preset",
         "file",
         "steps",

@@ -278,7 +278,7 @@ class PromptServer:
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         """(text, node id), in order."""
         self.sent.append(text)
-        self.texts.append((node_id, html.unescape(text)))
+        self.texts.append((node_id, html.unescape(text).replace("  \n", "\n")))
 
 
 class Executing:

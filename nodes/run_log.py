@@ -1,0 +1,143 @@
+"""What each call of a sampling run did, and how long it took.
+
+It is read off the engines' reports as they grow, and never waits for the device: samplers and engines do so once a call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from ..core.engine.report import Report
+
+
+@dataclass
+class CallEntry:
+    """One call.
+
+    Args:
+        started: when it began, in seconds of the process's clock.
+        seconds: how long it took, with the sampler's own work up to the next call.
+        forecast: whether the network did not run.
+        blocks: block calls.
+        blocks_run: those of them that ran.
+        tokens: tokens of the layers that merge or prune, summed.
+        kept: those of them that attention ran on.
+    """
+
+    started: float
+    seconds: float = 0.0
+    forecast: bool = False
+    blocks: int = 0
+    blocks_run: int = 0
+    tokens: int = 0
+    kept: int = 0
+
+    @property
+    def ran(self) -> str:
+        """What ran: "full", "partly" or "forecast"."""
+        if self.forecast:
+            return "forecast"
+        return "full" if self.blocks_run == self.blocks and self.kept == self.tokens else "partly"
+
+    @property
+    def work(self) -> float:
+        """Share of the call's blocks that ran, 0 for a forecast: what is drawn."""
+        if self.forecast:
+            return 0.0
+        return self.blocks_run / self.blocks if self.blocks else 1.0
+
+    @property
+    def merged(self) -> float:
+        """Share of the tokens that were merged or pruned."""
+        return 1 - self.kept / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Counts of a run so far."""
+
+    calls: int = 0
+    forecast: int = 0
+    blocks: int = 0
+    blocks_run: int = 0
+    tokens: int = 0
+    kept: int = 0
+
+    @classmethod
+    def of(cls, whole: Report | None, parts: Sequence[Report]) -> _Totals:
+        layers = [layer for report in parts for layer in report.layers.values()]
+        return cls(
+            calls=whole.calls if whole else max((report.calls for report in parts), default=0),
+            forecast=whole.calls_forecast if whole else 0,
+            blocks=sum(report.blocks for report in parts),
+            blocks_run=sum(report.blocks_run for report in parts),
+            tokens=sum(layer.tokens for layer in layers),
+            kept=sum(layer.kept for layer in layers),
+        )
+
+
+@dataclass
+class RunLog:
+    """The calls of one run, in order.
+
+    Args:
+        calls: one entry each.
+        finished: whether the run has ended.
+    """
+
+    calls: list[CallEntry] = field(default_factory=list)
+    finished: bool = False
+    _seen: _Totals = _Totals()
+    _began: float | None = None
+
+    def begin(self) -> None:
+        """A forward begins, or a batch of them."""
+        self._began = time.perf_counter() if self._began is None else self._began
+
+    def update(self, whole: Report | None, parts: Sequence[Report]) -> bool:
+        """A forward, or a batch of them, has ended. Returns whether it was of a new call.
+
+        Args:
+            whole: the report of call skipping so far; None without it.
+            parts: those of the engines of the other methods.
+        """
+        now, seen = _Totals.of(whole, parts), self._seen
+        began, self._began, self._seen = self._began or time.perf_counter(), None, now
+        new = now.calls > len(self.calls)
+        if new:
+            self._close(began)
+            self.calls += [CallEntry(began) for _ in range(now.calls - len(self.calls))]
+        if self.calls:
+            entry = self.calls[-1]
+            entry.forecast = now.forecast > seen.forecast or (entry.forecast and now.forecast == seen.forecast)
+            for name in ("blocks", "blocks_run", "tokens", "kept"):
+                setattr(entry, name, getattr(entry, name) + getattr(now, name) - getattr(seen, name))
+        return new
+
+    def end(self) -> None:
+        """The run has ended."""
+        self._close(time.perf_counter())
+        self.finished = True
+
+    def _close(self, now: float) -> None:
+        if self.calls:
+            self.calls[-1].seconds = now - self.calls[-1].started
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken."""
+        return sum(entry.seconds for entry in self.calls)
+
+    @property
+    def seconds_saved(self) -> float:
+        """About how much longer full calls would have taken; 0 where no full call is known to compare with.
+
+        The first call counts only where it is the one full call: it may load the model.
+        """
+        full = [entry.seconds for entry in self.calls[1:] if entry.ran == "full" and entry.seconds]
+        full = full or [entry.seconds for entry in self.calls[:1] if entry.ran == "full"]
+        others = [entry.seconds for entry in self.calls if entry.ran != "full" and entry.seconds]
+        return max(0.0, median(full) * len(others) - sum(others)) if full and others else 0.0

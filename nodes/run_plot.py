@@ -1,0 +1,85 @@
+"""Draws a run: a bar for each call, coloured by what ran, and below it how many tokens were merged."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .pictures import INK, PAPER
+from .run_log import CallEntry, RunLog
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+COLOURS = {"full": (38, 104, 140), "partly": (120, 170, 196), "forecast": (214, 226, 232)}
+_WIDTH, _TOP, _BARS, _STRIP, _FOOT, _MARGIN = 960, 76, 240, 22, 84, 72
+_SIZE = 18
+_SLOWEST = 2.0
+"""Bars end at this many times the second-slowest call: the first call may load the model."""
+
+
+def run_plot(log: RunLog, title: str) -> Image.Image:
+    """Draw the calls of a run.
+
+    Args:
+        log: with at least one call.
+        title: a line above.
+    """
+    merged = any(entry.merged for entry in log.calls)
+    plot = Image.new("RGB", (_WIDTH, _TOP + _BARS + (_STRIP + 12) * merged + _FOOT), PAPER)
+    draw, font = ImageDraw.Draw(plot), ImageFont.load_default(_SIZE)
+    draw.text((_MARGIN // 3, 16), _fitting(title, font), fill=INK, font=font)
+    _bars(draw, font, log.calls, plot.height - _FOOT + 8)
+    if merged:
+        _merged(draw, font, log.calls)
+    _legend(draw, font, plot.height - 30, log.calls)
+    return plot
+
+
+def _fitting(text: str, font: Font) -> str:
+    """The text, cut at a word where it is too long for the picture."""
+    while font.getlength(text) > _WIDTH - _MARGIN:
+        text = text.removesuffix(" …").rpartition(" ")[0] + " …"
+    return text
+
+
+def _place(number: int, count: int) -> tuple[float, float]:
+    """Left and right of a call's column."""
+    width = (_WIDTH - _MARGIN - 24) / count
+    gap = min(4.0, width / 6)
+    return _MARGIN + number * width, _MARGIN + (number + 1) * width - gap
+
+
+def _bars(draw: ImageDraw.ImageDraw, font: Font, calls: list[CallEntry], foot: int) -> None:
+    times = sorted(entry.seconds for entry in calls)
+    highest = max(1e-9, min(times[-1], _SLOWEST * times[-2] if len(times) > 1 else times[-1]))
+    floor = _TOP + _BARS
+    draw.text((_MARGIN - 8, _TOP), f"{highest:.2g} s", fill=INK, font=font, anchor="rm")
+    draw.text((_MARGIN - 8, floor), "0", fill=INK, font=font, anchor="rm")
+    every = max(1, -(-len(calls) // 14))
+    for number, entry in enumerate(calls):
+        left, right = _place(number, len(calls))
+        height = max(3.0, _BARS * min(1.0, entry.seconds / highest))
+        draw.rectangle((left, floor - height, right, floor), fill=COLOURS[entry.ran])
+        if number % every == 0:
+            draw.text(((left + right) / 2, foot), str(number + 1), fill=INK, font=font, anchor="mt")
+
+
+def _merged(draw: ImageDraw.ImageDraw, font: Font, calls: list[CallEntry]) -> None:
+    top = _TOP + _BARS + 8
+    most = max(entry.merged for entry in calls)
+    draw.text((_MARGIN - 8, top + _STRIP / 2), f"{most:.0%}", fill=INK, font=font, anchor="rm")
+    for number, entry in enumerate(calls):
+        left, right = _place(number, len(calls))
+        colour = tuple(round(246 + (one - 246) * entry.merged / most) for one in (188, 92, 54))
+        draw.rectangle((left, top, right, top + _STRIP), fill=colour)
+
+
+def _legend(draw: ImageDraw.ImageDraw, font: Font, y: int, calls: list[CallEntry]) -> None:
+    x = _MARGIN
+    words = {"full": "ran in full", "partly": "ran partly", "forecast": "forecast"}
+    shown = [(COLOURS[ran], f"{words[ran]}: {count}") for ran in words if (count := sum(c.ran == ran for c in calls))]
+    shown += [((188, 92, 54), "tokens merged or pruned, at most")] if any(entry.merged for entry in calls) else []
+    for colour, text in shown:
+        draw.rectangle((x, y - 8, x + 16, y + 8), fill=colour)
+        draw.text((x + 24, y), text, fill=INK, font=font, anchor="lm")
+        x += 56 + int(font.getlength(text))

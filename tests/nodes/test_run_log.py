@@ -1,0 +1,175 @@
+"""What each call of a run did: the log, the text during the run, the report node and its plot."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+from comfy_models import HEUN, MERGE, SKIP, network, patch, patcher, said, sample, server
+from doubles import comfy
+
+from skipstone.core.engine.report import Report
+from skipstone.core.recipe.block_skip import BlockSkip
+from skipstone.core.recipe.call_skip import CallSkip
+from skipstone.core.recipe.recipe import Recipe
+
+__all__ = ["network", "patcher", "server"]
+
+FIVE = Recipe.of([CallSkip(keys=(0, 1, 4, 7, 9))])
+
+
+def log_of(model: comfy.ModelPatcher) -> Any:
+    from skipstone.nodes.patch import record_of
+
+    return record_of(model).log
+
+
+def reported(model: comfy.ModelPatcher) -> Any:
+    from skipstone.nodes.report import SkipstoneReport
+
+    return SkipstoneReport.ran("9", model=model, after=None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, server: comfy.PromptServer) -> None:
+    """Every look at the clock is half a second later."""
+    from skipstone.nodes import messages, run_log
+
+    times = itertools.count(0, 0.5)
+    for module in (run_log, messages):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
+
+
+# the log
+
+
+def test_forecast_calls_are_told_from_those_that_ran(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patcher, FIVE)
+    sample(model)
+    runs = [entry.ran for entry in log_of(model).calls]
+    assert [call for call, ran in enumerate(runs) if ran == "full"] == [0, 1, 4, 7, 9] and set(runs) == {
+        "full",
+        "forecast",
+    }
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_blocks_are_counted_call_by_call(patcher: comfy.ModelPatcher, split: bool) -> None:
+    model = patch(patcher, SKIP)
+    sample(model, split=split)
+    calls = log_of(model).calls
+    assert [entry.ran for entry in calls] == (["full", "partly", "partly"] * 4)[:10]
+    assert 0 < calls[1].work == calls[2].work < calls[0].work == 1
+
+
+def test_merged_tokens_are_counted_call_by_call(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patcher, MERGE)
+    sample(model, sampler=HEUN)
+    calls = log_of(model).calls
+    assert len(calls) == 10 and all(0 < entry.merged < 1 and entry.ran == "partly" for entry in calls)
+
+
+def test_both_floors_share_one_log(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patch(patcher, BlockSkip(rule="interval", every=2), 1), FIVE, 2)
+    sample(model)
+    runs = [entry.ran for entry in log_of(model).calls]
+    assert runs.count("forecast") == 5 and runs[:2] == ["full", "partly"] and len(runs) == 10
+
+
+def test_each_run_has_a_log_of_its_own_and_models_without_have_none(patcher: comfy.ModelPatcher) -> None:
+    from skipstone.nodes.patch import record_of
+
+    model = patch(patcher, FIVE)
+    assert record_of(patcher) is None and record_of(model) is None
+    sample(model)
+    first = log_of(model)
+    sample(model, steps=12)
+    assert (len(first.calls), len(log_of(model.clone()).calls)) == (10, 12)
+
+
+def test_seconds_saved_are_those_of_full_calls_without_the_first(server: comfy.PromptServer) -> None:
+    from skipstone.nodes.run_log import CallEntry, RunLog
+
+    def run(*times: float, forecast: tuple[int, ...] = ()) -> RunLog:
+        return RunLog([CallEntry(0.0, time, place in forecast) for place, time in enumerate(times)])
+
+    assert run(9.0, 1.0, 0.1, 1.0, 0.1, forecast=(2, 4)).seconds_saved == pytest.approx(1.8)
+    assert run(9.0, 1.0, forecast=(1,)).seconds_saved == 8.0
+    assert run(1.0, 1.0).seconds_saved == 0 and run(1.0, 2.0, 1.0, forecast=(1,)).seconds_saved == 0.0
+
+
+# text
+
+
+def test_the_gain_is_one_line_without_minus_nothing(server: comfy.PromptServer) -> None:
+    from skipstone.nodes.messages import gain
+    from skipstone.nodes.run_log import CallEntry, RunLog
+
+    log = RunLog([CallEntry(0.0, 0.5, forecast) for forecast in (False, False, True)])
+    assert gain(Report(calls=20, calls_forecast=9), log) == "1.82x faster in multiply-adds, 1.5 s"
+    log.calls[2].seconds = 0.0
+    assert gain(Report(calls=3), RunLog([CallEntry(0.0, 2.0)])) == "2.0 s"
+    blocks = Report(calls=4, calls_forecast=2, block_macs_run=50, block_macs_all=100)
+    assert blocks.speedup == 4.0 and Report().speedup is None
+
+
+def test_during_a_run_the_node_shows_call_state_and_times(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, clock: None
+) -> None:
+    sample(patch(patcher, FIVE))
+    shown = [text.replace("\n", " ") for node, text in server.texts if node == "7"]
+    assert len(shown) >= 5 and all(
+        re.fullmatch(r"call \d+ of 10: (full|forecast); \d\.\d\d s a call.*;", t) for t in shown[:-1]
+    )
+    assert re.match(r"2\.00x faster in multiply-adds, \d+\.\d s; ran 5 of 10 calls", shown[-1])
+
+
+def test_short_runs_show_no_times(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+    sample(patch(patcher, FIVE))
+    assert said(server, "7").startswith("ran 5 of 10 calls") and len(server.texts) == 1
+
+
+def test_the_error_is_shown_beside_the_one_that_is_allowed(server: comfy.PromptServer) -> None:
+    from skipstone.nodes.messages import progress
+    from skipstone.nodes.run_log import CallEntry, RunLog
+
+    log = RunLog([CallEntry(0.0, 0.4), CallEntry(0.4)])
+    saving = RunLog([CallEntry(0.0, 4.0), CallEntry(4.0, 0.0, True), CallEntry(4.0, 0.5, True), CallEntry(4.5)])
+    assert progress(saving, None, None, 0.0) == "call 4: full;\n1.50 s a call, about 3.5 s saved so far;"
+    assert progress(log, 28, 0.021, 0.03) == "call 2 of 28: full;\n0.40 s a call;\nestimated error 0.021 of 0.030;"
+    assert progress(log, None, 0.021, 0.0) == "call 2: full;\n0.40 s a call;\nestimated error 0.021;"
+
+
+# the node
+
+
+def test_the_node_reports_the_last_run_in_text_and_picture(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patch(patcher, MERGE, 1), FIVE, 2)
+    sample(model)
+    text, plot = reported(model).args
+    assert "ran 5 of 10 calls, forecast 5" in text and "merged" in text and "-0" not in text
+    assert plot.shape[0] == 1 and plot.shape[2:] == (960, 3) and plot.std() > 0.05
+    assert reported(model).ui["text"] == [text]
+
+
+def test_before_a_run_and_without_skipstone_the_node_says_so(patcher: comfy.ModelPatcher) -> None:
+    for model in (patcher, patch(patcher, FIVE)):
+        assert reported(model).args[0].startswith("no run yet: connect the model")
+
+
+def test_a_refused_run_is_reported_with_its_reason(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patcher, Recipe.of([CallSkip(keys=(0, 99))]))
+    sample(model)
+    text = reported(model).args[0]
+    assert text.startswith("nothing was accelerated, ") and "call skipping unaccelerated" in text
+
+
+def test_the_page_keeps_line_breaks_between_facts_alone(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    from skipstone.nodes.messages import show_on_node
+
+    show_on_node("ran 5 of 10 calls, forecast 5\n(line on eps);\nno profile;", 7)
+    assert server.sent == ["ran 5 of 10 calls, forecast 5\n(line on eps);  \nno profile;"]
