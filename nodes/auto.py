@@ -13,7 +13,7 @@ from ..core.recipe.recipe import Recipe
 from .controls import CUSTOM
 from .files import PROFILE_FILES
 from .patch import off, patched
-from .widgets import Panel, advanced, model_input, shown_fields
+from .widgets import Panel, advanced, found_by, model_input, shown_fields
 
 _NONE, _RECORDED = "none", "record from the next picture"
 
@@ -21,6 +21,7 @@ WIDGETS = Panel(
     {Auto: shown_fields(Auto, but=("profile", "record"))},
     ("speedup", "max_error", "guard"),
     tooltips={"speedup": "{help} Used when level is custom."},
+    when={"speedup": ("level", CUSTOM)},
 )
 
 
@@ -83,6 +84,7 @@ class SkipstoneAuto(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The accelerated model. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
+            **found_by("teacache", "easycache", "skip step"),
         )
 
     @classmethod

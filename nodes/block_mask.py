@@ -7,57 +7,70 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.errors import MaskError
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.recipe import Recipe
-from .messages import UNACCELERATED, show_on_node, warn
-from .patch import patch_model
-from .widgets import MASK, Panel, model_input
+from .mask_rule import CACHE_FIELDS, RULE_FIELDS, TOOLTIPS, WHEN, build_rule
+from .patch import off, patched
+from .widgets import MASK, Panel, found_by, model_input
 
-CACHE_FIELDS = ("forecast", "offload", "memory_budget")
-"""How cached values are kept: settings of this node, whatever the mask."""
+CACHE = Panel({BlockSkip: CACHE_FIELDS}, CACHE_FIELDS)
+RULE = Panel({BlockSkip: RULE_FIELDS}, common=("depths",), tooltips=TOOLTIPS, when=WHEN)
+"""The widgets of Block Mask Rule, which may be left out."""
 
-WIDGETS = Panel({BlockSkip: CACHE_FIELDS}, CACHE_FIELDS)
+_UNCONNECTED = BlockSkip()
+
+
+def build_skip(mask: BlockSkip | None, **widgets: Any) -> Recipe:
+    """The recipe of a mask, or of the rule in the widgets. Raises :class:`SkipstoneError` for what cannot be read.
+
+    Args:
+        mask: a rule or a mask; None if the node before failed.
+        widgets: values of the widgets by id.
+    """
+    if mask is None:
+        raise MaskError("no mask came in, see the node before")
+    skip = build_rule(**widgets) if mask is _UNCONNECTED else mask
+    return Recipe.of([replace(skip, **CACHE.read(BlockSkip, widgets))])
 
 
 class SkipstoneBlockMask(io.ComfyNode):
-    """MODEL and mask in, MODEL out: blocks run, or return their cached output."""
+    """MODEL in, and a mask or a rule, MODEL out: blocks run, or return their cached output."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Two sockets and the settings of the cache."""
+        """A model, a mask or a rule, and the settings of the cache."""
         return io.Schema(
             node_id="SkipstoneBlockMask",
             display_name="Block Mask",
             category="Skipstone",
-            description="Faster sampling: at each step only the blocks chosen by the mask run, and the others reuse "
+            description="Faster sampling: at each step only the blocks chosen by a rule or a mask run, and the others reuse "
             "their cached output. After sampling the node shows what ran and what was saved.",
             inputs=[
                 model_input(BlockSkip.kind),
                 MASK.Input(
                     "mask",
-                    tooltip="A mask from Block Mask Rule, Load Block Mask or Train Block Mask. A second Block Mask on "
-                    "the same model replaces the first.",
+                    optional=True,
+                    tooltip="A mask from Load Block Mask or Train Block Mask, in place of the rule below. A second Block "
+                    "Mask on the same model replaces the first.",
                 ),
-                *WIDGETS.inputs(),
+                *CACHE.inputs(),
+                *RULE.inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with block skipping. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
+            **found_by("deepcache", "fora", "skip blocks"),
         )
 
     @classmethod
-    def execute(cls, model: Any, mask: BlockSkip | None = None, **widgets: Any) -> io.NodeOutput:
+    def execute(cls, model: Any, mask: BlockSkip | None = _UNCONNECTED, **widgets: Any) -> io.NodeOutput:
         """Patch the model. For a mask or values that cannot run, the node says so and the model is returned unchanged.
 
         Args:
             model: the ModelPatcher.
-            mask: a rule or a mask; None if the node before failed.
-            widgets: values of the other widgets by id.
+            mask: a rule or a mask, in place of the rule in the widgets; None if the node before failed.
+            widgets: values of the widgets by id.
         """
-        node_id = cls.hidden.unique_id
-        if mask is None:
-            warn(f"no mask came in, see the node before; {UNACCELERATED}", node_id)
-            return io.NodeOutput(model)
-        if mask.neutral:
-            show_on_node("off: these settings skip nothing", node_id)
-        skip = replace(mask, **WIDGETS.read(BlockSkip, widgets))
-        return io.NodeOutput(patch_model(model, Recipe.of([skip]), node_id))
+        return patched(
+            model, lambda: build_skip(mask, **widgets), off("these settings skip nothing"), cls.hidden.unique_id
+        )

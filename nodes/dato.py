@@ -15,7 +15,7 @@ from ..core.recipe.token_prune import TokenPrune
 from .controls import CUSTOM
 from .patch import off, patched
 from .serving import supported
-from .widgets import Panel, model_input, shown_fields
+from .widgets import Panel, found_by, model_input, shown_fields
 
 AUTO = "auto"
 
@@ -35,6 +35,7 @@ WIDGETS = Panel(
         "recover_from": "{help} auto follows the preset.",
     },
     unset={"recover_from": AUTO, "max_downsample": AUTO},
+    when={"depths": ("preset", CUSTOM), "custom_ratio": ("preset", CUSTOM)},
 )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ class SkipstoneDaTo(io.ComfyNode):
                 )
             ],
             hidden=[io.Hidden.unique_id],
+            **found_by("prune", "token pruning", "deepcache"),
         )
 
     @classmethod

@@ -8,14 +8,19 @@ from comfy_api.latest import io
 
 from ..core.errors import SkipstoneError
 from ..core.recipe.block_skip import BlockSkip
-from .block_mask import CACHE_FIELDS
 from .messages import UNACCELERATED, warn
-from .widgets import MASK, MASKS, Panel, shown_fields
+from .widgets import MASK, MASKS, Panel, found_by, shown_fields
+
+CACHE_FIELDS = ("forecast", "offload", "memory_budget")
+"""How cached values are kept: settings of Block Mask, whatever the mask."""
+TOOLTIPS, WHEN = {"depths": "Used when rule is depths. {help}"}, {"depths": ("rule", "depths")}
+RULE_FIELDS = shown_fields(BlockSkip, but=("mask", *CACHE_FIELDS))
 
 WIDGETS = Panel(
-    {BlockSkip: shown_fields(BlockSkip, but=("mask", *CACHE_FIELDS))},
+    {BlockSkip: RULE_FIELDS},
     ("rule", "every", "branch", "mode", "depths", "last_full", "caching", "split", "start", "end"),
-    tooltips={"depths": "Used when rule is depths. {help}"},
+    tooltips=TOOLTIPS,
+    when=WHEN,
 )
 
 
@@ -41,6 +46,7 @@ class SkipstoneMaskRule(io.ComfyNode):
             inputs=WIDGETS.inputs(),
             outputs=[MASK.Output(display_name="mask", tooltip="A mask for any model and any number of steps.")],
             hidden=[io.Hidden.unique_id],
+            **found_by("deepcache", "fora"),
         )
 
     @classmethod

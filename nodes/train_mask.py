@@ -24,7 +24,7 @@ from .masks import states_of
 from .messages import show_on_node, warn, wrapped
 from .pictures import image, notice
 from .training import Sampling, train_mask
-from .widgets import MASK, MASKS, Panel, advanced, prefix_input, shown_fields, steps_input
+from .widgets import MASK, MASKS, Panel, advanced, found_by, prefix_input, shown_fields, steps_input
 
 SAMPLERS = ("euler", "ddim", "dpmpp_2m", "lms", "ipndm", "deis", "res_multistep", "uni_pc")
 """Offered for training: one call a step. The mask works with all samplers."""
@@ -70,6 +70,7 @@ class SkipstoneTrainMask(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **found_by("deepcache", "learned mask"),
         )
 
     @classmethod

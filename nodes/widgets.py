@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..core.recipe.fields import fields_of
-from .controls import Control, Drawn, control_of
+from .controls import CUSTOM, Control, Drawn, control_of
 from .serving import supported
 
 MASK = io.Custom("SKIPSTONE_MASK")
@@ -23,6 +23,9 @@ RECIPES = "Skipstone/recipes"
 
 TOOLS = "Skipstone/compare"
 """Menu of the nodes that show what was gained and kept."""
+
+SHOWN_WHEN = "skipstone_shown_when"
+"""What the page reads: the id of another widget, and the option of it with which this one is shown (web/custom.js)."""
 
 _IDS = {"start": "start_percent", "end": "end_percent"}
 
@@ -50,6 +53,8 @@ class Panel:
         common: names of advanced fields that this node does not hide among the advanced ones.
         tooltips: name -> text of this node around the field's own, which stands in place of `{help}`.
         unset: name -> an option that leaves the field unset.
+        when: name -> another widget, and the option of it with which this one is shown. Boxes `custom_NAME` are shown with
+            the option "custom" by themselves.
         empty: names of lists whose box is empty at first, and then leaves the field unset.
 
     Example::
@@ -65,6 +70,7 @@ class Panel:
     common: tuple[str, ...] = ()
     tooltips: Mapping[str, str] = field(default_factory=dict)
     unset: Mapping[str, str] = field(default_factory=dict)
+    when: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
 
     def inputs(self) -> list[Any]:
@@ -116,7 +122,27 @@ class Panel:
         rare = control.field.advanced and name not in self.common
         needed = name in self.order and not rare and kind is not io.String
         widget = kind.Input(self._id(name), optional=not needed, **options)
+        if shown := self.when.get(name) or _with_custom(name):
+            widget.extra_dict = {**(widget.extra_dict or {}), SHOWN_WHEN: [self._id(shown[0]), shown[1]]}
         return advanced(widget) if rare else widget
+
+
+def _with_custom(name: str) -> tuple[str, str] | None:
+    """The widget and option with which a box `custom_NAME` is shown; None for other widgets."""
+    return (name.removeprefix(f"{CUSTOM}_"), CUSTOM) if name.startswith(f"{CUSTOM}_") else None
+
+
+_FASTER = ("faster", "speed", "accelerate", "cache", "skipstone")
+
+
+def found_by(*words: str) -> dict[str, Any]:
+    """Arguments of a schema with which the node search finds a node that accelerates; none in ComfyUI without such words.
+
+    Args:
+        words: for this node, besides those for all of them.
+    """
+    known = any(one.name == "search_aliases" for one in fields(io.Schema))
+    return {"search_aliases": [*words, *_FASTER]} if known else {}
 
 
 def advanced(widget: Any) -> Any:

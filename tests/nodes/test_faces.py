@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,38 @@ def test_common_widgets_are_few(schemas: dict[str, comfy.Schema]) -> None:
     assert common["SkipstoneTokenMerge"] == ["threshold", "checkpoints", "custom_checkpoints"]
     assert common["SkipstoneDaTo"] == ["preset", "ratio", "custom_depths", "custom_ratios"]
     assert common["SkipstoneCallSkip"] == ["speedup", "calls"]
-    assert common["SkipstoneMaskRule"] == ["rule", "every"] and common["SkipstoneBlockMask"] == []
+    assert common["SkipstoneMaskRule"] == ["rule", "every"] and common["SkipstoneBlockMask"] == [
+        "rule",
+        "every",
+        "depths",
+    ]
     assert max(map(len, common.values())) <= 6
+
+
+def test_boxes_for_the_users_own_values_are_shown_with_the_option_that_uses_them(
+    schemas: dict[str, comfy.Schema],
+) -> None:
+    from skipstone.nodes.widgets import SHOWN_WHEN
+
+    inputs = {name: {one.id: one for one in schema.inputs} for name, schema in schemas.items()}
+    boxes = {(node, name): one for node, of in inputs.items() for name, one in of.items()}
+    shown = {place: one.extra_dict[SHOWN_WHEN] for place, one in boxes.items() if SHOWN_WHEN in one.extra_dict}
+    assert all(option in inputs[node][other].options for (node, _), (other, option) in shown.items())
+    assert shown["SkipstoneTokenMerge", "custom_checkpoints"] == ["checkpoints", "custom"]
+    assert shown["SkipstoneDaTo", "custom_ratios"] == shown["SkipstoneDaTo", "custom_depths"] == ["preset", "custom"]
+    assert shown["SkipstoneBlockMask", "depths"] == ["rule", "depths"] and len(shown) >= 6
+
+
+def test_the_search_finds_each_accelerating_node_where_the_host_has_words_for_it(
+    server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipstone.nodes import widgets
+
+    assert widgets.found_by("tome") == {}
+    monkeypatch.setattr(
+        widgets.io, "Schema", dataclass(type("Schema", (), {"__annotations__": {"search_aliases": list}}))
+    )
+    assert {"tome", "faster", "speed", "accelerate", "cache"} < set(widgets.found_by("tome")["search_aliases"])
 
 
 # workflows

@@ -75,6 +75,26 @@ def test_without_a_mask_the_model_passes_and_the_node_says_so(
     assert said(server, "3") == "no mask came in, see the node before; sampling runs unaccelerated"
 
 
+def test_block_mask_takes_a_rule_as_the_rule_node_does(patcher: comfy.ModelPatcher) -> None:
+    node, widgets = nodes().SkipstoneBlockMask, {"rule": "deepcache", "every": 4, "branch": 1}
+    through = node.run("3", model=patcher, mask=nodes().SkipstoneMaskRule.run("2", **widgets))
+    assert torch.equal(sample(node.run("3", model=patcher, **widgets)), sample(through))
+    assert not torch.equal(sample(node.run("3", model=patcher)), sample(patcher))
+
+
+def test_a_mask_takes_the_place_of_the_rule_beside_it(patcher: comfy.ModelPatcher) -> None:
+    node, mask = nodes().SkipstoneBlockMask, BlockSkip(rule="interval", every=2)
+    both = node.run("3", model=patcher, mask=mask, rule="depths", depths="not a list", forecast=True)
+    assert torch.equal(sample(both), sample(patch(patcher, BlockSkip(rule="interval", every=2, forecast=True))))
+
+
+def test_a_rule_that_cannot_be_read_leaves_the_model_alone(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer
+) -> None:
+    assert nodes().SkipstoneBlockMask.run("3", model=patcher, rule="depths", depths="not a list") is patcher
+    assert said(server, "3").endswith("sampling runs unaccelerated")
+
+
 @pytest.mark.parametrize("options", [{"batch": 2}, {"split": True}, {"sampler": HEUN}, {"steps": 1}], ids=str)
 def test_kinds_of_runs(patcher: comfy.ModelPatcher, server: comfy.PromptServer, options: dict[str, Any]) -> None:
     skipped = sample(patch(patcher, SKIP), **options)
