@@ -35,6 +35,11 @@ from .outputs import detached, prediction, with_prediction
 from .recording import Recording
 
 _NOISY = "this sampler adds noise, so fewer steps may do as well; samplers without noise gain more"
+_CONTINUES = (
+    "this sampler continues outputs itself: at so few calls, fewer steps may do as well; Euler and DDIM gain more"
+)
+_FEW = 0.45
+"""Share of the steps below which that is said."""
 
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
 
@@ -293,6 +298,8 @@ class CallSkipping:
         how = how if self._skipped else ""
         if self._skipped and self._horizon.stochastic:
             self._meter.note(_NOISY)
+        if self._skipped and self._horizon.multistep and self._plan.share < _FEW:
+            self._meter.note(_CONTINUES)
         if self._skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()

@@ -22,6 +22,9 @@ _CLEAN = 0.01
 _SHORT = 0.25
 """Share of the longest step below which the last one is short."""
 
+_LONGER = 1.1
+"""Ratio of the last step's length to the first one's from which on steps grow."""
+
 Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
 
@@ -180,14 +183,21 @@ def _noisy(horizon: Horizon, steps: int, tail: int) -> int | None:
     """Return a step before the last ones that runs, too; None where they suffice.
 
     It decides the fine detail where the last step sees almost no noise, and what a sampler continues that continues outputs:
-    the last step that sees noise.
+    the last step that sees noise. Where steps grow towards the end, as those of flow models do, the last one decides alone.
     """
     known = (horizon.timesteps or ())[:: horizon.stages]
-    if not tail or not (horizon.multistep or (known and known[-1] <= _CLEAN * horizon.train_steps)):
+    clean = bool(known) and known[-1] <= _CLEAN * horizon.train_steps
+    if not tail or not (clean or (horizon.multistep and not _grow(known))):
         return None
     seen = [step for step, t in enumerate(known[: steps - tail]) if t > _CLEAN * horizon.train_steps]
     found = seen[-1] if seen else steps - tail - 1
     return found if found > 0 else None
+
+
+def _grow(times: Sequence[float]) -> bool:
+    """Return whether steps are longer at little noise than at much."""
+    lengths = -np.diff(np.asarray(times, dtype=float))
+    return len(lengths) > 1 and bool(lengths[-1] > _LONGER * lengths[0])
 
 
 def _spread(horizon: Horizon) -> tuple[float, ...]:
@@ -238,6 +248,11 @@ class CallPlan:
             raise RecipeError(
                 f"{self.steps} steps are too few to forecast any: use token merging, or more than {FEWEST_STEPS} steps"
             )
+
+    @property
+    def share(self) -> float:
+        """Share of the steps that run; 1 where it is not known ahead."""
+        return len(self.keys) / self.steps if self.keys and self.steps else 1.0
 
     def abandon(self) -> None:
         """Decide step by step from now on, because the run left its announced calls."""

@@ -130,6 +130,22 @@ def test_exactly_the_chosen_calls_reach_the_network(layout: str) -> None:
     assert 0 < (picture - dense).norm() < 0.02 * dense.norm()
 
 
+@pytest.mark.parametrize(
+    ("calls", "kind", "note"),
+    [
+        (5, {"stochastic": True}, "adds noise"),
+        (4, {"multistep": True}, "continues outputs"),
+        (5, {"multistep": True}, ""),
+    ],
+)
+def test_where_fewer_steps_may_do_as_well_the_report_says_so(calls: int, kind: dict[str, bool], note: str) -> None:
+    one = host(CallSkip(calls=calls))
+    one.engine.start(Horizon(STEPS, **kind))
+    one.sample(lambda t: BATCHED)
+    notes = [found for found in one.engine.end().notes if "fewer steps may do as well" in found]
+    assert len(notes) == bool(note) and all(note in found for found in notes)
+
+
 def test_however_conds_are_laid_out_the_picture_is_the_same() -> None:
     pictures = []
     for layout in ("batched", "split", "reordered"):

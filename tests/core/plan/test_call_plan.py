@@ -141,6 +141,14 @@ def test_a_sampler_that_continues_its_outputs_gets_the_last_two_steps_and_no_mor
     assert CallPlan(CallSkip(calls=5, tail=0), replace(known, multistep=True)).keys == even_keys(20, 5, tail=0)
 
 
+@pytest.mark.parametrize(("shift", "tail"), [(1.0, 2), (3.0, 1)])
+def test_where_steps_grow_towards_the_end_the_last_one_decides_alone(shift: float, tail: int) -> None:
+    """Flow models with a shift take their longest steps at little noise."""
+    levels = [1 - k / 20 for k in range(20)]
+    times = tuple(1000 * shift * s / (1 + (shift - 1) * s) for s in levels)
+    assert CallPlan(CallSkip(calls=7), Horizon(times, multistep=True)).keys == even_keys(20, 7, tail=tail)
+
+
 def test_where_a_multistep_samplers_steps_crowd_at_little_noise_its_keys_are_even_in_time() -> None:
     crowded = tuple(999.0 * (1 - k / 20) ** 2 for k in range(20))
     known = Horizon(crowded, multistep=True)
