@@ -44,11 +44,11 @@ class FidelityBench(Files):
     """
 
     models: tuple[Model, ...] = ("unet", "dit")
-    """The demo's U-Net, its DiT, or both."""
+    """Which of the demo's models: unet, dit, flow."""
     files: tuple[Path, ...] = ()
     """Recipe (.json) and mask (.safetensors) files to compare as well, on the models that they fit."""
     steps: int = 50
-    """Sampling steps of the dense run (DDIM, guidance 3)."""
+    """Sampling steps of the dense run (DDIM; Euler for the flow model; guidance 3)."""
     noises: int = 20
     """Pictures per seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -150,7 +150,7 @@ class Painter:
     """Draws with one of the demo's models: dense with any number of steps, or by a recipe.
 
     Args:
-        model: "unet" or "dit".
+        model: which of the demo's.
         options: of the command.
 
     Example:

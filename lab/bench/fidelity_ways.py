@@ -11,8 +11,9 @@ from ...core.recipe.block_skip import BlockSkip
 from ...core.recipe.presets import DATO, as_recipe, preset
 from ...core.recipe.recipe import Method, Recipe
 from ...core.recipe.token_merge import TokenMerge
+from ...core.recipe.token_prune import TokenPrune
 
-Model = Literal["unet", "dit"]
+Model = Literal["unet", "dit", "flow"]
 FEWER = "fewer steps"
 _SHARES = (0.9, 0.76, 0.64, 0.5, 0.4, 0.34, 0.26, 0.2, 0.14, 0.1)
 """Shares of the steps that the control takes."""
@@ -45,7 +46,7 @@ def ways(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Way]:
     """The ways that are drawn beside the dense run; the user's files come last.
 
     Args:
-        model: "unet" or "dit".
+        model: which of the demo's.
         steps: of the dense run.
         files: recipe (.json) and mask (.safetensors) files.
 
@@ -55,7 +56,7 @@ def ways(model: Model, steps: int, files: Sequence[Path] = ()) -> list[Way]:
     """
     counts = dict.fromkeys(max(1, round(share * steps)) for share in _SHARES)
     control = [Way(f"{n} steps", FEWER, steps=n) for n in counts if n < steps]
-    rules = _unet_rules() if model == "unet" else _dit_rules()
+    rules = {"unet": _unet_rules, "dit": _dit_rules, "flow": _flow_rules}[model]()
     return [*control, *rules, *_merging(), *(Way(path.stem, "files", _from_file(path)) for path in files)]
 
 
@@ -91,6 +92,16 @@ def _dit_rules() -> Iterator[Way]:
         yield _skips(f"output {every}", "interval, output", BlockSkip(rule="interval", every=every, caching="output"))
         forecast = BlockSkip(rule="fora", every=every, caching="branch", forecast=True)
         yield _skips(f"FORA {every}, forecast", "FORA, forecast", forecast)
+
+
+def _flow_rules() -> Iterator[Way]:
+    """Whole blocks repeated and forecast, what they add kept as one difference; and tokens pruned inside attention."""
+    for every in _INTERVALS:
+        for forecast, name in ((False, ""), (True, ", forecast")):
+            skip = BlockSkip(rule="fora", every=every, caching="difference", forecast=forecast)
+            yield _skips(f"FORA {every}{name}", f"FORA (difference){name}", skip)
+    for ratio in (0.25, 0.5):
+        yield Way(f"pruned {ratio:.0%}", "pruned", Recipe.of([TokenPrune(ratio=ratio)]))
 
 
 def _merging() -> Iterator[Way]:
