@@ -90,7 +90,7 @@ class TokenMerge:
     proportional: bool = setting(
         False,
         "Give each merged token the weight of all tokens merged into it. Closer to the original image but slower; needs "
-        "PyTorch attention.",
+        "PyTorch attention. Models with joint or rotary attention, such as Flux, always do so.",
         label="Proportional attention", advanced=True,
     )  # fmt: skip
     start: float = window_start()

@@ -8,6 +8,7 @@ for means), `expand` is one index_select.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import floor
 from typing import Literal
 
@@ -177,10 +178,11 @@ class TokenMap:
         self._slot = slots.gather(1, pairs.partner).flatten()
         self._source = _placed(everyone, slots, keep, total)
         self._rows = [_upload(group, device) for group in self.groups]
+        self._order = _upload(sorted(range(batch), key=order.__getitem__), device)
         if pairs.combine == "mean":
             merged_base = _bases(order, list(pairs.merged), device)
             merged = _placed(everyone, merged_base + (~keep).cumsum(1) - 1, ~keep, sum(pairs.merged))
-            self._means = _Means(merged, self._slot.index_select(0, merged), total)
+            self._means = _Means(merged, self._slot.index_select(0, merged), self._sizes)
 
     def reduce(self, x: Tensor) -> list[Tensor]:
         """The kept tokens of x [B, N, C], as they are or as means: one tensor [B_g, N_g, C] per group."""
@@ -201,20 +203,37 @@ class TokenMap:
     def log_sizes(self) -> list[Tensor]:
         """Log of how many tokens each kept token represents, [B_g, N_g] per group (proportional attention, ToMe, arXiv
         2210.09461, section 3)."""
-        if self._means is None:
+        if self.identity:
             return [torch.zeros(len(g), k) for g, k in zip(self.groups, self.kept, strict=True)]
-        return self._split(self._means.size.log().unsqueeze(1), squeeze=True)
+        return self._split(self._sizes.log().unsqueeze(1), squeeze=True)
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """How many tokens each kept token represents [total]."""
+        total = sum(len(g) * k for g, k in zip(self.groups, self.kept, strict=True))
+        ones = torch.ones(len(self._slot), device=self._slot.device)
+        return torch.zeros(total, device=self._slot.device).index_add_(0, self._slot, ones)
 
     def rows(self, x: Tensor) -> list[Tensor]:
         """The rows of x [B, ...], one tensor per group."""
         return [x.index_select(0, rows) for rows in self._rows] if len(self.groups) > 1 else [x]
+
+    def regrouped(self, parts: list[Tensor]) -> Tensor:
+        """Rows [B, ...] from those of :meth:`rows`, one tensor per group.
+
+        Args:
+            parts: one tensor [B_g, ...] per group.
+        """
+        return torch.cat(parts).index_select(0, self._order) if len(parts) > 1 else parts[0]
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         if self.identity:
             return 0
-        return self._slot.nbytes + self._source.nbytes + (self._means.nbytes if self._means else 0)
+        return sum(t.nbytes for t in (self._slot, self._source, self._sizes)) + (
+            self._means.nbytes if self._means else 0
+        )
 
     def _split(self, flat: Tensor, squeeze: bool = False) -> list[Tensor]:
         sizes = [len(g) * k for g, k in zip(self.groups, self.kept, strict=True)]
@@ -224,21 +243,18 @@ class TokenMap:
 
 
 class _Means:
-    """The merged tokens, the slots that they are added to, and how many tokens each slot represents."""
+    """The merged tokens, the slots that they are added to, and the share of each token in its slot."""
 
-    def __init__(self, merged: Tensor, slot: Tensor, total: int) -> None:
+    def __init__(self, merged: Tensor, slot: Tensor, size: Tensor) -> None:
         """Prepare the shares.
 
         Args:
             merged: flat positions of the merged tokens [m].
             slot: the slot that each of them is added to [m].
-            total: number of slots.
+            size: how many tokens each slot represents [total].
         """
         self._merged, self._slot = merged, slot
-        self.size = torch.ones(total, device=merged.device).index_add_(
-            0, slot, torch.ones_like(slot, dtype=torch.float32)
-        )
-        self._share = self.size.reciprocal().unsqueeze(1)
+        self._share = size.reciprocal().unsqueeze(1)
 
     def of(self, flat: Tensor, kept: Tensor) -> Tensor:
         """Means [total, C] of each row of `kept` [total, C] and the rows of `flat` [B * N, C] merged into it, in fp32."""
@@ -248,7 +264,7 @@ class _Means:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(t.nbytes for t in (self._merged, self._slot, self.size, self._share))
+        return sum(t.nbytes for t in (self._merged, self._slot, self._share))
 
 
 def _groups(merged: tuple[int, ...]) -> list[list[int]]:

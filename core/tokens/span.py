@@ -1,6 +1,6 @@
 """Picture tokens inside an attention's sequence, beside text, as frames of a grid, and what is reduced of it.
 
-Merging and pruning after positions are applied act on queries, keys and values. Text tokens always stay as they are.
+Merging and pruning after positions are applied act on keys and values. Text tokens always stay as they are.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def reduced(x: Tensor, token_map: TokenMap) -> list[Tensor]:
     """The kept tokens of x [B, heads, N, C], as they are or as means: one tensor [B_g, heads, N_g, C] per group.
 
     Args:
-        x: queries, keys or values [B, heads, N, C].
+        x: keys or values [B, heads, N, C].
         token_map: which tokens are kept, or averaged.
 
     Example:
@@ -108,22 +108,6 @@ def reduced(x: Tensor, token_map: TokenMap) -> list[Tensor]:
     """
     heads = x.shape[1]
     return [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in token_map.reduce(_flat(x))]
-
-
-def expanded(parts: list[Tensor], token_map: TokenMap) -> Tensor:
-    """All tokens [B, heads, N, C] from one tensor [B_g, heads, N_g, C] per group: every token gets the row of its partner.
-
-    Args:
-        parts: outputs of the kept tokens, one per group.
-        token_map: of :func:`reduced`.
-
-    Example:
-        >>> token_map = TokenMap(Pairs(torch.tensor([[0, 0, 2]]), merged=(1,)))
-        >>> expanded([torch.tensor([2.0, 5.0]).view(1, 1, 2, 1)], token_map).flatten().tolist()
-        [2.0, 2.0, 5.0]
-    """
-    heads = parts[0].shape[1]
-    return token_map.expand([_flat(part) for part in parts]).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -151,7 +135,7 @@ def treats_alike(mask: Tensor | None, span: Span) -> bool:
 
 
 def reduced_masks(mask: Tensor | None, span: Span, token_map: TokenMap) -> list[Tensor | None]:
-    """A mask that treats picture tokens alike, for the kept tokens of each group.
+    """A mask that treats picture tokens alike, for the keys that each group keeps.
 
     Args:
         mask: [..., N or 1, N], with all samples of the batch in front if it differs by sample; None for none.
@@ -168,7 +152,7 @@ def reduced_masks(mask: Tensor | None, span: Span, token_map: TokenMap) -> list[
         return [None] * len(token_map.groups)
     by_sample = mask.ndim > 2 and len(mask) == token_map.shape[0]
     rows = token_map.rows(mask) if by_sample else [mask] * len(token_map.groups)
-    return [_less(part, span, span.total - kept) for part, kept in zip(rows, token_map.kept, strict=True)]
+    return [_fewer_keys(part, span, span.total - kept) for part, kept in zip(rows, token_map.kept, strict=True)]
 
 
 def biased(mask: Tensor | None, bias: Tensor) -> Tensor:
@@ -193,9 +177,9 @@ def _axes(mask: Tensor, span: Span) -> list[int]:
     return [axis for axis in (-1, -2) if mask.ndim >= -axis and mask.shape[axis] == span.total]
 
 
-def _less(mask: Tensor, span: Span, gone: int) -> Tensor:
-    """A mask without `gone` of the picture tokens. They are all alike, so that the last ones may go."""
+def _fewer_keys(mask: Tensor, span: Span, gone: int) -> Tensor:
+    """A mask without `gone` of the picture's keys. They are all alike, so that the last ones may go."""
+    if -1 not in _axes(mask, span):
+        return mask
     end = span.start + span.tokens
-    for axis in _axes(mask, span):
-        mask = torch.cat([mask.narrow(axis, 0, end - gone), mask.narrow(axis, end, span.total - end)], axis)
-    return mask
+    return torch.cat([mask[..., : end - gone], mask[..., end:]], -1)

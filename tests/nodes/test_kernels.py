@@ -18,6 +18,7 @@ from skipstone.core.engine.call import Call
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.kernel import SDPA, KernelHost
+from skipstone.core.engine.kernel_layer import KernelLayer
 from skipstone.core.engine.report import Report
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
@@ -115,38 +116,40 @@ def test_whatever_the_form_the_output_is_that_of_pytorchs_own_kernel(apart: bool
     assert torch.equal(got, wanted) and not torch.equal(got, masked) and report.merged_share == 0.75
 
 
-def test_an_earlier_override_runs_on_the_tokens_that_are_left() -> None:
+def test_an_earlier_override_runs_on_the_keys_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it is, it may read other rows: the samples of a batch merge equally many tokens."""
     from skipstone.nodes.kernels import COMFYUI, with_kernels
 
     lengths = []
 
-    def sage(kernel: Any, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def sage(kernel: Any, q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         assert kwargs["_inside_attn_wrapper"]
-        lengths.append(q.shape[1])
-        return kernel(q, *args, **kwargs)
+        lengths.append((q.shape[1], k.shape[1]))
+        return kernel(q, k, *args, **kwargs)
 
     host = Host(apart=False, whole=False)
-    wanted, _ = drawn(host, SDPA)
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelLayer, "_bias", lambda layer, attention, token_map: [None] * len(token_map.groups))
+        wanted, _ = drawn(host, SDPA)
     host.options = with_kernels({"optimized_attention_override": sage, "other": 1})
     assert host.options["other"] == 1
-    got, report = drawn(host, COMFYUI, TokenMerge(threshold=-1.0, bucket=1, proportional=True))
-    assert torch.equal(got, wanted) and lengths == [29] * 4 + [11] * 8
+    got, report = drawn(host, COMFYUI, TokenMerge(threshold=-1.0, bucket=1))
+    assert torch.equal(got, wanted) and lengths == [(29, 29)] * 4 + [(29, 11)] * 8
     assert "attention override sage may read other rows" in " ".join(report.notes)
     assert "proportional attention is off: another node chose the attention kernel" in report.notes
 
 
-def test_proportional_attention_needs_a_kernel_with_a_fast_mask() -> None:
+def test_keys_are_weighed_by_kernels_with_a_fast_mask() -> None:
     from skipstone.nodes.kernels import COMFYUI, with_kernels
 
-    merge = TokenMerge(threshold=-1.0, bucket=1, proportional=True)
+    merge = TokenMerge(threshold=-1.0, bucket=1)
     pytorch, sage = Host(True, False), Host(True, False, attention_sage)
     for host in (pytorch, sage):
         host.options = with_kernels({})
     weighed, _ = drawn(pytorch, COMFYUI, merge)
     assert torch.equal(weighed, drawn(pytorch, SDPA, merge)[0])
     plain, report = drawn(sage, COMFYUI, merge)
-    assert torch.equal(plain, drawn(pytorch, COMFYUI)[0]) and not torch.equal(plain, weighed)
+    assert not torch.equal(plain, weighed) and report.merged_share == 0.75
     assert any("attention_sage has no fast path with a mask" in note for note in report.notes)
 
 

@@ -36,6 +36,14 @@ TEXT = tiny.noise(2, 5, 16, seed=2)
 TOKENS = 4 * 6
 
 
+BIAS = KernelLayer._bias
+
+
+def unweighed(layer: KernelLayer, attention: Any, token_map: Any) -> list[None]:
+    """No key counts for more than itself."""
+    return [None] * len(token_map.groups)
+
+
 def made(**options: Any) -> Joint:
     """With random weights of a fixed seed."""
     return tiny.randomise(Joint(**options))
@@ -97,12 +105,12 @@ def test_the_first_call_of_each_prompt_runs_in_full() -> None:
 
 
 def test_the_report_counts_the_products_alone() -> None:
-    """Of 29 tokens, 6 of the picture's and 5 of the text stay."""
+    """Of 29 keys, 6 of the picture's and 5 of the text stay; queries are all tokens."""
     _, report = drawn(made(), TokenMerge(threshold=-1.0, bucket=1, checkpoints=(0,), absolute=True))
     products = 2 * 2 * 8 * 2  # samples, heads, channels of a head, two products
     calls, search = len(STEPS) - 1, 2 * 8 * 6 * 18
     assert report.macs_dense == 4 * calls * products * 29**2
-    assert report.macs_done == 4 * (calls * products * 11**2 + search)
+    assert report.macs_done == 4 * (calls * products * 29 * 11 + search)
     assert (report.searched, report.reused) == (4, 4 * (calls - 1))
     assert any("without projections, which run on all tokens" in note for note in report.notes)
 
@@ -122,7 +130,7 @@ def test_without_similar_tokens_no_bit_changes() -> None:
         assert torch.equal(drawn(model, recipe)[0], sampled(model))
 
 
-def test_merging_equal_tokens_changes_nothing_when_their_weight_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_tokens_merge_without_a_change_as_each_key_counts_for_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proportional attention (ToMe, equation 1). Positions are left out, so that tokens of one colour are equal."""
     monkeypatch.setattr("joint.turned", lambda x: x)
     flat = torch.zeros_like(LATENT) + torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
@@ -130,15 +138,18 @@ def test_merging_equal_tokens_changes_nothing_when_their_weight_is_kept(monkeypa
     model = made()
     dense = sampled(model, latent=flat)
     errors = []
-    for proportional in (True, False):
-        recipe = TokenMerge(threshold=0.9999, bucket=1, proportional=proportional)
-        picture, report = drawn(model, recipe, latent=flat)
-        assert report.merged_share > 0.7
-        errors.append(float((picture - dense).norm() / dense.norm()))
-    assert errors[0] < 1e-5 < errors[1]
+    for recipe in (TokenMerge(threshold=0.9999, bucket=1), PRUNE):
+        for weighed in (True, False):
+            if not weighed:
+                monkeypatch.setattr(KernelLayer, "_bias", unweighed)
+            picture, report = drawn(model, recipe, latent=flat)
+            monkeypatch.setattr(KernelLayer, "_bias", BIAS)
+            assert report.merged_share >= 0.5
+            errors.append(float((picture - dense).norm() / dense.norm()))
+    assert max(errors[::2]) < 1e-5 < min(errors[1::2])
 
 
-def test_a_kernel_without_a_mask_runs_without_the_bias() -> None:
+def test_a_kernel_without_a_mask_runs_without_the_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     def strict(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
 
@@ -148,13 +159,15 @@ def test_a_kernel_without_a_mask_runs_without_the_bias() -> None:
                 raise RuntimeError("No available kernel. Aborting execution.")
             return func(*args, **(kwargs or {}))
 
-    model, recipe = made(kernel=strict), TokenMerge(threshold=-1.0, bucket=1, proportional=True)
+    model, recipe = made(kernel=strict), TokenMerge(threshold=-1.0, bucket=1)
     with Flash(), accelerate(model, recipe) as handle:
         picture = sampled(model)
         report = handle.end()
     assert "proportional attention is off: the attention kernel takes no mask" in report.notes
     assert report.served == 4
-    assert torch.equal(picture, drawn(model, TokenMerge(threshold=-1.0, bucket=1))[0])
+    weighed = drawn(model, recipe)[0]
+    monkeypatch.setattr(KernelLayer, "_bias", unweighed)
+    assert torch.equal(picture, drawn(model, recipe)[0]) and not torch.equal(picture, weighed)
 
 
 def test_grouped_queries_and_masks_are_kept() -> None:
