@@ -136,7 +136,12 @@ class LiveText:
         return time.perf_counter() - self._last >= _TIMED
 
     def show(self, lines: Sequence[str], nodes: Sequence[Any]) -> None:
-        """Show lines on nodes."""
+        """Show lines on nodes.
+
+        Args:
+            lines: of plain text.
+            nodes: ids of the nodes.
+        """
         self.shown, self._last = True, time.perf_counter()
         for node in nodes:
             show_on_node("\n".join(lines), node)

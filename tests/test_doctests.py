@@ -92,8 +92,8 @@ def parameters(node: Definition) -> list[str]:
 
 
 def is_field(node: ast.stmt, after: ast.stmt | None) -> bool:
-    """True for a field that the class's docstring has to list: no help in its annotation, no docstring below it."""
-    if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+    """True for a field that the class's docstring has to list: public, no help in its annotation, no docstring below it."""
+    if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id.startswith("_"):
         return False
     described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     return not described and "helped(" not in ast.unparse(node.annotation)
