@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 import torch
 from hosts.comfy_prompts import image, node, patched
-from hosts.comfyui import ComfyUI, Prompt, places
+from hosts.comfyui import ROOT, ComfyUI, Prompt, places
 from hosts.test_comfyui import host
 from safetensors.torch import load_file
 
@@ -88,3 +89,31 @@ def test_a_run_is_reported_in_text_after_it(host: ComfyUI) -> None:
     lines = result.outputs["report"].splitlines()
     assert re.match(r"\d\.\d\dx faster in multiply-adds, \d+\.\d s", lines[0]), result.detail
     assert lines[1].startswith("ran ") and lines[1] in result.report("auto").replace(";", "")
+
+
+def shipped(name: str) -> Prompt:
+    """The prompt of a workflow."""
+    return json.loads((ROOT / f"workflows/api/{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["demo_skipstone", "demo_compare"])
+def test_the_workflows_of_the_demo_models_run_as_they_are(host: ComfyUI, name: str) -> None:
+    prompt = shipped(name)
+    result = host.run(prompt)
+    assert result.status == "success", result.detail
+    assert "ran 11 of 20 calls" in result.report("2")
+    if name == "demo_compare":
+        found = re.fullmatch(r"PSNR (\d+\.\d) dB, SSIM (0\.\d+|1\.000)", result.outputs["8"])
+        assert found and float(found[1]) > 25 and "ran 11 of 20 calls" in result.outputs["12"]
+
+
+@pytest.mark.parametrize(
+    "name", ["sd15_skipstone", "sdxl_skipstone", "flux_skipstone", "z_image_skipstone", "wan_skipstone"]
+)
+def test_the_other_workflows_lack_nothing_but_their_models(host: ComfyUI, name: str) -> None:
+    """ComfyUI validates the whole prompt: a wrong input, type or option would be among the errors."""
+    rejected = host.run(shipped(name))
+    errors = [e for n in rejected.detail["node_errors"].values() for e in n["errors"]]
+    assert {e["type"] for e in errors} == {"value_not_in_list"}, errors
+    wanted = {"ckpt_name", "unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
+    assert {e["extra_info"]["input_name"] for e in errors} <= wanted, errors

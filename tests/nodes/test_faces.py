@@ -167,4 +167,26 @@ def test_a_workflow_has_a_note_a_fixed_seed_and_a_thumbnail(name: str) -> None:
     assert note["widgets_values"][0].startswith("**1.** Choose a")
     assert all(n["widgets_values"][1] == "fixed" for n in nodes if n["type"] == "KSampler")
     picture = (ROOT / f"workflows/{name}.jpg").read_bytes()
-    assert picture[:3] == b"\xff\xd8\xff" and len(picture) < 200_000
+    assert picture[:3] == b"\xff\xd8\xff" and len(picture) < 60_000
+
+
+def test_the_workflows_that_a_tool_writes_are_up_to_date(schemas: dict[str, comfy.Schema]) -> None:
+    from skipstone.tools.workflow_list import CORE
+    from skipstone.tools.workflow_list import WORKFLOWS as made
+    from skipstone.tools.workflows import kinds_of, written
+
+    files = written(made, {**CORE, **kinds_of(list(schemas.values()))})
+    assert len(files) == 2 * len(made) and set(made) <= set(WORKFLOWS)
+    for path, text in files.items():
+        assert path.read_text() == text, f"{path.name} is out of date: run python -m skipstone.tools.workflows"
+
+
+def test_every_workflow_has_a_picture_that_the_tool_draws() -> None:
+    from skipstone.tools.thumbnails import THUMBNAILS
+
+    assert sorted(THUMBNAILS) == WORKFLOWS
+
+
+def test_both_samplers_of_the_comparison_differ_in_their_model_alone() -> None:
+    one, other = (dict(graph("demo_compare", api=True)[number]["inputs"]) for number in ("6", "10"))
+    assert (one.pop("model"), other.pop("model")) == (["2", 0], ["1", 0]) and one == other
