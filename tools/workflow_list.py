@@ -57,8 +57,8 @@ _TRY = (
 )
 
 
-def _note(*lines: str, height: int = 330) -> Node:
-    return Node("MarkdownNote", (40, 640), (330, height), ("\n\n".join(lines),), title="Skipstone")
+def _note(*lines: str, top: int = 730) -> Node:
+    return Node("MarkdownNote", (40, top), (330, 330), ("\n\n".join(lines),), title="Skipstone")
 
 
 def _unet(name: str, place: str) -> Node:
@@ -66,7 +66,7 @@ def _unet(name: str, place: str) -> Node:
 
 
 def _vae(name: str, place: str) -> Node:
-    return Node("VAELoader", (40, 410), (330, 70), (name,), files=_file(name, "vae", place))
+    return Node("VAELoader", (40, 440), (330, 70), (name,), files=_file(name, "vae", place))
 
 
 def _file(name: str, folder: str, place: str) -> tuple[tuple[str, str, str], ...]:
@@ -101,7 +101,7 @@ def _sampled(
 
 
 def _empty(kind: str, *size: int) -> Node:
-    return Node(kind, (40, 500), (330, 120), size)
+    return Node(kind, (40, 560), (330, 120), size)
 
 
 def _demo() -> dict[int, Node]:
@@ -111,6 +111,7 @@ def _demo() -> dict[int, Node]:
         _READ,
         _TRY,
         "For a model of your own, put Load Checkpoint and Empty Latent Image in place of the demo model.",
+        top=350,
     )
     prompts = ("a pink star on a purple background", "")
     made = _sampled(
@@ -128,22 +129,26 @@ def _compared() -> dict[int, Node]:
         "**2.** Run: the lower sampler draws the original, the upper one the accelerated picture. Both have the same seed.",
         "**3.** Move the mouse over Compare Pictures to wipe between them. Run Report shows what each call did.",
         "Change the seed of both samplers together.",
+        top=350,
     )
     sampler = made[6]
     plain = {**sampler.links, "model": (1, 0)}
     made[6] = replace(sampler, title="Accelerated")
     made[10] = replace(sampler, at=(730, 780), links=plain, title="Original")
-    made[11] = Node("VAEDecode", (1110, 210), (290, 60), (), {"samples": (10, 0), "vae": (1, 2)})
+    made[11] = Node("VAEDecode", (1110, 230), (290, 60), (), {"samples": (10, 0), "vae": (1, 2)})
     made[8] = Node("SkipstoneCompare", (1430, 120), (420, 480), (5.0,), {"original": (11, 0), "accelerated": (7, 0)})
     made[12] = Node("SkipstoneReport", (1430, 660), (480, 300), (), {"model": (2, 0), "after": (6, 0)})
-    made[13] = Node("PreviewImage", (1110, 330), (290, 300), (), {"images": (8, 1)}, "Difference, amplified")
+    made[13] = Node("PreviewImage", (1110, 340), (290, 300), (), {"images": (8, 1)}, "Difference, amplified")
     return made
 
 
 def _checkpoint(name: str, place: str, what: str, size: int, cfg: float) -> dict[int, Node]:
     loader = Node("CheckpointLoaderSimple", (40, 120), (330, 110), (name,), files=_file(name, "checkpoints", place))
-    note = _note(f"**1.** Choose {what} above.", _READ, _TRY)
-    latent, sampler = _empty("EmptyLatentImage", size, size, 1), (1, 25, cfg, "dpmpp_2m", "simple", 1.0)
+    note = _note(f"**1.** Choose {what} above.", _READ, _TRY, top=290)
+    latent, sampler = (
+        replace(_empty("EmptyLatentImage", size, size, 1), at=(40, 680)),
+        (1, 25, cfg, "dpmpp_2m", "simple", 1.0),
+    )
     return _sampled({1: loader}, latent, sampler, (1, 1), (1, 2), (1, 0), note)
 
 
@@ -153,7 +158,7 @@ def _flux() -> dict[int, Node]:
     loaders = {
         1: _unet("flux1-dev.safetensors", "Comfy-Org/flux1-dev/resolve/main"),
         11: Node(
-            "DualCLIPLoader", (40, 240), (330, 140), (*names, "flux", "default"),
+            "DualCLIPLoader", (40, 255), (330, 140), (*names, "flux", "default"),
             files=tuple(one for name in names for one in _file(name, "text_encoders", texts)),
         ),
         12: _vae("ae.safetensors", "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae"),
@@ -161,8 +166,8 @@ def _flux() -> dict[int, Node]:
     note = _note("**1.** Choose a Flux model, its two text encoders and its VAE above.", _READ, _TRY)
     latent = _empty("EmptySD3LatentImage", 1024, 1024, 1)
     made = _sampled(loaders, latent, (1, 20, 1.0, "euler", "simple", 1.0), (11, 0), (12, 0), (1, 0), note, (_LAKE, ""))
-    made[4] = Node("ConditioningZeroOut", (730, 720), (340, 50), (), {"conditioning": (3, 0)})
-    made[13] = Node("FluxGuidance", (730, 630), (340, 70), (3.5,), {"conditioning": (3, 0)})
+    made[4] = Node("ConditioningZeroOut", (730, 755), (340, 50), (), {"conditioning": (3, 0)})
+    made[13] = Node("FluxGuidance", (730, 640), (340, 70), (3.5,), {"conditioning": (3, 0)})
     made[6] = replace(made[6], links={**made[6].links, "positive": (13, 0)})
     return made
 
@@ -179,7 +184,7 @@ def _z_image() -> dict[int, Node]:
     loaders = {
         1: _unet("z_image_bf16.safetensors", "Comfy-Org/z_image/resolve/main/split_files/diffusion_models"),
         11: Node(
-            "CLIPLoader", (40, 240), (330, 120), ("qwen_3_4b.safetensors", "lumina2", "default"),
+            "CLIPLoader", (40, 255), (330, 120), ("qwen_3_4b.safetensors", "lumina2", "default"),
             files=_file("qwen_3_4b.safetensors", "text_encoders", f"{files}/text_encoders"),
         ),
         12: _vae("ae.safetensors", f"{files}/vae"),
@@ -198,15 +203,15 @@ def _wan() -> dict[int, Node]:
     loaders = {
         1: _unet("wan2.1_t2v_1.3B_fp16.safetensors", f"{files}/diffusion_models"),
         11: Node(
-            "CLIPLoader", (40, 240), (330, 120), (text, "wan", "default"),
+            "CLIPLoader", (40, 255), (330, 120), (text, "wan", "default"),
             files=_file(text, "text_encoders", f"{files}/text_encoders"),
         ),
         12: _vae("wan_2.1_vae.safetensors", f"{files}/vae"),
     }  # fmt: skip
     note = _note("**1.** Choose a Wan model, its text encoder and its VAE above.", _READ, _TRY)
-    latent = Node("EmptyHunyuanLatentVideo", (40, 500), (330, 140), (832, 480, 33, 1))
+    latent = Node("EmptyHunyuanLatentVideo", (40, 560), (330, 140), (832, 480, 33, 1))
     made = _sampled(loaders, latent, (1, 30, 6.0, "euler", "simple", 1.0), (11, 0), (12, 0), (1, 0), note)
-    made[9] = replace(note, at=(40, 680))
+    made[9] = replace(note, at=(40, 750))
     made[8] = Node(
         "SaveAnimatedWEBP", (1110, 240), (290, 390), ("skipstone", 16.0, False, 90, "default"), {"images": (7, 0)}
     )

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,21 @@ def test_a_workflow_has_a_note_a_fixed_seed_and_a_thumbnail(name: str) -> None:
     assert all(n["widgets_values"][1] == "fixed" for n in nodes if n["type"] == "KSampler")
     picture = (ROOT / f"workflows/{name}.jpg").read_bytes()
     assert picture[:3] == b"\xff\xd8\xff" and len(picture) < 60_000
+
+
+TITLE = 30
+"""Height of a node's title, which lies above its place."""
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    (x, y), (w, h), (u, v), (a, b) = one["pos"], one["size"], other["pos"], other["size"]
+    return x < u + a and u < x + w and y - TITLE < v + b and v - TITLE < y + h
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_node_covers_another(name: str) -> None:
+    pairs = combinations(graph(name)["nodes"], 2)
+    assert [(one["type"], other["type"]) for one, other in pairs if overlap(one, other)] == []
 
 
 def test_the_workflows_that_a_tool_writes_are_up_to_date(schemas: dict[str, comfy.Schema]) -> None:
