@@ -24,7 +24,7 @@ UNACCELERATED = "sampling runs unaccelerated"
 _RUNS_SHOWN = 4
 
 
-_TIMED = 1.0
+TIMED = 1.0
 """Seconds of a run from which on its time is shown."""
 
 
@@ -37,7 +37,7 @@ def node_text(report: Report, log: RunLog | None = None) -> str:
         report: of the run.
         log: the run's calls; None to leave out times.
     """
-    lines = [*([gain(report, log)] if log and log.seconds >= _TIMED and not report.idle else []), *report.lines()]
+    lines = [*([gain(report, log)] if log and log.seconds >= TIMED and not report.idle else []), *report.lines()]
     return "\n".join(wrapped(f"{line};") for line in lines)
 
 
@@ -133,7 +133,7 @@ class LiveText:
 
     def due(self) -> bool:
         """Whether it is time for a new text."""
-        return time.perf_counter() - self._last >= _TIMED
+        return time.perf_counter() - self._last >= TIMED
 
     def show(self, lines: Sequence[str], nodes: Sequence[Any]) -> None:
         """Show lines on nodes.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .workflows import Kind, Node, Workflow
+from .workflow_nodes import Kind, Node, Workflow
 
 
 def _kind(title: str, sockets: str, widgets: str, outputs: str) -> Kind:

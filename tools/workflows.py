@@ -10,57 +10,16 @@ import json
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .node_texts import schemas_of
+from .workflow_list import CORE, WORKFLOWS
+from .workflow_nodes import Kind, Node, Workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 _HIDDEN = {"seed": "fixed"}
 """Widget -> value of the page's own widget behind it."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a node class has.
-
-    Args:
-        sockets: name -> type.
-        widgets: name -> type, in order.
-        outputs: types.
-        title: on the node.
-    """
-
-    sockets: Mapping[str, str]
-    widgets: Mapping[str, str]
-    outputs: Sequence[str]
-    title: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of a workflow.
-
-    Args:
-        kind: its class.
-        at: its place, left and top.
-        size: width and height.
-        values: of its widgets; fewer than there are where the others are optional.
-        links: socket -> (number of a node, number of its output).
-        title: in place of the class's own.
-        files: (name, folder, address) of models that it loads.
-    """
-
-    kind: str
-    at: tuple[int, int]
-    size: tuple[int, int]
-    values: tuple[Any, ...] = ()
-    links: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    title: str = ""
-    files: tuple[tuple[str, str, str], ...] = ()
-
-
-Workflow = Mapping[int, Node]
-"""Number of each node -> the node."""
 
 
 def api(workflow: Workflow, kinds: Mapping[str, Kind]) -> dict[str, Any]:
@@ -196,9 +155,6 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import pytest
     from doubles import comfy
-
-    from .node_texts import schemas_of
-    from .workflow_list import CORE, WORKFLOWS
 
     with pytest.MonkeyPatch.context() as patch, comfy.installed(patch):
         from ..nodes import SkipstoneExtension

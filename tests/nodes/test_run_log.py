@@ -32,12 +32,13 @@ def reported(model: comfy.ModelPatcher) -> Any:
     return SkipstoneReport.ran("9", model=model, after=None)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, server: comfy.PromptServer) -> None:
-    """Every look at the clock is half a second later."""
+@pytest.fixture(params=[0.5])
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, server: comfy.PromptServer) -> None:
+    """Every look at the clock is so many seconds later, by default half a second."""
     from skipstone.nodes import messages, run_log
 
-    times = itertools.count(0, 0.5)
+    times = itertools.count(0, request.param)
+    monkeypatch.setattr(messages, "TIMED", 1.0)
     for module in (run_log, messages):
         monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
 
@@ -126,7 +127,8 @@ def test_during_a_run_the_node_shows_call_state_and_times(
     assert re.match(r"2\.00x faster in multiply-adds, \d+\.\d s; ran 5 of 10 calls", shown[-1])
 
 
-def test_short_runs_show_no_times(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
+@pytest.mark.parametrize("clock", [0.001], indirect=True)
+def test_short_runs_show_no_times(patcher: comfy.ModelPatcher, server: comfy.PromptServer, clock: None) -> None:
     sample(patch(patcher, FIVE))
     assert said(server, "7").startswith("ran 5 of 10 calls") and len(server.texts) == 1
 

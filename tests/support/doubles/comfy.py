@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import html
+import math
 import os
 import sys
 import uuid
@@ -364,6 +365,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, base: Path = Path("nowhere")) -> 
         monkeypatch.setitem(sys.modules, name, module)
     PromptServer.instance = PromptServer()
     try:
+        from skipstone.nodes import messages
+
+        monkeypatch.setattr(messages, "TIMED", math.inf)  # no test depends on how fast it runs
         yield PromptServer.instance
     finally:
         PromptServer.instance = None
