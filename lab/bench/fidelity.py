@@ -7,7 +7,7 @@ its error at the same multiply-adds is interpolated on its curve.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -63,6 +63,8 @@ class FidelityBench(Files):
     """torch threads; torch's own number without it."""
     device: str = "cpu"
     """Where to run: cpu, cuda, mps."""
+    section: str = ""
+    """Markers of the Markdown section: `<!-- bench fidelity SECTION -->`."""
     plot: Path = Path("out/bench_fidelity.png")
     """Error against multiply-adds."""
     out: Path = Path("out/bench_fidelity.json")
@@ -94,7 +96,8 @@ def run_fidelity_bench(options: FidelityBench, say: Progress = print, command: s
     """
     options.check()
     with threads(options.threads or torch.get_num_threads()), torch.no_grad():
-        result = publish(FIDELITY, options, lambda: measure(options, say, command), say)
+        bench = replace(FIDELITY, name=f"{FIDELITY.name} {options.section}".strip())
+        result = publish(bench, options, lambda: measure(options, say, command), say)
     plot(options.plot, result)
     say(f"wrote {options.plot}")
     return result

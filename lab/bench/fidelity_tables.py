@@ -10,7 +10,9 @@ from ...core.files import make_folder, write_figure
 from .fidelity_ways import FEWER
 from .figures import Bench, Figures, Table
 
-MODELS = {"unet": "the demo's U-Net", "dit": "the demo's DiT"}
+MODELS = {"unet": "the demo's U-Net", "dit": "the demo's DiT", "flow": "the demo's flow model"}
+_SAMPLERS = {"flow": "Euler"}
+"""Model -> its sampler; DDIM for the others."""
 _MARKS = "o^sDvP*Xp<>hd"
 
 
@@ -26,7 +28,8 @@ def tables(result: Figures) -> list[Table]:
 
 def _table(model: Figures, result: Figures) -> Table:
     title = (
-        f"{MODELS[model['model']]}, {result['steps']} DDIM steps with guidance, {result['noises']} noises x "
+        f"{MODELS[model['model']]}, {result['steps']} {_SAMPLERS.get(model['model'], 'DDIM')} steps with guidance, "
+        f"{result['noises']} noises x "
         f"{len(result['seeds'])} seeds; dense: {model['dense_macs'] / result['noises'] / 1e9:.0f} GMAC a picture, "
         f"{statistics.mean(model['readable']):.0%} readable"
     )

@@ -10,7 +10,7 @@ from ..demo_models.pictures import CLASSES, Motif
 from .sheet import contact_sheet
 from .ways import Drawing, Way
 
-STEPS = 10
+STEPS = 20
 _COLOURS = (
     "orange on teal", "cream on navy", "pink on blue", "green on navy", "white on teal",
     "red on blue", "lime on purple", "yellow on navy", "brown on blue", "pink on teal",

@@ -210,3 +210,13 @@ def test_the_documentation_has_a_place_for_the_tables() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     begin, end = FIDELITY.markers
     assert text.count(begin) == 1 and text.index(begin) < text.index(end)
+
+
+def test_the_flow_model_has_ways_and_a_sampler_of_its_own() -> None:
+    names = [way.name for way in ways("flow", steps=4)]
+    assert {"2 steps", "FORA 2, forecast", "pruned 50%", "CA-ToMe 0.9"} <= {*names} and len(names) == len({*names})
+    model = {"model": "flow", "dense_macs": 4e9, "readable": [1.0], "rows": []}
+    (table,) = FIDELITY.tables({"models": [model], "steps": 20, "noises": 4, "seeds": [0]})
+    assert table.title.startswith(
+        "the demo's flow model, 20 Euler steps with guidance, 4 noises x 1 seeds; dense: 1 GMAC"
+    )
