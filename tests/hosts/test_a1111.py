@@ -214,7 +214,7 @@ def test_an_interrupt(webui: WebUI, never_installed: dict[str, list[bytes]], arg
     done: list[Any] = []
     job = threading.Thread(target=lambda: done.append(webui.generate({**BASE, "steps": 150}, *args)))
     job.start()
-    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 20:
+    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 60:
         time.sleep(0.2)
     webui.post("/sdapi/v1/interrupt", {})
     job.join()

@@ -12,6 +12,7 @@ from toy_denoiser import ToyDenoiser
 
 from skipstone.core.calibrate.profiling import closed_loop, dense, profile, with_plans
 from skipstone.core.engine.call import Call
+from skipstone.core.engine.call_guard import CallGuard
 from skipstone.core.engine.call_skipping import CallSkipping
 from skipstone.core.engine.clock import Stream, Tick
 from skipstone.core.engine.engine import Engine
@@ -19,7 +20,7 @@ from skipstone.core.engine.meter import Meter
 from skipstone.core.engine.report import Report
 from skipstone.core.forecast.profile import HeldOut, Profile
 from skipstone.core.plan.call_choice import Choice
-from skipstone.core.plan.call_plan import even_keys
+from skipstone.core.plan.call_plan import CallPlan, even_keys
 from skipstone.core.plan.run import Horizon
 from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.block_skip import BlockSkip
@@ -29,6 +30,15 @@ from skipstone.pipelines.accelerate import accelerate
 from skipstone.pipelines.denoiser import denoiser_of
 
 KEYS = even_keys(12, 5)
+
+
+@pytest.mark.parametrize(("error", "added"), [(1.24, 0), (1.26, 1)])
+def test_a_step_is_added_from_a_quarter_above_the_bound_on(error: float, added: int) -> None:
+    plan = CallPlan(CallSkip(keys=(0, 4, 11)), Horizon(ToyDenoiser().timesteps))
+    guard = CallGuard({4: 0.1}, plan, Meter())
+    for _ in range(2):
+        guard.compare(4, torch.tensor([[1 + 0.1 * error]]), torch.tensor([[1.0]]))
+    assert plan.keys is not None and len(plan.keys) == 3 + added
 
 
 def draw(denoiser: ToyDenoiser, auto: Auto | CallSkip) -> tuple[torch.Tensor, Report]:

@@ -25,6 +25,15 @@ def test_much_noise_leaves_the_coarse_part_and_no_noise_leaves_all() -> None:
     assert kept[0] > 4 * kept[1]
 
 
+def test_a_videos_power_falls_faster_along_each_side() -> None:
+    """As 1/f^3; two gains by hand."""
+    x = wave(4, 8).unsqueeze(2).expand(1, 4, 8, 8, 8)
+    power = torch.fft.fftfreq(8).abs() ** 3
+    gains = 1 / (NOISY.alpha**2 + NOISY.sigma**2 * power)
+    along = gains[4] * gains[0] ** 2 / gains.mean() ** 3
+    torch.testing.assert_close(picture_part(x, NOISY), along * x, atol=1e-6, rtol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 16), (2, 4, 8, 12), (1, 4, 3, 8, 8)])
 def test_the_gains_have_mean_one_whatever_the_noise(shape: tuple[int, ...]) -> None:
     """An impulse holds every frequency once: its filtered value at the origin is the mean gain."""

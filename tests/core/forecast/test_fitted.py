@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,10 @@ TIMES = (900.0, 700.0, 400.0, 100.0)
 LEVELS = tuple(Noise((1 - s * s) ** 0.5, s, "eps") for s in (0.95, 0.8, 0.5, 0.2))
 
 
-def known(inputs: torch.Tensor, outputs: torch.Tensor) -> Profile:
-    """The profile of one run [4, 1, ...]."""
-    return Profile(gram_of(inputs, outputs), TIMES, LEVELS, "toy")
+def known(inputs: torch.Tensor, outputs: torch.Tensor, kind: str = "eps") -> Profile:
+    """The profile of one run [4, 1, ...] of a network that predicts noise, or "v"."""
+    levels = tuple(replace(level, predicts=kind) for level in LEVELS)
+    return Profile(gram_of(inputs, outputs), TIMES, levels, "toy")
 
 
 @pytest.mark.parametrize("variance", [0, 4])
@@ -55,19 +57,21 @@ def test_without_a_ridge_it_finds_the_combination_that_the_run_obeys(
         torch.testing.assert_close(found[:, 4:], weights[0] * more[1] + weights[1] * more[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [(0,), (0, 2)])
-def test_with_a_strong_ridge_it_is_a_line_on_the_noise(steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["eps", "v"])
+@pytest.mark.parametrize("steps", [(0,), (0, 2), (0, 2, 2)])
+def test_with_a_strong_ridge_it_is_a_line_on_the_noise(
+    steps: tuple[int, ...], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that comes twice takes the place of itself."""
     monkeypatch.setattr(fitted, "RIDGE", 1e9)
     x, o = tiny.noise(4, 1, 4, 8, 8, seed=1), tiny.noise(4, 1, 4, 8, 8, seed=2)
-    profiled = known(x, o)
+    profiled = known(x, o, kind)
     one, line = FittedHistory(Fit(profiled)), History(PREDICTORS["line"])
-    for step in steps:
-        space = LEVELS[step].affine("eps")
-        assert space is not None
+    for turn, step in enumerate(steps):
+        space = profiled.space_at(step, "eps")
         for history in (one, line):
-            history.add(profiled.positions[step], space, x[step], o[step])
-    at = LEVELS[3].affine("eps")
-    assert at is not None
+            history.add(profiled.positions[step], space, x[step] + (turn == 1 and len(steps) == 3), o[step])
+    at = profiled.space_at(3, "eps")
     torch.testing.assert_close(one.forecast(1.0, RAW, x[3]), line.forecast(1.0, at, x[3]), rtol=1e-4, atol=1e-4)
 
 

@@ -77,6 +77,11 @@ def test_auto_adds_methods_where_that_measured_better_and_others_do_not(tmp_path
     for method, alone in ((Auto(speedup=2.0, profile=str(file)), False), (CallSkip(calls=6, profile=str(file)), True)):
         other = choose_calls(method, RUN, NETWORK, alone)
         assert other.beside == () and other.settings.keys == even_keys(12, 6)
+    dearer = with_plans(profile(ToyDenoiser(), range(2)), [plan(6, 0.05), replace(joint, share=0.6)])  # type: ignore[arg-type]
+    dearer.save(file)
+    assert choose_calls(Auto(speedup=2.0, profile=str(file)), RUN, NETWORK).beside == (), (
+        "it costs more than was asked for"
+    )
     worse = with_plans(profile(ToyDenoiser(), range(2)), [plan(6, 0.02), joint])  # type: ignore[arg-type]
     worse.save(file)
     assert choose_calls(Auto(speedup=2.0, profile=str(file)), RUN, NETWORK).beside == ()
