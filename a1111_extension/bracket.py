@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
 from ..core.engine.engine import Engine
+from ..core.engine.kernel import SDPA
 from ..core.engine.override import beneath, override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
@@ -58,7 +59,7 @@ class UNetBracket:
         timesteps: Callable[[], Sequence[float] | None] = lambda: None,
     ) -> None:
         """Install."""
-        self._engine = Engine(unet, recipe)
+        self._engine = Engine(unet, recipe, kernels=SDPA)
         self._unet, self._read_levels, self._read_timesteps = unet, levels, timesteps
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls

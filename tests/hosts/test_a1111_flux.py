@@ -7,13 +7,18 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import served
 import tiny
 import torch
 from doubles.a1111 import traces
 
 from skipstone.a1111_extension.bracket import UNetBracket
+from skipstone.core.engine.report import Report
 from skipstone.core.recipe.block_skip import BlockSkip, parse_depths
-from skipstone.core.recipe.recipe import Recipe
+from skipstone.core.recipe.call_skip import CallSkip
+from skipstone.core.recipe.recipe import Method, Recipe
+from skipstone.core.recipe.token_merge import TokenMerge
+from skipstone.core.recipe.token_prune import TokenPrune
 
 CALLS = 7
 TIMES = tuple(1 - k / (CALLS - 1) for k in range(CALLS))
@@ -71,3 +76,29 @@ def test_a_list_of_depths_runs_at_its_own_calls(flux: tiny.Case) -> None:
 def test_a_window_is_one_of_the_run(flux: tiny.Case) -> None:
     assert calls_in_full(flux, BlockSkip(rule="interval", every=CALLS, start=0.4)) == [0, 1, 2]
     assert calls_in_full(flux, BlockSkip(rule="interval", every=CALLS, end=0.4)) == [0, 3, 4, 5, 6]
+
+
+def drawn(case: tiny.Case, recipe: Recipe | None) -> tuple[torch.Tensor, Report | None]:
+    """The last output of a run, and its report."""
+    bracket = UNetBracket(case.model, recipe) if recipe else None
+    x, context = tiny.noise(1, 4, 8, 8), tiny.noise(1, 3, 8)
+    for time in TIMES:
+        x = x - 0.1 * case.call(case.model, x, torch.full((1,), time), context)
+    return x, bracket.end() if bracket else None
+
+
+def test_what_forges_flux_is_served_with(flux: tiny.Case) -> None:
+    """Whole calls, blocks, and the picture's keys inside attention. Afterwards it draws as before."""
+    dense, _ = drawn(flux, None)
+    methods: dict[str, tuple[Method, str]] = {
+        "calls": (CallSkip(every=2), "calls_forecast"),
+        "blocks": (BlockSkip(rule="interval", every=2), "blocks_reused"),
+        "merge": (TokenMerge(threshold=-1.0, bucket=1), "merged_share"),
+        "prune": (TokenPrune(ratio=0.5), "merged_share"),
+    }
+    for name, (settings, done) in methods.items():
+        picture, report = drawn(flux, Recipe.of([settings]))
+        assert report is not None and not torch.equal(picture, dense) and getattr(report, done) > 0
+        assert not report.declined
+        served.check("Forge", "Flux", name, served.SERVED)
+    assert torch.equal(drawn(flux, None)[0], dense)
