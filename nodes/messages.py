@@ -58,21 +58,20 @@ def gain(report: Report, log: RunLog) -> str:
     )
 
 
-def progress(log: RunLog, of: int | None, error: float | None, allowed: float) -> str:
+def progress(log: RunLog, of: int | None, error: str = "") -> str:
     """The run so far, such as "call 12 of 28: forecast, 0.4 s a call, about 3.1 s saved so far;".
 
     Args:
         log: its calls.
         of: number of calls that it will have; None if it is not known.
-        error: the estimated error; None without one.
-        allowed: the largest error that the user allows; 0 for no limit.
+        error: what is known of the error, as the report says it.
     """
     count, saved = len(log.calls), log.seconds_saved
     average = log.seconds / max(1, count - 1)  # the call that was just made has no time yet
     lines = [
         f"call {count}{f' of {of}' if of else ''}: {log.calls[-1].ran}",
         f"{average:.2f} s a call" + (f", about {saved:.1f} s saved so far" if saved >= 0.05 else ""),
-        *([f"estimated error {error:.3f}{f' of {allowed:.3f}' if allowed else ''}"] if error is not None else []),
+        *([error] if error else []),
     ]
     return "\n".join(wrapped(f"{line};") for line in lines)
 

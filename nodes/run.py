@@ -151,9 +151,8 @@ class Run:
 
     def _show_progress(self, whole: Report | None) -> None:
         if self._live.due():
-            error = whole.estimated_error if whole else None
-            allowed = self._calls.max_error if self._calls else 0.0
-            text = progress(self._log, calls_ahead(self._sampler, self._sigmas), error, allowed)
+            error = whole.error_text if whole else ""
+            text = progress(self._log, calls_ahead(self._sampler, self._sigmas), error)
             self._live.show([text, *self._refusal_lines()], self._nodes)
 
     def _call(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Call:
@@ -271,6 +270,7 @@ def _together(calls: Report | None, parts: list[Report]) -> list[Report]:
         chosen=calls.chosen,
         beside=calls.beside,
         estimated_error=calls.estimated_error,
+        allowed_error=calls.allowed_error,
         cache_bytes=calls.cache_bytes + first.cache_bytes,
         notes=list(dict.fromkeys([*calls.notes, *first.notes])),
         declined={**calls.declined, **first.declined},

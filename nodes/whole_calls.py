@@ -88,11 +88,6 @@ class WholeCalls:
         return self._session.meter.report if self._session else None
 
     @property
-    def max_error(self) -> float:
-        """The largest error that the user allows; 0 for no limit."""
-        return self._settings.max_error if isinstance(self._settings, Auto) else 0.0
-
-    @property
     def horizon(self) -> Horizon | None:
         """What is known ahead of the calls that run; None before the first call."""
         return self._session.horizon_of_runs if self._session else None

@@ -90,7 +90,7 @@ class CallSkipping:
         self._guard = CallGuard(choice.bounds, self._plan, meter)
         named = identity(network) if network is not None and choice.record else ""
         self._recording = Recording(choice.record, named, horizon.timesteps or ()) if choice.record else None
-        meter.report.estimated_error = choice.promise
+        meter.report.estimated_error, meter.report.allowed_error = choice.promise, choice.allowed
         if choice.why:
             meter.note(choice.why)
         if network is not None:

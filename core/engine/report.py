@@ -101,6 +101,7 @@ class Report:
         calls_forecast: calls in which the network did not run, because its output was forecast.
         forecast_as: what was forecast and how, such as "line on eps".
         estimated_error: error of the final latent that 90 % of pictures stay under, by the profile; None without one.
+        allowed_error: the largest such error that the user allows; 0 for no limit.
         chosen: the settings of call skipping as they ran, in a recipe's form.
         beside: the methods that Auto added at the calls that ran, in the same form.
 
@@ -125,6 +126,7 @@ class Report:
     calls_forecast: int = 0
     forecast_as: str = ""
     estimated_error: float | None = None
+    allowed_error: float = 0.0
     chosen: dict[str, Any] = field(default_factory=dict)
     beside: list[dict[str, Any]] = field(default_factory=list)
 
@@ -186,6 +188,15 @@ class Report:
         """Number of times that pairs were reused."""
         return sum(layer.reused for layer in self.layers.values())
 
+    @property
+    def error_text(self) -> str:
+        """The estimated error and the allowed one, such as "estimated error 0.021 of 0.030"; empty without an estimate."""
+        if self.estimated_error is None:
+            return ""
+        return f"estimated error {self.estimated_error:.3f}" + (
+            f" of {self.allowed_error:.3f}" if self.allowed_error else ""
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         totals = ("calls_run", "served", "merged_share", "macs_dense", "macs_done", "searched", "reused")
@@ -219,9 +230,9 @@ class Report:
             return []
         how = f" ({self.forecast_as})" if self.forecast_as else ""
         lines = [f"ran {self.calls_run} of {_counted(self.calls, 'call')}, forecast {self.calls_forecast}{how}"]
-        if self.estimated_error is not None:
-            lines.append(f"90% of pictures stay under an error of {self.estimated_error:.3f} by this profile")
-        return lines
+        return (
+            [*lines, f"{self.error_text}: 90% of pictures stay under it by this profile"] if self.error_text else lines
+        )
 
     def _tokens(self) -> list[str]:
         if not self.served:

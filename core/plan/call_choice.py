@@ -38,6 +38,7 @@ class Choice:
         settings: call skipping, ready to run.
         why: one line for the report.
         promise: error of the final latent that 90 % of the pictures stay under; None without held-out results.
+        allowed: the largest promise that the user allows; 0 for no limit.
         bounds: step -> one-call error that 95 % of the profile's runs stayed under.
         record: path of the profile to record in this run, all of whose calls run; "" for none.
         beside: methods that act at the calls that run, chosen with them.
@@ -55,6 +56,7 @@ class Choice:
     record: str = ""
     beside: tuple[Method, ...] = ()
     fit: Fit | None = None
+    allowed: float = 0.0
 
 
 def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool = True) -> Choice:
@@ -163,7 +165,7 @@ def _within(auto: Auto, plans: list[HeldOut], profile: Profile, steps: int) -> C
             f"max_error={most:g} cannot be met by this profile: the nearest is {least.quantile(PROMISED):.3f}, "
             f"with {len(least.keys)} of {steps} steps"
         )
-    return _held(min(fitting, key=lambda plan: plan.cost(steps)), profile, auto.profile)
+    return replace(_held(min(fitting, key=lambda plan: plan.cost(steps)), profile, auto.profile), allowed=most)
 
 
 def _held(plan: HeldOut, profile: Profile, path: str) -> Choice:

@@ -77,5 +77,8 @@ def test_what_a_profile_adds_at_the_calls_that_run_acts_there_unless_the_user_se
     model = SkipstoneAuto.execute(model=patcher, **given).args[0]
     sample(model, steps=20)
     assert "ran 10 of 20 calls" in said(server, "5") and "reused" in said(server, "5")
+    allowing = {"level": "custom", "speedup": 2.0, "max_error": 0.2, "guard": False, "profile_file": path.name}
+    sample(SkipstoneAuto.execute(model=patcher, **allowing).args[0], steps=20)
+    assert "estimated error 0.100 of 0.200: 90% of pictures" in said(server, "5") and "reused" in said(server, "5")
     sample(patch_model(model, Recipe.of([TokenMerge(threshold=0.5)]), "6"), steps=20)
     assert "ran 8 of 20 calls" in said(server, "5") and "reused" not in said(server, "5")

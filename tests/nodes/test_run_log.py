@@ -133,15 +133,20 @@ def test_short_runs_show_no_times(patcher: comfy.ModelPatcher, server: comfy.Pro
     assert said(server, "7").startswith("ran 5 of 10 calls") and len(server.texts) == 1
 
 
-def test_the_error_is_shown_beside_the_one_that_is_allowed(server: comfy.PromptServer) -> None:
-    from skipstone.nodes.messages import progress
+def test_the_error_is_shown_beside_the_one_that_is_allowed_during_the_run_and_after_it(
+    server: comfy.PromptServer,
+) -> None:
+    from skipstone.nodes.messages import node_text, progress
     from skipstone.nodes.run_log import CallEntry, RunLog
 
     log = RunLog([CallEntry(0.0, 0.4), CallEntry(0.4)])
     saving = RunLog([CallEntry(0.0, 4.0), CallEntry(4.0, 0.0, True), CallEntry(4.0, 0.5, True), CallEntry(4.5)])
-    assert progress(saving, None, None, 0.0) == "call 4: full;\n1.50 s a call, about 3.5 s saved so far;"
-    assert progress(log, 28, 0.021, 0.03) == "call 2 of 28: full;\n0.40 s a call;\nestimated error 0.021 of 0.030;"
-    assert progress(log, None, 0.021, 0.0) == "call 2: full;\n0.40 s a call;\nestimated error 0.021;"
+    assert progress(saving, None) == "call 4: full;\n1.50 s a call, about 3.5 s saved so far;"
+    report = Report(calls=28, calls_forecast=17, estimated_error=0.021, allowed_error=0.03)
+    error = "estimated error 0.021 of 0.030"
+    assert progress(log, 28, report.error_text) == f"call 2 of 28: full;\n0.40 s a call;\n{error};"
+    assert f"{error}: 90% of pictures stay under it by this profile;" in node_text(report).replace("\n", " ")
+    assert Report(estimated_error=0.021).error_text == "estimated error 0.021" and Report().error_text == ""
 
 
 # the node

@@ -66,7 +66,9 @@ def test_a_run_like_the_profile_runs_as_planned_and_is_promised_an_error(tmp_pat
     _, report = draw(denoiser, auto)
     assert denoiser.network.calls == report.calls_run == 5 and report.calls == 12
     assert report.estimated_error == 0.1
-    assert "90% of pictures stay under an error of 0.100 by this profile" in report.lines()
+    assert "estimated error 0.100: 90% of pictures stay under it by this profile" in report.lines()
+    _, within = draw(denoiser, replace(auto, speedup=1.0, max_error=0.2))
+    assert within.calls_run == 5 and within.error_text == "estimated error 0.100 of 0.200"
 
 
 def test_a_run_unlike_the_profile_gets_more_calls_and_no_promise(tmp_path: Path) -> None:
