@@ -1,8 +1,11 @@
-"""Writes what the ComfyUI nodes' schemas determine: the English locale, and parts of the help pages.
+"""Writes what the ComfyUI nodes' schemas determine: the locales, and parts of the help pages.
 
-`python -m skipstone.tools.node_texts` rewrites `locales/en/nodeDefs.json` and, in `web/docs/*.md`, everything between the
+`python -m skipstone.tools.node_texts` rewrites `locales/*/nodeDefs.json` and, in `web/docs/*.md`, everything between the
 markers `<!-- description -->` or `<!-- inputs -->` and `<!-- end -->`. A node without a page gets one. ComfyUI need not be
 installed: the schemas are made with the doubles of the tests.
+
+`tools/translations/<language>.json` maps each English text to its translation, once for all nodes. A text without one stays
+English.
 """
 
 from __future__ import annotations
@@ -11,21 +14,50 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCALE = ROOT / "locales/en/nodeDefs.json"
+LOCALES = ROOT / "locales"
+TRANSLATIONS = ROOT / "tools/translations"
 PAGES = ROOT / "web/docs"
 
 _NEW_PAGE = "# {title}\n\n<!-- description -->\n<!-- end -->\n\n## Inputs\n\n<!-- inputs -->\n<!-- end -->\n"
 _HEAD = ["| input | default | what it does |", "|---|---|---|"]
 
 
-def locale(schemas: Iterable[Any]) -> str:
-    """The text of the locale file: names and tooltips of all inputs and outputs."""
-    return json.dumps({schema.node_id: _texts(schema) for schema in schemas}, indent=2, ensure_ascii=False) + "\n"
+def locale(schemas: Iterable[Any], translation: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The text of a locale file: names and tooltips of all inputs and outputs.
+
+    Args:
+        schemas: the nodes'.
+        translation: English text -> text of the language; what it lacks stays English.
+    """
+    nodes = {schema.node_id: _translated(_texts(schema), translation) for schema in schemas}
+    return json.dumps(nodes, indent=2, ensure_ascii=False) + "\n"
+
+
+def _translated(texts: Any, translation: Mapping[str, str]) -> Any:
+    if isinstance(texts, dict):
+        return {key: _translated(part, translation) for key, part in texts.items()}
+    return translation.get(texts, texts)
+
+
+def texts_of(schemas: Iterable[Any]) -> set[str]:
+    """The English texts of nodes."""
+    return set(_leaves({schema.node_id: _texts(schema) for schema in schemas}))
+
+
+def _leaves(texts: Any) -> Iterator[str]:
+    for part in texts.values():
+        yield from _leaves(part) if isinstance(part, dict) else (part,)
+
+
+def translations() -> dict[str, dict[str, str]]:
+    """Of each language but English, by ComfyUI's code: English text -> its translation."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(TRANSLATIONS.glob("*.json"))}
 
 
 def _texts(schema: Any) -> dict[str, Any]:
@@ -82,8 +114,10 @@ def written(schemas: Iterable[Any]) -> dict[Path, str]:
     """Files that the schemas determine, and their texts."""
     schemas = list(schemas)
     pages = {PAGES / f"{schema.node_id}.md": schema for schema in schemas}
-    texts = {path: page(schema, path.read_text() if path.exists() else "") for path, schema in pages.items()}
-    return {LOCALE: locale(schemas), **texts}
+    texts = {path: page(schema, path.read_text("utf-8") if path.exists() else "") for path, schema in pages.items()}
+    languages: dict[str, dict[str, str]] = {"en": {}, **translations()}
+    locales = {LOCALES / code / "nodeDefs.json": locale(schemas, language) for code, language in languages.items()}
+    return locales | texts
 
 
 def schemas_of(extension: Any) -> list[Any]:
@@ -101,7 +135,8 @@ def main() -> None:
         from ..nodes import SkipstoneExtension
 
         for path, text in written(schemas_of(SkipstoneExtension())).items():
-            path.write_text(text)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

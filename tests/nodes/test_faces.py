@@ -1,4 +1,4 @@
-"""What people see of the ComfyUI nodes: schemas, English texts, help pages, and the workflows that ship with them."""
+"""What people see of the ComfyUI nodes: schemas, texts, help pages, and the workflows that ship with them."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_every_input_has_a_short_tooltip_of_its_own(schemas: dict[str, comfy.Sch
         assert all(o.tooltip for o in schema.outputs) and schema.category.startswith("Skipstone")
 
 
-def test_the_locale_and_the_help_pages_are_those_of_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
-    from skipstone.tools.node_texts import written
+def test_the_locales_and_the_help_pages_are_those_of_the_schemas(schemas: dict[str, comfy.Schema]) -> None:
+    from skipstone.tools.node_texts import translations, written
 
     files = written(schemas.values())
-    assert len(files) == len(schemas) + 1
+    assert len(files) == len(schemas) + len(["en", *translations()])
     for path, text in files.items():
-        assert path.read_text() == text, f"{path.name} is out of date: run python -m skipstone.tools.node_texts"
+        assert path.read_text("utf-8") == text, f"{path.name} is out of date: run python -m skipstone.tools.node_texts"
 
 
 def test_each_help_page_has_the_nodes_name_its_description_and_every_input(schemas: dict[str, comfy.Schema]) -> None:
