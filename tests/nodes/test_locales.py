@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import pytest
 from doubles import comfy
@@ -98,6 +99,13 @@ def test_the_inputs_of_a_node_have_different_names(code: str) -> None:
     for name, node in nodes.items():
         labels = [one["name"] for one in node["inputs"].values()]
         assert len(set(labels)) == len(labels), name
+
+
+@each_language
+def test_the_name_of_an_input_is_short_enough_for_a_node(code: str) -> None:
+    nodes = json.loads((ROOT / f"locales/{code}/nodeDefs.json").read_text("utf-8")).values()
+    labels = {one["name"] for node in nodes for one in node["inputs"].values()}
+    assert [label for label in labels if sum(1 + (east_asian_width(c) in "WF") for c in label) > 24] == []
 
 
 @each_language
