@@ -5,7 +5,7 @@ Only arguments that gradio 3.41 (A1111, reForge) and 4.40 (Forge) share are used
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from modules.ui_common import create_refresh_button
 
 from ..core.recipe.token_merge import TokenMerge
 from . import model_files
-from .table import FOLDERS, METHODS, PASSES, TABLE, Entry, title_of
+from .table import FOLDERS, LEVEL_CHOICES, METHODS, PASSES, TABLE, Entry, title_of
 
 QUIET = {"show_progress": "hidden", "queue": False}
 """For events: no progress bar over the controls, no waiting behind a picture."""
@@ -22,37 +22,42 @@ QUIET = {"show_progress": "hidden", "queue": False}
 ElemId = Callable[[str], str]
 """The maker of element ids."""
 
-OF_PANEL = ("enabled", "passes", "recipe")
+OF_PANEL = ("enabled", "level", "passes", "recipe")
 SETTINGS = tuple(entry.name for entry in TABLE if entry.name not in OF_PANEL)
 """The fields that :func:`settings_controls` makes, in the table's order."""
 
 
 def settings_controls(elem_id: ElemId) -> dict[str, Any]:
     """All settings, in a group for each method and one for what they share. By name, in the table's order."""
-    made = _rows(_group(TokenMerge), elem_id)
+    made = rows(_group(TokenMerge), elem_id)
     for cls in reversed(METHODS):
         if cls is not TokenMerge:
             made |= _method(cls, elem_id)
-    with _folded("Advanced", elem_id("advanced")):
-        made |= _rows(_group(None), elem_id)
+    with folded("Advanced", elem_id("advanced")):
+        made |= rows(_group(None), elem_id)
     return {name: made[name] for name in SETTINGS}
 
 
 def _method(cls: type[Any], elem_id: ElemId) -> dict[str, Any]:
     """The controls of one method, folded; the advanced ones folded once more."""
     entries = _group(cls)
-    with _folded(title_of(cls), elem_id(f"{cls.kind}_part")):
-        made = _rows([entry for entry in entries if not entry.field.advanced], elem_id)
-        with _folded("Advanced", elem_id(f"{cls.kind}_advanced")):
-            return made | _rows([entry for entry in entries if entry.field.advanced], elem_id)
+    with folded(title_of(cls), elem_id(f"{cls.kind}_part")):
+        made = rows([entry for entry in entries if not entry.field.advanced], elem_id)
+        with folded("Advanced", elem_id(f"{cls.kind}_advanced")):
+            return made | rows([entry for entry in entries if entry.field.advanced], elem_id)
 
 
 def _group(cls: type[Any] | None) -> list[Entry]:
     return [entry for entry in TABLE if entry.group is cls and entry.name in SETTINGS]
 
 
-def _rows(entries: list[Entry], elem_id: ElemId) -> dict[str, Any]:
-    """Two controls in a row; where their number is odd, the first has a row of its own."""
+def rows(entries: Sequence[Entry], elem_id: ElemId) -> dict[str, Any]:
+    """Two controls in a row; where their number is odd, the first has a row of its own. By name.
+
+    Args:
+        entries: the fields.
+        elem_id: makes element ids.
+    """
     made: dict[str, Any] = {}
     first = len(entries) % 2
     for row in filter(None, (entries[:first], *(entries[at : at + 2] for at in range(first, len(entries), 2)))):
@@ -62,7 +67,13 @@ def _rows(entries: list[Entry], elem_id: ElemId) -> dict[str, Any]:
 
 
 @contextmanager
-def _folded(label: str, elem_id: str) -> Iterator[None]:
+def folded(label: str, elem_id: str) -> Iterator[None]:
+    """An accordion, closed at first.
+
+    Args:
+        label: its heading.
+        elem_id: its element id.
+    """
     with gr.Accordion(label, open=False, elem_id=elem_id):
         yield
 
@@ -75,20 +86,20 @@ def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
         elem_id: makes element ids.
         particular: further arguments of the gradio component.
     """
-    about = {"label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
     field, value = entry.field, entry.default
+    about = {"value": value, "label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
     if entry.setting in FOLDERS:
         return _files(entry, elem_id, about)
     if entry.choices:
-        kind = gr.Radio if entry.choices == PASSES else gr.Dropdown
-        return kind(list(entry.choices), value=value, **about)
+        kind = gr.Radio if entry.choices in (PASSES, LEVEL_CHOICES) else gr.Dropdown
+        return kind(list(entry.choices), **about)
     if isinstance(value, bool):
-        return gr.Checkbox(value, **about)
+        return gr.Checkbox(**about)
     if isinstance(value, str):
-        return gr.Textbox(value, **{"max_lines": 1, **about})
+        return gr.Textbox(**{"max_lines": 1, **about})
     if field.step is None and field.usual is None:
-        return gr.Number(value, **({"precision": 0} if isinstance(value, int) else {}), **about)
-    return gr.Slider(*(field.usual or (field.low, field.high)), value, step=field.step or 1, **about)
+        return gr.Number(**({"precision": 0} if isinstance(value, int) else {}), **about)
+    return gr.Slider(*(field.usual or (field.low, field.high)), step=field.step or 1, **about)
 
 
 def _files(entry: Entry, elem_id: ElemId, about: dict[str, Any]) -> Any:
@@ -97,6 +108,6 @@ def _files(entry: Entry, elem_id: ElemId, about: dict[str, Any]) -> Any:
     def choices() -> list[str]:
         return ["", *model_files.names(entry.setting)]
 
-    files = gr.Dropdown(choices(), value=entry.default, allow_custom_value=True, **about)
+    files = gr.Dropdown(choices(), allow_custom_value=True, **about)
     create_refresh_button(files, lambda: None, lambda: {"choices": choices()}, elem_id(f"{entry.name}_refresh"))
     return files

@@ -58,12 +58,6 @@ class History:
             return list(self._runs)
 
 
-def headline(history: History) -> str:
-    """One line of HTML about the newest run, for the panel."""
-    runs = history.runs()
-    return f"Run {runs[0].number}, {escape(first_line(runs[0]))}" if runs else "No run yet."
-
-
 def page(history: History) -> str:
     """The tab's report as HTML: the newest run with its layers, then one line for each run before."""
     runs = history.runs()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import SkipstoneError
+from ..core.recipe.auto import Auto
 from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
 from ..core.recipe.token_merge import TokenMerge
 from .settings import PanelSettings
-from .table import ALWAYS, CUSTOM, FIELDS, NEVER, TABLE, spaced
+from .table import ALWAYS, CUSTOM, FIELDS, NEVER, OWN, TABLE, spaced
 
 log = logging.getLogger("skipstone")
 
@@ -30,6 +31,8 @@ def infotext_of(panel: PanelSettings) -> dict[str, str]:
     """What the picture's infotext says of the settings: the fields that are used and are not at their defaults, and a few
     of them always. Raises :class:`RecipeError` like :meth:`PanelSettings.as_recipe`."""
     recipe = panel.as_recipe()
+    if panel.level != OWN:
+        return _of_preset(panel)
     if panel.recipe.strip():
         values = {"recipe": json.dumps(recipe.to_dict()), "passes": panel.passes}
     else:
@@ -41,6 +44,14 @@ def infotext_of(panel: PanelSettings) -> dict[str, str]:
         for name, value in values.items()
         if FIELDS[name].infotext == ALWAYS or value != _text_of(FIELDS[name].default)
     }
+
+
+def _of_preset(panel: PanelSettings) -> dict[str, str]:
+    """The preset and its speedup, and what else of Auto and of the panel is not at its default."""
+    values = {entry.name: _text_of(getattr(panel, entry.name)) for entry in TABLE if Auto in entry.methods}
+    others = {"passes": panel.passes} | values
+    changed = {name: text for name, text in others.items() if text != _text_of(FIELDS[name].default)}
+    return {_key_of(n): text for n, text in {"level": panel.level, "speedup": values["speedup"], **changed}.items()}
 
 
 def _used(panel: PanelSettings) -> list[str]:
@@ -79,7 +90,7 @@ def read_infotext(name: str) -> Callable[[Mapping[str, str]], Any]:
 
 def _pasted(params: Mapping[str, str]) -> PanelSettings | None:
     """The panel of a picture's infotext, None without one. Raises :class:`SkipstoneError` for one that cannot run."""
-    if _key_of("threshold") not in params and _key_of("recipe") not in params:
+    if not any(_key_of(name) in params for name in ("threshold", "recipe", "level")):
         return None
     written = [entry.name for entry in TABLE if entry.infotext != NEVER]
     given: dict[str, Any] = {name: params[_key_of(name)] for name in written if _key_of(name) in params}

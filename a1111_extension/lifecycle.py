@@ -22,6 +22,7 @@ from .noise import levels_of
 from .results import WHOLE, one_line, tell_done, tell_refused
 from .sampler import sampler_of, sampler_refusal
 from .schedule import Schedule
+from .status import outcome_of
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Lifecycle:
             if not report.calls:
                 return
             run = self.history.add(ended.title, report)
+            outcome_of(ended.p).reports[ended.title] = report
             ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
             tell_done(ended.p, ended.fitting, report, ended.title)
 

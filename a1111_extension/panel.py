@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from html import escape
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import gradio as gr
 from modules.ui_components import InputAccordion
 
 from ..core.errors import SkipstoneError
-from .controls import QUIET, ElemId, control, settings_controls
+from ..core.recipe.auto import LEVELS
+from .controls import QUIET, ElemId, control, folded, rows
 from .infotext import read_infotext
-from .settings import EXCLUSIVE, SETTLED, PanelSettings
-from .table import FIELDS
+from .settings import EXCLUSIVE, SETTLED, PanelSettings, level_of
+from .table import FIELDS, LEVEL_CHOICES, OWN, Entry
+from .view import CONDITIONAL, OFFERS, SHARED, methods_of, outlook, refused, visible, with_methods
 
-infotext_reader = lru_cache(maxsize=None)(read_infotext)
-"""One function per field, the same in both tabs: it is also the name by which "Send to img2img" finds the field."""
+
+@cache
+def infotext_reader(name: str) -> Callable[..., Any]:
+    """What reads a field from pasted infotext: one function per field, the same in both tabs, since it is also the name by which
+    "Send to img2img" finds the field. The host makes values of the type of the component's first value; the preset has none."""
+    read = read_infotext(name)
+
+    def read_preset(params: Any) -> Any:
+        return None if (value := read(params)) is None else gr.update(value=value)
+
+    return read_preset if name == "level" else read
+
+
+OPENS_ON = LEVEL_CHOICES[1]
+"""The preset of a panel that is switched on for the first time. API calls that name none have the single settings."""
+
+_LED = ("level", *SETTLED, "recipe")
+"""Fields that another control may set."""
+
+_SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe"))
+"""Fields on whose change the page changes."""
 
 
 @dataclass
@@ -27,13 +48,23 @@ class Panel:
 
     Args:
         components: in the order of :data:`FIELDS`.
-        last_run: one line about the last run.
+        last_run: one line about the last picture.
+        gain: its gain, in the header.
+        methods: the choice of methods.
+        outlook: one line on what the settings will do.
+        parts: name -> a part of the panel that is shown for some settings only.
+        watched: the host's own controls: "steps", "sampling".
         log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
             changes whenever a run ends. The host makes it after the panel.
     """
 
     components: list[Any]
     last_run: Any
+    gain: Any
+    methods: Any
+    outlook: Any
+    parts: dict[str, Any]
+    watched: dict[str, Any] = field(default_factory=dict)
     log: Any = None
 
     @property
@@ -46,51 +77,121 @@ class Panel:
         """The fields that "Send to img2img" copies."""
         return [name for _, name in self.infotext_fields]
 
+    def connect(self) -> None:
+        """Connect the controls, once the host has made its own."""
+        made = dict(zip(FIELDS, self.components, strict=True))
+        led = [made[name] for name in _LED]
+        outputs = [made["level"], made["speedup"]]
+        made["enabled"].change(fn=_opened, inputs=[made["enabled"], made["level"]], outputs=outputs, **QUIET)
+        made["level"].input(fn=_strength, inputs=[made["level"]], outputs=[made["speedup"]], **QUIET)
+        for name in EXCLUSIVE:
+            inputs = [made["level"], *(made[other] for other in EXCLUSIVE)]
+            made[name].input(fn=partial(after, name), inputs=inputs, outputs=led[:-1], **QUIET)
+        self.methods.input(fn=_chosen, inputs=[self.methods, *self.components], outputs=led, **QUIET)
+        shown = [self.methods, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook]
+        inputs = [self.methods, *self.watched.values(), *self.components]
+        for seen in (self.methods, *self.watched.values(), *(made[name] for name in _SEEN)):
+            seen.change(
+                fn=partial(_shown, tuple(self.parts), tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET
+            )
+
 
 def build(elem_id: ElemId) -> Panel:
     """Make the panel's components in the gradio block under construction. elem_id: the host's maker of element ids."""
     enabled = FIELDS["enabled"]
     with InputAccordion(enabled.default, label=enabled.label, elem_id=elem_id("enable")) as switch:
-        made = settings_controls(elem_id)
-        made["passes"] = control(FIELDS["passes"], elem_id)
-        with gr.Accordion("Recipe", open=False, elem_id=elem_id("recipe_part")):
-            made["recipe"] = control(FIELDS["recipe"], elem_id, lines=2, max_lines=20)
-        message = gr.HTML("", elem_id=elem_id("told"))
-        last_run = gr.HTML("No run yet.", elem_id=elem_id("last_run"))
-    made["enabled"] = switch
-    components = [made[name] for name in FIELDS]
-    _follow(made, components, message)
-    return Panel(components, last_run)
+        with switch.extra() if hasattr(switch, "extra") else nullcontext():
+            gain = gr.HTML("", elem_id=elem_id("gain"))
+        made = {"enabled": switch, "level": control(FIELDS["level"], elem_id, value=None)}
+        parts = {"strength": gr.Column(elem_id=elem_id("strength_part"))}
+        with parts["strength"]:
+            made["speedup"] = control(FIELDS["speedup"], elem_id)
+        told = gr.HTML("", elem_id=elem_id("told"))
+        parts["custom"] = gr.Column(visible=False, elem_id=elem_id("custom_part"))
+        with parts["custom"]:
+            methods = gr.CheckboxGroup(
+                [offer.name for offer in OFFERS],
+                value=[],
+                label="Methods",
+                info="Several can be combined. What cannot is switched off: the last choice counts.",
+                elem_id=elem_id("methods"),
+            )
+            for offer in OFFERS:
+                _part(f"{offer.name.lower()}_part", [e for e in offer.entries if not e.expert], made, parts, elem_id)
+            with parts["recipe_part"]:
+                made["recipe"] = control(FIELDS["recipe"], elem_id, lines=2, max_lines=20)
+        with folded("Expert", elem_id("expert")):
+            made["passes"] = control(FIELDS["passes"], elem_id)
+            _part("shared_expert", SHARED, made, parts, elem_id)
+            for offer in OFFERS:
+                if entries := [e for e in offer.entries if e.expert]:
+                    _part(f"{offer.name.lower()}_expert", entries, made, parts, elem_id)
+        last_run = gr.HTML("No picture yet.", elem_id=elem_id("last_run"))
+    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts)
 
 
-def _follow(made: dict[str, Any], components: list[Any], message: Any) -> None:
-    """The last choice counts and switches off what it excludes; values that cannot run show a message at once."""
-    inputs = [made[name] for name in EXCLUSIVE]
-    for name in EXCLUSIVE:
-        outputs = [made[field] for field in SETTLED]
-        made[name].input(fn=partial(after, name), inputs=inputs, outputs=outputs, **QUIET)
-    for name in (*EXCLUSIVE, "depths", "mask", "recipe"):
-        made[name].change(fn=_problem, inputs=components, outputs=[message], **QUIET)
+def _part(name: str, entries: list[Entry], made: dict[str, Any], parts: dict[str, Any], elem_id: ElemId) -> None:
+    """Some controls that are shown and hidden together; hidden at first."""
+    parts[name] = gr.Column(visible=False, elem_id=elem_id(name))
+    with parts[name]:
+        made |= rows(entries, elem_id)
 
 
-def after(chosen: str, *values: Any) -> list[Any]:
-    """Return the fields of :data:`SETTLED` after a choice.
+def _opened(enabled: bool, level: str | None) -> list[Any]:
+    """Preset and strength: a panel without a preset gets one when it is switched on at the page. Pasted settings have theirs."""
+    if not enabled or level:
+        return [gr.update(), gr.update()]
+    return [OPENS_ON, LEVELS[OPENS_ON.lower()]]
+
+
+def _strength(level: str) -> float:
+    """The speedup of a preset. Custom begins without."""
+    return LEVELS.get(level.lower(), 1.0)
+
+
+def after(chosen: str, level: str | None, *values: Any) -> list[Any]:
+    """Return the preset and the fields of :data:`SETTLED` after a choice. The preset is the nearest to the strength.
 
     Args:
         chosen: the field that was set.
+        level: the preset.
         values: of :data:`EXCLUSIVE`.
     """
     try:
-        settled = PanelSettings.of_args([dict(zip(EXCLUSIVE, values, strict=True))]).after(chosen)
+        settled = PanelSettings.of_args([{"level": level, **dict(zip(EXCLUSIVE, values, strict=True))}]).after(chosen)
     except SkipstoneError:
-        return list(values[: len(SETTLED)])
-    return [getattr(settled, name) for name in SETTLED]
+        return [level, *values[: len(SETTLED)]]
+    if chosen == "speedup" and settled.level != OWN:
+        level = level_of(settled.speedup)
+    return [level, *(getattr(settled, name) for name in SETTLED)]
 
 
-def _problem(*values: Any) -> str:
-    """HTML: why these values cannot run, or change nothing."""
+def _chosen(methods: list[str], *values: Any) -> list[Any]:
+    """The fields of :data:`_LED` once these methods are chosen."""
     try:
-        neutral = PanelSettings.of_args(values).as_recipe().neutral
+        settled = with_methods(PanelSettings.of_args(values), methods)
+    except SkipstoneError:
+        return [gr.update() for _ in _LED]
+    return [getattr(settled, name) for name in _LED]
+
+
+def _shown(parts: Iterable[str], watched: tuple[str, ...], methods: list[str], *values: Any) -> list[Any]:
+    """The methods in use, what is shown, and the outlook.
+
+    Args:
+        parts: names of the panel's parts.
+        watched: names of the host's controls.
+        methods: chosen now.
+        values: of the host's controls, then of the panel's.
+    """
+    host, given = dict(zip(watched, values, strict=False)), values[len(watched) :]
+    try:
+        panel = PanelSettings.of_args(given)
     except SkipstoneError as error:
-        return f"Skipstone would do nothing: {escape(str(error))}"
-    return "Skipstone would do nothing: all of its methods are off." if neutral else ""
+        unchanged = [gr.update() for _ in (methods, *parts, *CONDITIONAL)]
+        return [*unchanged, refused(str(error))]
+    used = methods_of(panel, methods)
+    seen = visible(panel, used)
+    shown = [*(name in seen for name in parts), *(panel.uses(entry) for entry in CONDITIONAL)]
+    told = outlook(panel, host.get("steps"), host.get("sampling") or "")
+    return [used, *(gr.update(visible=show) for show in shown), told]

@@ -31,7 +31,11 @@ def sampler_of(p: Any) -> Any:
 
 def sampler_refusal(p: Any) -> str:
     """Why no call can be skipped with this pass's sampler; empty when it can."""
-    name = name_of(sampler_of(p))
+    return refusal_of(name_of(sampler_of(p)))
+
+
+def refusal_of(name: str) -> str:
+    """The same for a sampler by its name in the host's list."""
     return f"{name} is not supported, because {_REFUSED[name]}" if name in _REFUSED else ""
 
 

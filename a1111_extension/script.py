@@ -13,18 +13,21 @@ from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from . import panel, tab, xyz
-from .history import History, headline
+from .history import History
 from .host import attention_refusal, is_hires, refusal
-from .infotext import INFOTEXT, infotext_of
+from .infotext import INFOTEXT, REFUSED, infotext_of
 from .lifecycle import Lifecycle
 from .model_files import located
 from .results import refuse, tell_refused, used
 from .settings import HIRES, PanelSettings
+from .status import Outcome, header, outcome_of, status
 
 HISTORY = History()
 LIFECYCLE = Lifecycle(HISTORY)
 PANELS: dict[str, panel.Panel] = {}
-"""Shared by the host's two script instances and the tab: the reports, the pass under way, the panels' components."""
+OUTCOMES: dict[str, Outcome] = {}
+"""Shared by the host's two script instances and the tab: the reports, the pass under way, the panels' components, and the
+outcome of each tab's last picture."""
 
 
 class SkipstoneScript(scripts.Script):
@@ -41,12 +44,24 @@ class SkipstoneScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         """The panel. The order of its components is the order of the API's arguments."""
         built = panel.build(self.elem_id)
-        tabname = "img2img" if is_img2img else "txt2img"
+        tabname = _tab(is_img2img)
         PANELS[tabname] = built
         self.infotext_fields = built.infotext_fields
         self.paste_field_names = built.paste_field_names
-        self.on_after_component(partial(_show_last_run, built), elem_id=f"html_log_{tabname}")
+        built.watched = vars(self).get("watched", {})
+        self.on_after_component(partial(_connect, built, tabname), elem_id=f"html_log_{tabname}")
         return built.components
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Find the host's controls that the panel reads: the number of steps, and the sampler.
+
+        Args:
+            component: that the host has just made.
+            kwargs: not used.
+        """
+        tab, _, name = str(getattr(component, "elem_id", None)).partition("_")
+        if tab == _tab(self.is_img2img) and name in ("steps", "sampling"):
+            vars(self).setdefault("watched", {})[name] = component
 
     def before_process(self, p: Any, *args: Any) -> None:
         """A job begins. Clean up after an earlier one that ended in an exception, even if the panel is off.
@@ -66,10 +81,13 @@ class SkipstoneScript(scripts.Script):
         """
         for key in [key for key in p.extra_generation_params if key.startswith(INFOTEXT)]:
             del p.extra_generation_params[key]
+        p.skipstone_outcome = Outcome()
+        self._keep(p)
         wanted = _wanted(p, args)
         if wanted is None:
             return
         settings, _ = wanted
+        p.skipstone_outcome.on = True
         p.skipstone_results = {}
         p.extra_generation_params.update(infotext_of(settings))
         if settings.passes == HIRES and not getattr(p, "enable_hr", False):
@@ -118,7 +136,7 @@ class SkipstoneScript(scripts.Script):
         LIFECYCLE.end()
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        """The same at the end of the job.
+        """The same at the end of the job, whose outcome is known now.
 
         Args:
             p: the processing object.
@@ -126,6 +144,14 @@ class SkipstoneScript(scripts.Script):
             args: values of the panel.
         """
         LIFECYCLE.end()
+        outcome = outcome_of(p)
+        outcome.refused, outcome.ended = p.extra_generation_params.get(REFUSED, ""), True
+        self._keep(p)
+
+    def _keep(self, p: Any) -> None:
+        """This job is its tab's last one. A job within it, such as a face detailer's, is over when it ends."""
+        if not getattr(p, "is_api", False):
+            OUTCOMES[_tab(self.is_img2img)] = outcome_of(p)
 
 
 def register() -> None:
@@ -162,9 +188,17 @@ def _title(p: Any, latent: Any) -> str:
     return f"{kind}, {width} x {height}"
 
 
-def _show_last_run(built: panel.Panel, made: Any) -> None:
-    """Update the panel's line on the last run whenever the host's log line changes."""
+def _tab(img2img: bool) -> str:
+    return "img2img" if img2img else "txt2img"
+
+
+def _connect(built: panel.Panel, tab: str, made: Any) -> None:
+    """Connect the panel's controls, and update its lines on the last picture whenever the host's log line changes."""
+    built.connect()
     built.log = made.component
-    built.log.change(
-        fn=partial(headline, HISTORY), inputs=[], outputs=[built.last_run], show_progress="hidden", queue=False
-    )
+    outputs = [built.last_run, built.gain]
+    built.log.change(fn=partial(_last, tab), inputs=[], outputs=outputs, show_progress="hidden", queue=False)
+
+
+def _last(tab: str) -> list[str]:
+    return [status(OUTCOMES.get(tab)), header(OUTCOMES.get(tab))]

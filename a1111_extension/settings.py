@@ -7,13 +7,28 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RecipeError, shown
+from ..core.recipe.auto import LEVELS, Auto
 from ..core.recipe.block_skip import BlockSkip, parse_depths
 from ..core.recipe.presets import preset
 from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune, parse_ratios
 from ..core.recipe.validate import choice
-from .table import BOTH, CUSTOM, DATO_CHOICES, FIELDS, HIRES, OFF, PASSES, TABLE, WHOLE, Entry, spaced
+from .table import (
+    BOTH,
+    CUSTOM,
+    DATO_CHOICES,
+    FIELDS,
+    HIRES,
+    LEVEL_CHOICES,
+    OFF,
+    OWN,
+    PASSES,
+    TABLE,
+    WHOLE,
+    Entry,
+    spaced,
+)
 from .values import typed
 
 _DATO = ("dato", "ratio", "ratios", "dato_depths")
@@ -41,13 +56,14 @@ class _Panel:
     def of_args(cls, args: Sequence[Any]) -> PanelSettings:
         """From the host's argument list, or from one mapping of field names to values in its first place.
 
-        What is missing or None keeps its default; what is too much is dropped. Raises :class:`RecipeError` for a value of
-        the wrong type and for a name that is no field.
+        What is missing or None keeps its default, and the speedup that of the level; what is too much is dropped. Raises
+        :class:`RecipeError` for a value of the wrong type and for a name that is no field.
         """
         by_name = args[0] if args and isinstance(args[0], Mapping) else dict(zip(FIELDS, args, strict=False))
         if unknown := [name for name in by_name if name not in FIELDS]:
             raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
-        return cls(**{k: typed(k, v, FIELDS[k].default) for k, v in by_name.items() if v is not None})
+        given = {k: typed(k, v, FIELDS[k].default) for k, v in by_name.items() if v is not None}
+        return cls(**given | _of_level(given))
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, passes: str = BOTH) -> PanelSettings:
@@ -64,7 +80,8 @@ class _Panel:
     def as_recipe(self) -> Recipe:
         """The recipe that is asked for. Raises :class:`RecipeError` in one line for values that cannot run."""
         choice("passes", self.passes, PASSES)
-        if self.recipe.strip():
+        choice("level", self.level, LEVEL_CHOICES)
+        if self.recipe.strip() and self.level == OWN:
             return Recipe.from_json(self.recipe)
         methods = self.methods()
         if len([m for m in methods if isinstance(m, (TokenMerge, TokenPrune)) and not m.neutral]) == 2:
@@ -75,7 +92,10 @@ class _Panel:
         return Recipe.of(methods)
 
     def methods(self) -> list[Method]:
-        """The recipe of the fields, whatever is in the recipe box. Merging is always in it, and neutral at a threshold of 1."""
+        """The recipe of the fields, whatever is in the recipe box. A preset is Auto alone. Otherwise merging is always in it,
+        and neutral at a threshold of 1."""
+        if self.level != OWN:
+            return [self._method(Auto)]
         listed = {"checkpoints": self.custom} if self.checkpoints == CUSTOM else {}
         others = (self._method(cls) for cls in WHOLE)
         merge = self._method(TokenMerge, **listed)
@@ -120,8 +140,10 @@ class _Panel:
         """These settings once the field `chosen` was set last: it counts, and what it excludes is turned off.
 
         DaTo prunes the tokens that a threshold below 1 merges, and its depths decide which blocks run, as a rule does. Auto
-        and call skipping both choose the calls that run.
+        and call skipping both choose the calls that run. A preset uses Auto alone, and excludes nothing.
         """
+        if self.level != OWN:
+            return self
         if chosen in (*_AUTO, *_CALLS):
             return self._after_calls(chosen)
         prunes = self.ratio > 0 or bool(self.dato == CUSTOM and self.ratios.strip())
@@ -153,6 +175,18 @@ else:
         bases=(_Panel,),
         frozen=True,
     )
+
+
+def _of_level(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A level, whatever its case, with its speedup where none is given."""
+    level = str(given.get("level", OWN)).lower()
+    speedup = {"speedup": LEVELS[level]} if level in LEVELS and "speedup" not in given else {}
+    return {"level": level.capitalize(), **speedup}
+
+
+def level_of(speedup: float) -> str:
+    """The preset whose speedup is nearest."""
+    return min(LEVELS, key=lambda name: abs(LEVELS[name] - speedup)).capitalize()
 
 
 def effects(recipe: Recipe) -> tuple[Any, ...]:

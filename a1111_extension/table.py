@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.recipe.auto import Auto
+from ..core.recipe.auto import LEVELS, Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import Field, default_of, field_of, fields_of, label_of
@@ -29,6 +29,9 @@ WHOLE = (Auto, CallSkip, *(cls for cls in METHODS if cls not in (*SHARING, Auto,
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
 OFF, CUSTOM = "off", "custom"
+OWN = "Custom"
+LEVEL_CHOICES = (*(name.capitalize() for name in LEVELS), OWN)
+"""Auto's speed-ups by name, and the single settings."""
 MERGE_IN = {
     "self-attention": ("attn1",),
     "self- and cross-attention": ("attn1", "attn2"),
@@ -52,7 +55,7 @@ ORDER = (
     "memory_budget", "offload", "forecast", "dato", "ratio", "ratios", "dato_depths", "recover_from", "stride", "gamma",
     "alpha", "seed", "mode", "caching", "split", "speedup", "max_error", "profile", "guard",
     "calls_speedup", "calls", "calls_every", "keys", "calls_rule", "space", "predictor", "warmup", "tail", "max_gap",
-    "calls_threshold", "calls_profile", "record",
+    "calls_threshold", "calls_profile", "record", "level",
 )  # fmt: skip
 """Public: the order of the API's arguments. A field that is not listed comes last; append it here before the next release."""
 
@@ -95,6 +98,11 @@ class Entry:
         return self.title or label_of(self.setting or self.name, self.field)
 
     @property
+    def expert(self) -> bool:
+        """Is it for experts? Numbers and texts of one block rule are not: they are what that rule is set by."""
+        return self.field.advanced and (self.only is None or bool(self.choices))
+
+    @property
     def info(self) -> str:
         """Shown beside its control."""
         return " ".join(filter(None, (self.note, self.field.help)))
@@ -134,6 +142,12 @@ def spaced(values: str | tuple[float, ...]) -> str:
 _OWN = (
     Entry("enabled", Field("", label="Skipstone"), False, infotext=NEVER),
     Entry(
+        "level",
+        Field("Gentle stays closest to the unaccelerated picture, Fast is the quickest. Custom has the single methods.",
+              label="Preset"),
+        OWN, choices=LEVEL_CHOICES,
+    ),
+    Entry(
         "passes",
         Field("Passes to accelerate. Large pictures gain most: a 1024 px pass has four times the tokens of a 512 px pass.",
               label="Hires fix"),
@@ -143,12 +157,12 @@ _OWN = (
     Entry(
         "dato",
         Field("Published schedules for 51 calls, scaled to your steps: dato_coco and dato_b have 5 full calls, dato_c 6, "
-              "dato_d 8. custom takes your own lists.", label="DaTo"),
-        OFF, group=TokenPrune, choices=DATO_CHOICES,
+              "dato_d 8. custom takes your own lists.", label="Schedule"),
+        OFF, group=TokenPrune, choices=DATO_CHOICES, axis="DaTo",
     ),
     Entry(
         "dato_depths",
-        Field("Used when DaTo is custom: depths as for block masks, such as 12 1 1 0. Leave it empty to prune only.",
+        Field("Used when Schedule is custom: depths as for block masks, such as 12 1 1 0. Leave it empty to prune only.",
               label="DaTo depths"),
         "", group=TokenPrune, only=("dato", (CUSTOM,)),
     ),
@@ -169,18 +183,23 @@ _LISTS = (
 
 _PARTICULAR: dict[str, dict[str, Any]] = {
     "threshold": {"infotext": ALWAYS},
-    "checkpoints": {"infotext": ALWAYS, "choices": (*field_of(TokenMerge, "checkpoints").choices, CUSTOM)},
+    "checkpoints": {
+        "title": "Search at", "axis": "Checkpoints", "infotext": ALWAYS,
+        "choices": (*field_of(TokenMerge, "checkpoints").choices, CUSTOM),
+    },
     "targets": {"name": "merge_in", "choices": tuple(MERGE_IN), "default": next(iter(MERGE_IN))},
     "proportional": {"note": "Not available in this web UI, whose attention takes no key bias."},
     "rule": {
         "choices": (OFF, *field_of(BlockSkip, "rule").choices), "default": OFF,
         "note": "off runs all blocks, mask follows a mask file.",
     },
-    "every": {"infotext": ALWAYS, "axis": "Block rule every"},
+    "every": {"title": "Full call every", "infotext": ALWAYS, "axis": "Block rule every"},
     "mode": {"note": "quad needs a sampler with one call per step, such as Euler or DDIM."},
     "mask": {"note": f"A file in models/{FOLDERS['mask']}."},
     **{name: {"note": f"A file in models/{FOLDERS['profile']}."} for name in ("profile", "calls_profile")},
-    **{name: {"default": 1.0} for name in ("speedup", "calls_speedup")},
+    "branch": {"title": "Layers kept", "axis": "Branch"},
+    "speedup": {"title": "Strength", "axis": "Speedup", "default": 1.0},
+    "calls_speedup": {"default": 1.0},
     "ratio": {"infotext": ALWAYS, "axis": "DaTo ratio"},
 }  # fmt: skip
 """Settings whose entry differs from the plain one, and how."""

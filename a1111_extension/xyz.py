@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..core.recipe.auto import Auto
+from ..core.recipe.auto import LEVELS, Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import default_of
@@ -20,7 +20,7 @@ from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from ..core.recipe.validate import choice
 from .settings import COUNTS, PanelSettings
-from .table import CUSTOM, FIELDS, METHODS, OFF, TABLE, Entry
+from .table import CUSTOM, FIELDS, METHODS, OFF, OWN, TABLE, Entry
 from .values import typed
 
 _PREFIX = "[Skipstone] "
@@ -90,6 +90,9 @@ def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
     """
     found = {entry.name: getattr(p, f"skipstone_{entry.name}", None) for entry in AXES}
     cell = {name: value for name, value in found.items() if value is not None}
+    if level := cell.pop("level", ""):
+        speedup = settings.speedup if settings.level == OWN else 1.0
+        settings = settings.but(enabled=True, level=level, speedup=LEVELS.get(level.lower(), speedup))
     if not cell:
         return settings
     settings = settings.but(passes=cell.pop("passes", settings.passes))

@@ -19,7 +19,7 @@ from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "passes", "recipe")]
+SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe")]
 BLOCKS = [entry.name for entry in TABLE if entry.group is BlockSkip]
 
 pytest_plugins = ["doubles.a1111_fixtures"]
@@ -43,12 +43,12 @@ def test_the_tab_shows_the_last_run_and_both_panels_follow(
 ) -> None:
     assert "No run yet" in tab["skipstone_refresh"].fire("click")
     script = host.script()
-    assert script.log.fire("change") == "No run yet."
+    assert script.log.fire("change") == ["No picture yet.", ""]
     host.process_images(script, job, *ON)
     shown = tab["Blocks"].fire("load")
     assert shown == tab["skipstone_refresh"].fire("click")
     assert "in 3 layers, saved" in shown and "5 calls: " in shown and shown.count("<tr>") == 1 + LAYERS
-    assert script.log.fire("change").startswith("Run 1, one pass, 128 x 128: merged ")
+    assert script.log.fire("change")[0].startswith("This picture: merged ")
 
 
 def test_the_report_keeps_a_few_runs_and_escapes_their_text(host: a1111.Host, job: a1111.Job) -> None:

@@ -38,6 +38,10 @@ class InputAccordion(Component):
 
     kind = "Checkbox"
 
+    def extra(self) -> Component:
+        """A place in its header."""
+        return sys.modules["gradio"].Column()
+
 
 def refresh_button(component: Component, method: Any, args: Callable[[], dict[str, Any]], elem_id: str) -> None:
     """`modules.ui_common.create_refresh_button`."""
@@ -52,7 +56,7 @@ class Script:
     is_img2img = False
 
     def __init__(self) -> None:
-        self.after_component: dict[str, Callable[[Any], None]] = {}
+        self.registered: dict[str, Callable[[Any], None]] = {}
 
     def elem_id(self, item_id: str) -> str:
         """As the host makes it."""
@@ -60,7 +64,7 @@ class Script:
 
     def on_after_component(self, callback: Callable[[Any], None], *, elem_id: str) -> None:
         """Registered in `ui`; called when the component is made."""
-        self.after_component[elem_id] = callback
+        self.registered[elem_id] = callback
 
 
 class AxisOption:
@@ -201,8 +205,13 @@ class Host:
         """A new script instance with its UI built, as the host makes one per tab."""
         script = self.module.SkipstoneScript()
         script.is_img2img = img2img
+        tab = "img2img" if img2img else "txt2img"
+        script.steps = sys.modules["gradio"].Slider(1, 150, 20, elem_id=f"{tab}_steps")
+        script.sampling = sys.modules["gradio"].Dropdown(["Euler", "LCM"], value="Euler", elem_id=f"{tab}_sampling")
+        for component in (script.steps, script.sampling):
+            script.after_component(component)
         script.components = script.ui(img2img)
-        for elem_id, callback in script.after_component.items():
+        for elem_id, callback in script.registered.items():
             script.log = html(elem_id)
             callback(SimpleNamespace(component=script.log))
         return script

@@ -12,6 +12,7 @@ GRADIO_ARGUMENTS = {
     "Number": f"precision minimum maximum step {_FORM}",
     "Dropdown": f"choices type multiselect allow_custom_value max_choices {_FORM}",
     "Radio": f"choices type {_FORM}",
+    "CheckboxGroup": f"choices type {_FORM}",
     "Checkbox": _FORM,
     "Textbox": f"lines max_lines placeholder autofocus type text_align rtl show_copy_button {_FORM}",
     "HTML": "value label every show_label visible elem_id elem_classes",
@@ -21,7 +22,11 @@ GRADIO_ARGUMENTS = {
     "Accordion": "label open visible elem_id",
     "Blocks": "theme analytics_enabled mode title css",
 }
-_FIRST = {"Slider": "minimum maximum value", "Dropdown": "choices", "Radio": "choices", "Accordion": "label"}
+_FIRST = {
+    "Slider": "minimum maximum value",
+    "Accordion": "label",
+    **dict.fromkeys(("Dropdown", "Radio", "CheckboxGroup"), "choices"),
+}
 EVENT_ARGUMENTS = {"fn", "inputs", "outputs", "api_name", "scroll_to_output", "show_progress", "queue", "every"}
 
 
@@ -76,8 +81,8 @@ class Component:
             result = event["fn"](*(component.value for component in event["inputs"]))
             results = result if isinstance(result, (list, tuple)) else [result]
             for component, value in zip(event["outputs"], results, strict=True):
-                if not (isinstance(value, dict) and value.get("__type__") == "update"):
-                    component.value = value
+                changed = value if isinstance(value, dict) and "__type__" in value else {"value": value}
+                component.__dict__.update({name: new for name, new in changed.items() if name != "__type__"})
 
     def __enter__(self) -> Component:
         return self
