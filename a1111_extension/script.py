@@ -33,6 +33,11 @@ outcome of each tab's last picture."""
 class SkipstoneScript(scripts.Script):
     """The always visible panel of one tab. The instance keeps no state of a job: each hook reads its arguments."""
 
+    def __init__(self) -> None:
+        """One for each tab."""
+        super().__init__()
+        self.watched: dict[str, Any] = {}
+
     def title(self) -> str:
         """The name by which the API finds the script."""
         return "Skipstone"
@@ -48,7 +53,7 @@ class SkipstoneScript(scripts.Script):
         PANELS[tabname] = built
         self.infotext_fields = built.infotext_fields
         self.paste_field_names = built.paste_field_names
-        built.watched = vars(self).get("watched", {})
+        built.watched = self.watched
         self.on_after_component(partial(_connect, built, tabname), elem_id=f"html_log_{tabname}")
         return built.components
 
@@ -61,7 +66,7 @@ class SkipstoneScript(scripts.Script):
         """
         tab, _, name = str(getattr(component, "elem_id", None)).partition("_")
         if tab == _tab(self.is_img2img) and name in ("steps", "sampling"):
-            vars(self).setdefault("watched", {})[name] = component
+            self.watched[name] = component
 
     def before_process(self, p: Any, *args: Any) -> None:
         """A job begins. Clean up after an earlier one that ended in an exception, even if the panel is off.
