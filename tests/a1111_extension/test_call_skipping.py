@@ -372,12 +372,12 @@ def test_forges_controlnet_runs_only_where_the_network_reads_it(
 # -- panel, infotext, plot, API --
 
 
-def test_call_skipping_and_auto_are_groups_of_the_panel_and_the_tab(host: a1111.Host) -> None:
+def test_call_skipping_and_auto_are_groups_of_the_tab_and_sliders_of_the_panel(host: a1111.Host) -> None:
     host.script()
     host.fire("on_ui_tabs")
-    for prefix in ("script_txt2img_skipstone_", "skipstone_tab_"):
-        for part, title, name in (("auto", "Auto", "speedup"), ("call_skip", "Call skipping", "calls_speedup")):
-            assert host.made[f"{prefix}{part}_part"].label == title
+    for part, title, name in (("auto", "Auto", "speedup"), ("call_skip", "Call skipping", "calls_speedup")):
+        assert host.made[f"skipstone_tab_{part}_part"].label == title
+        for prefix in ("script_txt2img_skipstone_", "skipstone_tab_"):
             speedup = host.made[f"{prefix}{name}"]
             assert (speedup.kind, speedup.value, speedup.minimum, speedup.maximum) == ("Slider", 1.0, 1.0, 4.0)
 
@@ -432,9 +432,9 @@ def test_the_infotext_brings_the_settings_back(host: a1111.Host, job: a1111.Job)
     told = a1111.parse_infotext(a1111.write_infotext(job.extra_generation_params))
     assert (told[CALLS_RUN], told["Skipstone keys"]) == ("33%", "0 1 4 11")
     script = host.script()
-    pasted = {c.elem_id: read(told) for c, read in script.infotext_fields}
+    a1111.paste(script, told)
     again = fresh(job)
-    host.process_images(script, again, *pasted.values())
+    host.process_images(script, again, *(component.value for component in script.components))
     assert again.extra_generation_params == job.extra_generation_params
 
 

@@ -272,9 +272,8 @@ def test_the_report_says_pruned(host: a1111.Host, job: a1111.Job) -> None:
     history = sys.modules["_skipstone_webui.a1111_extension.history"]
     host.process_images(host.script(), job, *args_of(**COCO))
     shown = host.module._script.HISTORY
-    assert history.headline(shown).startswith("Run 1, one pass, 128 x 128: pruned ") and "; ran " in history.headline(
-        shown
-    )
+    line = history.first_line(shown.runs()[0])
+    assert line.startswith("one pass, 128 x 128: pruned ") and "; ran " in line
     assert "<th>tokens pruned</th>" in history.page(shown) and "merged" not in history.page(shown)
 
 

@@ -258,13 +258,13 @@ def test_the_report_tells_blocks_and_multiply_adds(host: a1111.Host, job: a1111.
     report = runs(host)[0].report
     saved = f"{1 - report.block_macs_run / report.block_macs_all:.0%}"
     line = f"ran {report.blocks_run} of {report.blocks} blocks in {report.calls} calls, saved {saved} of their multiply-adds"
-    assert history.headline(host.module._script.HISTORY) == f"Run 1, one pass, 128 x 128: {line}"
+    assert history.first_line(runs(host)[0]) == f"one pass, 128 x 128: {line}"
     page = history.page(host.module._script.HISTORY)
     assert f"<td>{report.blocks_run}</td><td>{report.blocks_reused}</td><td>{saved}</td>" in page
     assert page.count("<table") == 1, "no layer was merged, so that there is no table of layers"
     host.process_images(host.script(), fresh(job), *args_of(**{**RULE, "threshold": 0.0}))
-    first = history.headline(host.module._script.HISTORY)
-    assert first.startswith("Run 2, one pass, 128 x 128: merged ") and "; ran " in first
+    first = history.first_line(runs(host)[0])
+    assert first.startswith("one pass, 128 x 128: merged ") and "; ran " in first
     assert history.page(host.module._script.HISTORY).count("<table") == 2
 
 

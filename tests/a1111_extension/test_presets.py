@@ -64,14 +64,8 @@ class Page:
         self.set(self.panel.methods, list(methods))
 
     def paste(self, params: dict[str, Any]) -> None:
-        """As `infotext_utils.paste_func`: values of the type of the component's first value."""
         before = self._values()
-        for component, read in self.script.infotext_fields:
-            value = read(params)
-            if isinstance(value, dict):
-                component.value = value["value"]
-            elif value is not None and component.value is not None:
-                component.value = type(component.value)(value)
+        a1111.paste(self.script, params)
         for component, old in before:
             if component.value != old:
                 component.act("change")

@@ -86,6 +86,16 @@ def write_infotext(params: dict[str, Any]) -> str:
     return ", ".join(f"{k}: {v}" for k, v in quoted.items())
 
 
+def paste(script: Any, params: dict[str, str]) -> None:
+    """As `infotext_utils.paste_func`: an update as it is, other values in the type of the component's first value."""
+    for component, read in script.infotext_fields:
+        value = read(params)
+        if isinstance(value, dict):
+            component.value = value["value"]
+        elif value is not None and component.value is not None:
+            component.value = type(component.value)(value)
+
+
 @dataclass
 class Job:
     """`StableDiffusionProcessing`: what the hooks read and write of it.
