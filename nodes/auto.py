@@ -12,8 +12,8 @@ from ..core.recipe.auto import LEVELS, Auto
 from ..core.recipe.recipe import Recipe
 from .controls import CUSTOM
 from .files import PROFILE_FILES
-from .patch import off, patched
-from .widgets import Panel, advanced, found_by, model_input, shown_fields
+from .patch import off, patched, recipe_on
+from .widgets import RECIPE, Panel, advanced, found_by, model_input, shown_fields
 
 _NONE, _RECORDED = "none", "record from the next picture"
 
@@ -82,7 +82,13 @@ class SkipstoneAuto(io.ComfyNode):
                     )
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The accelerated model. The input model is not changed.")],
+            outputs=[
+                io.Model.Output(tooltip="The accelerated model. The input model is not changed."),
+                RECIPE.Output(
+                    display_name="recipe",
+                    tooltip="These settings, for Save Recipe. The calls are chosen in the run: Run Report's recipe has them.",
+                ),
+            ],
             hidden=[io.Hidden.unique_id],
             **found_by("teacache", "easycache", "skip step"),
         )
@@ -95,4 +101,7 @@ class SkipstoneAuto(io.ComfyNode):
             model: the ModelPatcher.
             widgets: the values of the other inputs.
         """
-        return patched(model, lambda: build_auto(model, **widgets), off("a speed-up of 1"), cls.hidden.unique_id)
+        made = patched(model, lambda: build_auto(model, **widgets), off("a speed-up of 1"), cls.hidden.unique_id)
+        (accelerated,) = made.args
+        auto = recipe_on(accelerated).auto if accelerated is not model else None
+        return io.NodeOutput(accelerated, Recipe(auto=auto))

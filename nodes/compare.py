@@ -12,7 +12,7 @@ from ..core.errors import RecipeError, SkipstoneError
 from ..core.measure.fidelity import Fidelity, fidelity
 from .messages import warn
 from .pictures import image, labelled, notice
-from .widgets import TOOLS
+from .widgets import TOOLS, advanced, named_too
 
 _GAP = 8
 """Pixels between two pictures side by side."""
@@ -37,6 +37,8 @@ class SkipstoneCompare(io.ComfyNode):
                     "amplify", default=5.0, min=1.0, max=100.0, step=1.0, optional=True,
                     tooltip="How many times stronger the difference is drawn.",
                 ),
+                _seconds("original", "How long the original took, such as Run Report's seconds_in_full; 0 is not known."),
+                _seconds("accelerated", "How long the accelerated picture took, such as Run Report's seconds."),
             ],
             outputs=[
                 io.Image.Output(display_name="side_by_side", tooltip="The original left, the accelerated picture right."),
@@ -46,16 +48,26 @@ class SkipstoneCompare(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            **named_too("compare", "difference", "psnr", "ssim", "wipe", "before after", "skipstone"),
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, original: Tensor, accelerated: Tensor, amplify: float = 5.0) -> io.NodeOutput:
+    def execute(
+        cls,
+        original: Tensor,
+        accelerated: Tensor,
+        amplify: float = 5.0,
+        seconds_original: float = 0.0,
+        seconds_accelerated: float = 0.0,
+    ) -> io.NodeOutput:
         """Compare. For pictures of different sizes, the node says so and its pictures are that text.
 
         Args:
             original: [B, H, W, C] in 0..1.
             accelerated: of the same size; of the larger batch, the first pictures are compared.
             amplify: factor of the difference.
+            seconds_original: how long the original took; 0 if it is not known.
+            seconds_accelerated: how long the accelerated picture took; 0 if it is not known.
         """
         try:
             one, other = _pair(original, accelerated)
@@ -65,10 +77,18 @@ class SkipstoneCompare(io.ComfyNode):
             return io.NodeOutput(text, text, 0.0, 0.0)
         found = fidelity(other.movedim(-1, 1), one.movedim(-1, 1))
         difference = ((other - one).abs() * amplify).clamp(0, 1)
+        line = summary(found) + times(seconds_original, seconds_accelerated)
         return io.NodeOutput(
             side_by_side(one, other), difference, found.psnr_db, found.ssim,
-            ui={"skipstone_original": _saved(one), "skipstone_accelerated": _saved(other), "text": [summary(found)]},
+            ui={"skipstone_original": _saved(one), "skipstone_accelerated": _saved(other), "text": [line]},
         )  # fmt: skip
+
+
+def _seconds(which: str, tooltip: str) -> Any:
+    """An optional time, to connect."""
+    return advanced(
+        io.Float.Input(f"seconds_{which}", default=0.0, min=0.0, max=1e6, step=0.01, optional=True, tooltip=tooltip)
+    )
 
 
 def _pair(original: Tensor, accelerated: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,6 +110,16 @@ def summary(found: Fidelity) -> str:
     if found.psnr_db == float("inf"):
         return "identical"
     return f"PSNR {found.psnr_db:.1f} dB, SSIM {found.ssim:.3f}"
+
+
+def times(original: float, accelerated: float) -> str:
+    """The ratio of two times, such as ", 1.83x faster"; empty where one is not known.
+
+    Args:
+        original: seconds.
+        accelerated: seconds.
+    """
+    return f", {original / accelerated:.2f}x faster" if original > 0 and accelerated > 0 else ""
 
 
 def side_by_side(original: Tensor, accelerated: Tensor) -> Tensor:

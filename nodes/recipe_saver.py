@@ -15,7 +15,7 @@ from .files import MASK_FILES, RECIPE_FILES
 from .messages import show_on_node, warn
 from .patch import recipe_on
 from .recipe_loader import summary
-from .widgets import RECIPES, prefix_input
+from .widgets import RECIPE, RECIPES, prefix_input
 
 
 class SkipstoneRecipeSaver(io.ComfyNode):
@@ -30,22 +30,27 @@ class SkipstoneRecipeSaver(io.ComfyNode):
             category=RECIPES,
             description=f"Saves what the Skipstone nodes before it do to a model, to output/{RECIPE_FILES.folder}. Load "
             "Recipe and the other hosts can read the file.",
-            inputs=[io.Model.Input("model", tooltip="A model with Skipstone nodes on it."), prefix_input("recipe")],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with Skipstone nodes on it."),
+                prefix_input("recipe"),
+                RECIPE.Input("recipe", optional=True, tooltip="Saved in place of what is on the model."),
+            ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model: Any, filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, model: Any, filename_prefix: str, recipe: Recipe | None = None) -> io.NodeOutput:
         """Write the file, and show its name and content on the node.
 
         Args:
             model: the ModelPatcher.
             filename_prefix: start of the file name.
+            recipe: what to save; None for what is on the model.
         """
         node_id = cls.hidden.unique_id
         try:
-            show_on_node(write_recipe(recipe_on(model), filename_prefix), node_id)
+            show_on_node(write_recipe(recipe_on(model) if recipe is None else recipe, filename_prefix), node_id)
         except SkipstoneError as error:
             warn(f"{error}; nothing was saved", node_id)
         return io.NodeOutput()

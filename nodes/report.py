@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..core.engine.report import Report
+from ..core.recipe.recipe import Recipe
 from .messages import gain
-from .patch import record_of
+from .patch import recipe_on, record_of
 from .pictures import image, notice
 from .records import Record
 from .run_plot import run_plot
-from .widgets import TOOLS
+from .whole_calls import WholeCallMethod
+from .widgets import RECIPE, TOOLS, named_too
 
 _NO_RUN = "no run yet: connect the model that the sampler uses, and its latent or picture"
 
@@ -35,9 +39,19 @@ class SkipstoneReport(io.ComfyNode):
             outputs=[
                 io.String.Output(display_name="report", tooltip="The report, one fact a line."),
                 io.Image.Output(display_name="plot", tooltip="A bar for each call, as high as it took time."),
+                io.Float.Output(display_name="seconds", tooltip="How long the run took."),
+                io.Float.Output(
+                    display_name="seconds_in_full",
+                    tooltip="About how long it would have taken in full; 0 where no call ran in full.",
+                ),
+                RECIPE.Output(
+                    display_name="recipe",
+                    tooltip="What ran, for Save Recipe: the calls that Skipstone chose in this run.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            **named_too("report", "speedup", "plot", "statistics", "skipstone"),
         )
 
     @classmethod
@@ -53,7 +67,9 @@ class SkipstoneReport(io.ComfyNode):
         plot = run_plot(record.log, title(record)) if record and record.log.calls else notice(text)
         pictures = image(plot)
         shown = ui.ImageSaveHelper.save_images(pictures, "skipstone_report", io.FolderType.temp, None)
-        return io.NodeOutput(text, pictures, ui={"images": shown, "text": [text]})
+        seconds, in_full = (record.log.seconds, record.log.seconds_in_full) if record else (0.0, 0.0)
+        recipe = ran_recipe(recipe_on(model), record.reports if record else ())
+        return io.NodeOutput(text, pictures, seconds, in_full, recipe, ui={"images": shown, "text": [text]})
 
 
 def title(record: Record) -> str:
@@ -64,6 +80,20 @@ def title(record: Record) -> str:
     """
     working = [report for report in record.reports if not report.idle]
     return gain(working[0], record.log) if working else f"nothing was accelerated, {record.log.seconds:.1f} s"
+
+
+def ran_recipe(asked: Recipe, reports: Sequence[Report]) -> Recipe:
+    """What ran: the asked recipe, with the calls that were chosen in the run in place of how they were to be chosen.
+
+    Args:
+        asked: the recipe on the model.
+        reports: of the run; empty before it.
+    """
+    chosen = next((report for report in reports if report.chosen), None)
+    if chosen is None:
+        return asked
+    others = [method for method in asked.methods if not isinstance(method, WholeCallMethod)]
+    return Recipe.of([*others, *Recipe.of_plain([chosen.chosen, *chosen.beside]).methods])
 
 
 def report_text(record: Record) -> str:

@@ -133,11 +133,18 @@ class RunLog:
 
     @property
     def seconds_saved(self) -> float:
-        """About how much longer full calls would have taken; 0 where no full call is known to compare with.
+        """About how much longer full calls would have taken; 0 where no full call is known to compare with."""
+        others = [entry.seconds for entry in self.calls if entry.ran != "full" and entry.seconds]
+        return max(0.0, self._full_call * len(others) - sum(others)) if others else 0.0
 
-        The first call counts only where it is the one full call: it may load the model.
-        """
+    @property
+    def seconds_in_full(self) -> float:
+        """About how long the run would have taken with full calls; 0 where no full call is known to compare with."""
+        return self.seconds + self.seconds_saved if self._full_call else 0.0
+
+    @property
+    def _full_call(self) -> float:
+        """Seconds of a full call; 0 without one. The first counts only where it is the only one: it may load the model."""
         full = [entry.seconds for entry in self.calls[1:] if entry.ran == "full" and entry.seconds]
         full = full or [entry.seconds for entry in self.calls[:1] if entry.ran == "full"]
-        others = [entry.seconds for entry in self.calls if entry.ran != "full" and entry.seconds]
-        return max(0.0, median(full) * len(others) - sum(others)) if full and others else 0.0
+        return median(full) if full else 0.0

@@ -15,6 +15,9 @@ from .serving import supported
 MASK = io.Custom("SKIPSTONE_MASK")
 """Carries a :class:`BlockSkip`: a rule, or a mask read from a file. None where the node before failed."""
 
+RECIPE = io.Custom("SKIPSTONE_RECIPE")
+"""Carries a :class:`Recipe`."""
+
 MASKS = "Skipstone/masks"
 """Menu of the nodes that make, save and show masks."""
 
@@ -136,13 +139,22 @@ _FASTER = ("faster", "speed", "accelerate", "cache", "skipstone")
 
 
 def found_by(*words: str) -> dict[str, Any]:
-    """Arguments of a schema with which the node search finds a node that accelerates; none in ComfyUI without such words.
+    """Arguments of a schema with which the node search finds a node that accelerates.
 
     Args:
         words: for this node, besides those for all of them.
     """
+    return named_too(*words, *_FASTER)
+
+
+def named_too(*words: str) -> dict[str, Any]:
+    """Arguments of a schema with which the node search finds a node; none in ComfyUI without such words.
+
+    Args:
+        words: that people type.
+    """
     known = any(one.name == "search_aliases" for one in fields(io.Schema))
-    return {"search_aliases": [*words, *_FASTER]} if known else {}
+    return {"search_aliases": list(words)} if known else {}
 
 
 def advanced(widget: Any) -> Any:

@@ -145,7 +145,7 @@ def _kind(schema: Any) -> Kind:
     widgets = {
         one.id: type(one).__name__.removesuffix("Input").upper() for one in schema.inputs if hasattr(one, "default")
     }
-    types = {"model": "MODEL", "mask": "SKIPSTONE_MASK", "after": "*"}
+    types = {"model": "MODEL", "mask": "SKIPSTONE_MASK", "recipe": "SKIPSTONE_RECIPE", "after": "*"}
     sockets = {one.id: types.get(one.id, "IMAGE") for one in schema.inputs if one.id not in widgets}
     return Kind(sockets, widgets, [one.io_type for one in schema.outputs], schema.display_name)
 

@@ -46,6 +46,22 @@ def test_equal_pictures_are_called_identical(server: comfy.PromptServer) -> None
     assert result.args[2:] == (float("inf"), 1.0) and result.ui["text"] == ["identical"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        ((22.2, 12.0), "identical, 1.85x faster"),
+        ((22.2, 0.0), "identical"),
+        ((0.0, 1.0), "identical"),
+    ],
+)
+def test_the_times_are_compared_where_both_are_given(
+    server: comfy.PromptServer, seconds: tuple[float, float], line: str
+) -> None:
+    one, (original, accelerated) = pictures(), seconds
+    result = compared(one, one, seconds_original=original, seconds_accelerated=accelerated)
+    assert result.ui["text"] == [line]
+
+
 def test_the_page_gets_a_file_for_each_picture(server: comfy.PromptServer) -> None:
     shown = compared(pictures(3), pictures(2)).ui
     assert [len(shown[key]) for key in ("skipstone_original", "skipstone_accelerated")] == [2, 2]

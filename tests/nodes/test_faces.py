@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,16 @@ def test_the_search_finds_each_accelerating_node_where_the_host_has_words_for_it
     server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipstone.nodes import widgets
+    from skipstone.nodes.compare import SkipstoneCompare
+    from skipstone.nodes.report import SkipstoneReport
 
     assert widgets.found_by("tome") == {}
-    monkeypatch.setattr(
-        widgets.io, "Schema", dataclass(type("Schema", (), {"__annotations__": {"search_aliases": list}}))
-    )
+    newer = {"__annotations__": {"search_aliases": list}, "search_aliases": field(default_factory=list)}
+    monkeypatch.setattr(widgets.io, "Schema", dataclass(type("Schema", (widgets.io.Schema,), newer)))
     assert {"tome", "faster", "speed", "accelerate", "cache"} < set(widgets.found_by("tome")["search_aliases"])
+    words = {node: set(node.define_schema().search_aliases) for node in (SkipstoneCompare, SkipstoneReport)}
+    assert {"compare", "difference", "psnr", "wipe", "before after"} < words[SkipstoneCompare]
+    assert {"report", "speedup", "plot"} < words[SkipstoneReport]
 
 
 # workflows

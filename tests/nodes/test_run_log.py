@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from comfy_models import HEUN, MERGE, SKIP, network, patch, patcher, said, sampl
 from doubles import comfy
 
 from skipstone.core.engine.report import Report
+from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -98,6 +100,8 @@ def test_seconds_saved_are_those_of_full_calls_without_the_first(server: comfy.P
 
     assert run(9.0, 1.0, 0.1, 1.0, 0.1, forecast=(2, 4)).seconds_saved == pytest.approx(1.8)
     assert run(9.0, 1.0, forecast=(1,)).seconds_saved == 8.0
+    assert run(9.0, 1.0, 0.1, 1.0, 0.1, forecast=(2, 4)).seconds_in_full == pytest.approx(13.0)
+    assert run(1.0, forecast=(0,)).seconds_in_full == 0.0
     assert run(1.0, 1.0).seconds_saved == 0 and run(1.0, 2.0, 1.0, forecast=(1,)).seconds_saved == 0.0
 
 
@@ -155,10 +159,30 @@ def test_the_error_is_shown_beside_the_one_that_is_allowed_during_the_run_and_af
 def test_the_node_reports_the_last_run_in_text_and_picture(patcher: comfy.ModelPatcher) -> None:
     model = patch(patch(patcher, MERGE, 1), FIVE, 2)
     sample(model)
-    text, plot = reported(model).args
+    text, plot, seconds, in_full, recipe = reported(model).args
     assert "ran 5 of 10 calls, forecast 5" in text and "merged" in text and "-0" not in text
     assert plot.shape[0] == 1 and plot.shape[2:] == (960, 3) and plot.std() > 0.05
     assert reported(model).ui["text"] == [text]
+    assert seconds == log_of(model).seconds > 0
+    assert in_full == log_of(model).seconds_in_full == 0.0, "tokens were merged at each call that ran"
+    assert recipe.merge == MERGE.merge and recipe.calls.keys == (0, 1, 4, 7, 9)
+
+
+def test_the_calls_that_auto_chose_are_a_recipe_after_the_run_and_its_settings_before(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, tmp_path: Path
+) -> None:
+    from skipstone.nodes.auto import SkipstoneAuto
+    from skipstone.nodes.recipe_saver import SkipstoneRecipeSaver
+
+    model, settings = SkipstoneAuto.ran("5", model=patcher, level="fast").args
+    assert settings == Recipe(auto=Auto(speedup=2.5)) == reported(model).args[4]
+    sample(model, steps=20)
+    ran = reported(model).args[4]
+    assert ran.auto is None and len(ran.calls.keys) == 8
+    SkipstoneRecipeSaver.run("8", model=model, filename_prefix="ran", recipe=ran)
+    assert Recipe.load(tmp_path / "output/skipstone_recipes/ran_00001_.json") == ran
+    assert SkipstoneAuto.ran("5", model=patcher, level="custom", speedup=1.0).args[1] == Recipe()
+    assert SkipstoneAuto.ran("5", model=patcher, level="fast", profile_file="lost").args == (patcher, Recipe())
 
 
 def test_before_a_run_and_without_skipstone_the_node_says_so(patcher: comfy.ModelPatcher) -> None:

@@ -156,6 +156,6 @@ IO = SimpleNamespace(
     Float=_kind(FloatInput, "FLOAT"), Int=_kind(IntInput), Combo=_kind(ComboInput), String=_kind(StringInput, "STRING"),
     Boolean=_kind(BooleanInput), Hidden=SimpleNamespace(unique_id="UNIQUE_ID"), Image=_kind(Input, "IMAGE"),
     Conditioning=_kind(Input), Latent=_kind(Input, "LATENT"), Clip=_kind(Input, "CLIP"), Vae=_kind(Input, "VAE"),
-    FolderType=FolderType, AnyType=_kind(Input, "*"), Custom=lambda io_type: _kind(Input),
+    FolderType=FolderType, AnyType=_kind(Input, "*"), Custom=lambda io_type: _kind(Input, io_type),
 )  # fmt: skip
 """The module's names that nodes use."""
