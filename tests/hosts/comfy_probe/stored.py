@@ -20,10 +20,14 @@ class Wrapped(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("kept", (linear.weight.detach().float() / scale).round().to(torch.int8))
 
+    @property
+    def weight(self):
+        """The weight in float32, which ComfyUI's own fused layers read."""
+        return self.kept.float() * self.scale
+
     def forward(self, x):
         """[..., in_features] -> [..., out_features]."""
-        weight = self.kept.to(x.dtype) * self.scale.to(x.dtype)
-        return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+        return nn.functional.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def wrap(network):
