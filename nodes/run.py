@@ -173,6 +173,7 @@ class Run:
         try:
             reports = [engine.end() for engine in engines.values() if engine]
             self._reports = _together(self._calls.end() if self._calls else None, reports)
+            self._log.compare(self._reports)
             self._show(self._reports)
         except Exception as fault:
             self._give_up(fault)
@@ -271,6 +272,7 @@ def _together(calls: Report | None, parts: list[Report]) -> list[Report]:
         beside=calls.beside,
         estimated_error=calls.estimated_error,
         allowed_error=calls.allowed_error,
+        compared=calls.compared,
         cache_bytes=calls.cache_bytes + first.cache_bytes,
         notes=list(dict.fromkeys([*calls.notes, *first.notes])),
         declined={**calls.declined, **first.declined},

@@ -25,6 +25,8 @@ class CallEntry:
         blocks_run: those of them that ran.
         tokens: tokens of the layers that merge or prune, summed.
         kept: those of them that attention ran on.
+        held: bytes that all caches held after it.
+        error: relative error of the output that would have been forecast; None where none was compared.
     """
 
     started: float
@@ -34,6 +36,8 @@ class CallEntry:
     blocks_run: int = 0
     tokens: int = 0
     kept: int = 0
+    held: int = 0
+    error: float | None = None
 
     @property
     def ran(self) -> str:
@@ -115,7 +119,18 @@ class RunLog:
             entry.forecast = now.forecast > seen.forecast or (entry.forecast and now.forecast == seen.forecast)
             for name in ("blocks", "blocks_run", "tokens", "kept"):
                 setattr(entry, name, getattr(entry, name) + getattr(now, name) - getattr(seen, name))
+            entry.held = sum(report.held_bytes for report in (*parts, *([whole] if whole else [])))
         return new
+
+    def compare(self, reports: Sequence[Report]) -> None:
+        """Enter the errors that were compared, which are known after the run.
+
+        Args:
+            reports: of the run.
+        """
+        for call, error in (pair for report in reports for pair in report.compared.items()):
+            if call < len(self.calls):
+                self.calls[call].error = error
 
     def end(self) -> None:
         """The run has ended."""

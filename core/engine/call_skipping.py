@@ -89,6 +89,7 @@ class CallSkipping:
         self._plan, self._active = CallPlan(settings, horizon), True
         self._guard = CallGuard(choice.bounds, self._plan, meter)
         named = identity(network) if network is not None and choice.record else ""
+        self._compared: dict[int, int] = {}  # step -> number of its call in the report
         self._recording = Recording(choice.record, named, horizon.timesteps or ()) if choice.record else None
         meter.report.estimated_error, meter.report.allowed_error = choice.promise, choice.allowed
         if choice.why:
@@ -193,6 +194,7 @@ class CallSkipping:
             return
         forecast = prediction(self.forecast())
         if forecast is not None:
+            self._compared.setdefault(self._step, self._meter.report.calls - 1)
             self._guard.compare(self._step, forecast, truth)
 
     @property
@@ -207,6 +209,7 @@ class CallSkipping:
 
     def close(self) -> None:
         """Free everything, and write what was recorded."""
+        self._meter.report.compared = {self._compared[step]: error for step, error in self.surprises.items()}
         if self._recording is not None:
             self._recording.save(self._meter)
             self._recording = None

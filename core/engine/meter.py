@@ -92,7 +92,8 @@ class Meter:
         self.report.blocks_dead += dead
 
     def keep_cache(self, nbytes: int) -> None:
-        """Register the present cache size in bytes; the report keeps the largest."""
+        """Register the present cache size in bytes; the report keeps it, and the largest."""
+        self.report.held_bytes = nbytes
         self.report.cache_bytes = max(self.report.cache_bytes, nbytes)
 
     def finish(self) -> Report:

@@ -92,6 +92,8 @@ class Report:
         notes: further lines.
         seconds: duration of the run.
         cache_bytes: largest size of all caches.
+        held_bytes: their size after the last forward that ran.
+        compared: number of a call that ran after skipped ones -> relative error of the output that would have been forecast.
         planned: whether the run kept to its announced calls.
         blocks_run: block calls that ran.
         blocks_reused: block calls that returned a cached value.
@@ -117,6 +119,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     cache_bytes: int = 0
+    held_bytes: int = 0
+    compared: dict[int, float] = field(default_factory=dict)
     planned: bool = True
     blocks_run: int = 0
     blocks_reused: int = 0

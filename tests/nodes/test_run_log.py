@@ -81,6 +81,46 @@ def test_both_floors_share_one_log(patcher: comfy.ModelPatcher) -> None:
     assert runs.count("forecast") == 5 and runs[:2] == ["full", "partly"] and len(runs) == 10
 
 
+@pytest.mark.parametrize("below", [(), (MERGE,)], ids=["alone", "merged"])
+@pytest.mark.parametrize("split", [False, True])
+def test_errors_are_those_of_calls_that_ran_after_forecasts_and_bytes_of_what_is_held(
+    patcher: comfy.ModelPatcher, below: tuple[Recipe, ...], split: bool
+) -> None:
+    model = patcher
+    for method in (*below, FIVE):
+        model = patch(model, method)
+    sample(model, split=split)
+    calls = log_of(model).calls
+    assert [call for call, entry in enumerate(calls) if entry.error is not None] == [4, 7, 9]
+    assert all(0 < entry.error < 1 for entry in calls if entry.error is not None)
+    two, latent = 2 * 4 * 16 * 16 * 4, 4 * 16 * 16 * 4
+    assert all(entry.held >= two for entry in calls) and all(entry.held % latent == 0 for entry in calls if not below)
+
+
+def test_a_steps_two_evaluations_are_two_calls_of_the_log_and_one_has_the_error(patcher: comfy.ModelPatcher) -> None:
+    model = patch(patcher, FIVE)
+    sample(model, sampler=HEUN)
+    calls = log_of(model).calls
+    after = [n for n in range(1, len(calls)) if calls[n].ran == "full" and calls[n - 1].ran == "forecast"]
+    assert [call for call, entry in enumerate(calls) if entry.error is not None] == after and len(after) >= 2
+
+
+def test_the_plot_has_a_row_for_each_thing_that_is_known(patcher: comfy.ModelPatcher) -> None:
+    from skipstone.nodes.run_plot import rows
+
+    model = patch(patcher, FIVE)
+    sample(model)
+    error, held = rows(log_of(model).calls)
+    assert error.caption.startswith("error of the forecast, compared where the model ran: up to 0.")
+    assert [value is None for value in error.values] == [call not in (4, 7, 9) for call in range(10)]
+    assert held.caption == "held: up to 0.0 MiB" and all(held.values)
+    merged = patch(patcher, MERGE)
+    sample(merged)
+    captions = [row.caption for row in rows(log_of(merged).calls)]
+    assert captions[0].startswith("tokens merged or pruned: up to ") and len(captions) == 2
+    assert reported(model).args[1].shape[1] == reported(merged).args[1].shape[1] == 76 + 240 + 2 * 62 + 84
+
+
 def test_each_run_has_a_log_of_its_own_and_models_without_have_none(patcher: comfy.ModelPatcher) -> None:
     from skipstone.nodes.patch import record_of
 
