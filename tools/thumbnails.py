@@ -62,6 +62,10 @@ THUMBNAILS: dict[str, Thumbnail] = {
         _icons("pink star on purple, red boat on blue, green fish on navy, red mushroom on teal"),
         split=True,
     ),
+    "demo_image_to_image": Thumbnail(
+        "Image to image: 1.8x",
+        _icons("pink star on purple, yellow sun on purple, white moon on blue, cream boat on blue"),
+    ),
     "sd15_skipstone": Thumbnail(
         "SD1.5: one choice, 1.8x",
         _icons("cream moon on navy, red house on blue, orange fish on teal, yellow star on purple"),

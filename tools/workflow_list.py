@@ -37,6 +37,7 @@ CORE: dict[str, Kind] = {
         "KSampler", "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT", _SAMPLER, "LATENT"
     ),
     "VAEDecode": _kind("VAE Decode", "samples:LATENT vae:VAE", "", "IMAGE"),
+    "VAEEncode": _kind("VAE Encode", "pixels:IMAGE vae:VAE", "", "LATENT"),
     "SaveImage": _kind("Save Image", "images:IMAGE", "filename_prefix:STRING", ""),
     "PreviewImage": _kind("Preview Image", "images:IMAGE", "", ""),
     "SaveAnimatedWEBP": _kind(
@@ -142,6 +143,41 @@ def _compared() -> dict[int, Node]:
     return made
 
 
+def _again(made: dict[int, Node], latent: tuple[int, int], denoise: float, *note: str) -> dict[int, Node]:
+    """With a second sampler, which begins from what the first has drawn."""
+    first = made[6]
+    links = {**first.links, "latent_image": latent}
+    made[6] = replace(first, title="First pass")
+    made[12] = replace(first, at=(1430, 120), values=(*first.values[:-1], denoise), links=links, title="Second pass")
+    made[13] = Node("VAEDecode", (1810, 120), (290, 60), (), {"samples": (12, 0), "vae": (1, 2)})
+    made[8] = replace(made[8], at=(1810, 240), links={"images": (13, 0)})
+    made[9] = _note("**1.** Choose a demo model above, or keep it: nothing needs to be downloaded.", *note, top=350)
+    return made
+
+
+def _image_to_image() -> dict[int, Node]:
+    """A picture, encoded and drawn further with another prompt."""
+    made = _demo()
+    made[10] = Node("VAEEncode", (1110, 240), (290, 60), (), {"pixels": (7, 0), "vae": (1, 2)})
+    made[11] = Node("PreviewImage", (1110, 360), (290, 300), (), {"images": (7, 0)}, "First picture")
+    made[14] = Node(
+        "CLIPTextEncode",
+        (1430, 460),
+        (340, 130),
+        ("a yellow sun on a purple background",),
+        {"clip": (1, 1)},
+        "Second prompt",
+    )
+    made = _again(
+        made, (10, 0), 0.8,
+        "**2.** Run: the first sampler draws a picture, the second one turns it into that of the second prompt. Skipstone serves "
+        "both.",
+        "**3.** For a picture of your own, put Load Image in place of the first sampler and its VAE Decode.",
+    )  # fmt: skip
+    made[12] = replace(made[12], links={**made[12].links, "positive": (14, 0)})
+    return made
+
+
 def _checkpoint(name: str, place: str, what: str, size: int, cfg: float) -> dict[int, Node]:
     loader = Node("CheckpointLoaderSimple", (40, 120), (330, 110), (name,), files=_file(name, "checkpoints", place))
     note = _note(f"**1.** Choose {what} above.", _READ, _TRY, top=290)
@@ -222,6 +258,7 @@ _SDXL = "stabilityai/stable-diffusion-xl-base-1.0/resolve/main"
 WORKFLOWS: Mapping[str, Workflow] = {
     "demo_skipstone": _demo(),
     "demo_compare": _compared(),
+    "demo_image_to_image": _image_to_image(),
     "sdxl_skipstone": _checkpoint("sd_xl_base_1.0.safetensors", _SDXL, "an SDXL checkpoint", 1024, 7.0),
     "flux_skipstone": _flux(),
     "z_image_skipstone": _z_image(),

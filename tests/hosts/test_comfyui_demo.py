@@ -96,7 +96,7 @@ def shipped(name: str) -> Prompt:
     return json.loads((ROOT / f"workflows/api/{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["demo_skipstone", "demo_compare"])
+@pytest.mark.parametrize("name", ["demo_skipstone", "demo_compare", "demo_image_to_image"])
 def test_the_workflows_of_the_demo_models_run_as_they_are(host: ComfyUI, name: str) -> None:
     prompt = shipped(name)
     result = host.run(prompt)
