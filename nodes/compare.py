@@ -16,6 +16,8 @@ from .widgets import TOOLS, advanced, named_too
 
 _GAP = 8
 """Pixels between two pictures side by side."""
+_SECONDS: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": 1e6, "step": 0.01, "optional": True}
+"""Of a time that is connected, or not known."""
 
 
 class SkipstoneCompare(io.ComfyNode):
@@ -37,8 +39,14 @@ class SkipstoneCompare(io.ComfyNode):
                     "amplify", default=5.0, min=1.0, max=100.0, step=1.0, optional=True,
                     tooltip="How many times stronger the difference is drawn.",
                 ),
-                _seconds("original", "How long the original took, such as Run Report's seconds_in_full; 0 is not known."),
-                _seconds("accelerated", "How long the accelerated picture took, such as Run Report's seconds."),
+                advanced(io.Float.Input(
+                    "seconds_original", **_SECONDS,
+                    tooltip="How long the original took, such as Run Report's seconds_in_full; 0 is not known.",
+                )),
+                advanced(io.Float.Input(
+                    "seconds_accelerated", **_SECONDS,
+                    tooltip="How long the accelerated picture took, such as Run Report's seconds.",
+                )),
             ],
             outputs=[
                 io.Image.Output(display_name="side_by_side", tooltip="The original left, the accelerated picture right."),
@@ -82,13 +90,6 @@ class SkipstoneCompare(io.ComfyNode):
             side_by_side(one, other), difference, found.psnr_db, found.ssim,
             ui={"skipstone_original": _saved(one), "skipstone_accelerated": _saved(other), "text": [line]},
         )  # fmt: skip
-
-
-def _seconds(which: str, tooltip: str) -> Any:
-    """An optional time, to connect."""
-    return advanced(
-        io.Float.Input(f"seconds_{which}", default=0.0, min=0.0, max=1e6, step=0.01, optional=True, tooltip=tooltip)
-    )
 
 
 def _pair(original: Tensor, accelerated: Tensor) -> tuple[Tensor, Tensor]:

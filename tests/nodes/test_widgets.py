@@ -164,6 +164,8 @@ def test_no_widget_of_a_settings_field_is_made_by_hand(server: comfy.PromptServe
         "model",
         "batch_size",
         "amplify",
+        "seconds_original",
+        "seconds_accelerated",
         "preset",
         "file",
         "steps",
