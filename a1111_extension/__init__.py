@@ -4,6 +4,7 @@ script               the host's hooks, in the order they are called
 table                the panel's fields: one table, made from the settings' descriptions
 settings             the panel's values and their recipe
 controls, panel, tab what the user sees
+planned, options     what the host's own controls and settings say
 infotext, xyz        the values in a picture's infotext and in an X/Y/Z plot
 lifecycle, bracket   on the U-Net for one pass, off again whatever happens
 sampler, noise       what a pass's sampler and model say of its calls

@@ -14,7 +14,8 @@ from modules.ui_common import create_refresh_button
 
 from ..core.recipe.token_merge import TokenMerge
 from . import model_files
-from .table import FOLDERS, LEVEL_CHOICES, METHODS, PASSES, TABLE, Entry, title_of
+from .settings import OF_PASSES
+from .table import FOLDERS, METHODS, TABLE, Entry, title_of
 
 QUIET = {"show_progress": "hidden", "queue": False}
 """For events: no progress bar over the controls, no waiting behind a picture."""
@@ -22,7 +23,7 @@ QUIET = {"show_progress": "hidden", "queue": False}
 ElemId = Callable[[str], str]
 """The maker of element ids."""
 
-OF_PANEL = ("enabled", "level", "passes", "recipe")
+OF_PANEL = ("enabled", "level", "passes", "recipe", *OF_PASSES)
 SETTINGS = tuple(entry.name for entry in TABLE if entry.name not in OF_PANEL)
 """The fields that :func:`settings_controls` makes, in the table's order."""
 
@@ -51,19 +52,21 @@ def _group(cls: type[Any] | None) -> list[Entry]:
     return [entry for entry in TABLE if entry.group is cls and entry.name in SETTINGS]
 
 
-def rows(entries: Sequence[Entry], elem_id: ElemId) -> dict[str, Any]:
-    """Two controls in a row; where their number is odd, the first has a row of its own. By name.
+def rows(entries: Sequence[Entry], elem_id: ElemId, **particular: Any) -> dict[str, Any]:
+    """Two controls in a row; where their number is odd, the first has a row of its own. Hidden ones come last. By name.
 
     Args:
         entries: the fields.
         elem_id: makes element ids.
+        particular: further arguments of the gradio components.
     """
     made: dict[str, Any] = {}
-    first = len(entries) % 2
-    for row in filter(None, (entries[:first], *(entries[at : at + 2] for at in range(first, len(entries), 2)))):
+    seen = [entry for entry in entries if not entry.hidden]
+    first = len(seen) % 2
+    for row in filter(None, (seen[:first], *(seen[at : at + 2] for at in range(first, len(seen), 2)))):
         with gr.Row():
-            made |= {entry.name: control(entry, elem_id) for entry in row}
-    return made
+            made |= {entry.name: control(entry, elem_id, **particular) for entry in row}
+    return made | {entry.name: control(entry, elem_id) for entry in entries if entry.hidden}
 
 
 @contextmanager
@@ -88,10 +91,11 @@ def control(entry: Entry, elem_id: ElemId, **particular: Any) -> Any:
     """
     field, value = entry.field, entry.default
     about = {"value": value, "label": entry.label, "info": entry.info, "elem_id": elem_id(entry.name), **particular}
+    about |= {"visible": False} if entry.hidden else {}
     if entry.setting in FOLDERS:
         return _files(entry, elem_id, about)
     if entry.choices:
-        kind = gr.Radio if entry.choices in (PASSES, LEVEL_CHOICES) else gr.Dropdown
+        kind = gr.Radio if entry.name in OF_PANEL else gr.Dropdown
         return kind(list(entry.choices), **about)
     if isinstance(value, bool):
         return gr.Checkbox(**about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
@@ -10,7 +11,7 @@ from threading import Lock
 
 from ..core.engine.report import LayerReport, Report, percent
 
-KEPT_RUNS = 4
+KEPT_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Run:
 class History:
     """The newest runs, newest first. Jobs write it and page requests read it, in different threads."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._runs: deque[Run] = deque(maxlen=KEPT_RUNS)
+    def __init__(self, most: Callable[[], int] = lambda: KEPT_RUNS) -> None:
+        """Start empty. most: returns how many runs are kept."""
+        self._most = most
+        self._runs: deque[Run] = deque()
         self._count = 0
         self._lock = Lock()
 
@@ -50,6 +52,8 @@ class History:
             self._count += 1
             run = Run(title, report, self._count)
             self._runs.appendleft(run)
+            while len(self._runs) > self._most():
+                self._runs.pop()
         return run
 
     def runs(self) -> list[Run]:

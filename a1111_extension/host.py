@@ -33,6 +33,14 @@ def is_hires(p: Any) -> bool:
     return bool(getattr(p, "is_hr_pass", False))
 
 
+def model_kind() -> str:
+    """The kind of the model that is loaded: "sd", "sdxl", "sd3", "other", or "" before one is."""
+    model = getattr(getattr(_module("sd_models"), "model_data", None), "sd_model", None)
+    kinds = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd", "is_sd2": "sd"}
+    found = [kind for mark, kind in kinds.items() if getattr(model, mark, False)]
+    return "" if model is None else [*found, "other"][0]
+
+
 def option(name: str, default: Any) -> Any:
     """A setting of the web UI.
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import SkipstoneError
-from ..core.recipe.auto import Auto
 from ..core.recipe.checkpoint_lists import CHECKPOINT_PRESETS
 from ..core.recipe.token_merge import TokenMerge
 from .settings import PanelSettings
-from .table import ALWAYS, CUSTOM, FIELDS, NEVER, OWN, TABLE, spaced
+from .table import ALWAYS, CUSTOM, FIELDS, NEVER, OWN, TABLE, Entry, spaced
 
 log = logging.getLogger("skipstone")
 
@@ -31,37 +30,31 @@ def infotext_of(panel: PanelSettings) -> dict[str, str]:
     """What the picture's infotext says of the settings: the fields that are used and are not at their defaults, and a few
     of them always. Raises :class:`RecipeError` like :meth:`PanelSettings.as_recipe`."""
     recipe = panel.as_recipe()
-    if panel.level != OWN:
-        return _of_preset(panel)
-    if panel.recipe.strip():
-        values = {"recipe": json.dumps(recipe.to_dict()), "passes": panel.passes}
-    else:
-        values = {name: _text_of(getattr(panel, name)) for name in _used(panel)}
+    values = {entry.name: _text_of(getattr(panel, entry.name)) for entry in _used(panel)}
+    if "recipe" in values:
+        values["recipe"] = json.dumps(recipe.to_dict())
+    if "checkpoints" in values:
         merge = next(method for method in recipe.methods if isinstance(method, TokenMerge))
         values["checkpoints"] = spaced(merge.checkpoints)
-    return {
-        _key_of(name): value
-        for name, value in values.items()
-        if FIELDS[name].infotext == ALWAYS or value != _text_of(FIELDS[name].default)
-    }
+    always = {name for name in values if FIELDS[name].infotext == ALWAYS} | (
+        {"speedup"} if panel.level != OWN else set()
+    )
+    return {_key_of(n): text for n, text in values.items() if n in always or text != _text_of(FIELDS[n].default)}
 
 
-def _of_preset(panel: PanelSettings) -> dict[str, str]:
-    """The preset and its speedup, and what else of Auto and of the panel is not at its default."""
-    values = {entry.name: _text_of(getattr(panel, entry.name)) for entry in TABLE if Auto in entry.methods}
-    others = {"passes": panel.passes} | values
-    changed = {name: text for name, text in others.items() if text != _text_of(FIELDS[name].default)}
-    return {_key_of(n): text for n, text in {"level": panel.level, "speedup": values["speedup"], **changed}.items()}
-
-
-def _used(panel: PanelSettings) -> list[str]:
+def _used(panel: PanelSettings) -> list[Entry]:
     """The fields that make up the recipe, and the panel's own."""
-    methods = {type(method) for method in panel.methods()}
-    return [
-        entry.name
-        for entry in TABLE
-        if entry.infotext != NEVER and panel.uses(entry) and (not entry.methods or methods & set(entry.methods))
-    ]
+    own, by_box = panel.level == OWN, panel.level == OWN and bool(panel.recipe.strip())
+    methods = set() if by_box else {type(method) for method in panel.methods()}
+
+    def is_used(entry: Entry) -> bool:
+        if entry.methods:
+            return bool(methods & set(entry.methods))
+        if entry.group:  # what DaTo's schedule adds
+            return own and not by_box
+        return by_box or entry.name != "recipe"
+
+    return [entry for entry in TABLE if entry.infotext != NEVER and panel.uses(entry) and is_used(entry)]
 
 
 def _key_of(name: str) -> str:
@@ -92,7 +85,7 @@ def _pasted(params: Mapping[str, str]) -> PanelSettings | None:
     """The panel of a picture's infotext, None without one. Raises :class:`SkipstoneError` for one that cannot run."""
     if not any(_key_of(name) in params for name in ("threshold", "recipe", "level")):
         return None
-    written = [entry.name for entry in TABLE if entry.infotext != NEVER]
+    written = ["passes", *(entry.name for entry in TABLE if entry.infotext != NEVER)]
     given: dict[str, Any] = {name: params[_key_of(name)] for name in written if _key_of(name) in params}
     if (listed := given.get("checkpoints")) is not None and listed not in CHECKPOINT_PRESETS:
         given |= {"checkpoints": CUSTOM, "custom": listed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -15,8 +15,10 @@ from ..core.errors import SkipstoneError
 from ..core.recipe.auto import LEVELS
 from .controls import QUIET, ElemId, control, folded, rows
 from .infotext import read_infotext
-from .settings import EXCLUSIVE, SETTLED, PanelSettings, level_of
-from .table import FIELDS, LEVEL_CHOICES, OWN, Entry
+from .options import opening_preset
+from .planned import Planned
+from .settings import EXCLUSIVE, OF_PASSES, SETTLED, PanelSettings, level_of
+from .table import FIELDS, OWN, Entry
 from .view import CONDITIONAL, OFFERS, SHARED, methods_of, outlook, refused, visible, with_methods
 
 
@@ -32,13 +34,10 @@ def infotext_reader(name: str) -> Callable[..., Any]:
     return read_preset if name == "level" else read
 
 
-OPENS_ON = LEVEL_CHOICES[1]
-"""The preset of a panel that is switched on for the first time. API calls that name none have the single settings."""
-
 _LED = ("level", *SETTLED, "recipe")
 """Fields that another control may set."""
 
-_SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe"))
+_SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe", *OF_PASSES))
 """Fields on whose change the page changes."""
 
 
@@ -53,7 +52,8 @@ class Panel:
         methods: the choice of methods.
         outlook: one line on what the settings will do.
         parts: name -> a part of the panel that is shown for some settings only.
-        watched: the host's own controls: "steps", "sampling".
+        img2img: whether it is that of image to image.
+        watched: the host's own controls (:data:`.planned.WATCHED`).
         log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
             changes whenever a run ends. The host makes it after the panel.
     """
@@ -64,6 +64,7 @@ class Panel:
     methods: Any
     outlook: Any
     parts: dict[str, Any]
+    img2img: bool = False
     watched: dict[str, Any] = field(default_factory=dict)
     log: Any = None
 
@@ -83,7 +84,9 @@ class Panel:
         led = [made[name] for name in _LED]
         outputs = [made["level"], made["speedup"]]
         made["enabled"].change(fn=_opened, inputs=[made["enabled"], made["level"]], outputs=outputs, **QUIET)
-        made["level"].input(fn=_strength, inputs=[made["level"]], outputs=[made["speedup"]], **QUIET)
+        for level, speedup in (("level", "speedup"), ("hires_level", "hires_speedup")):
+            made[level].input(fn=_strength, inputs=[made[level]], outputs=[made[speedup]], **QUIET)
+        made["hires_speedup"].input(fn=level_of, inputs=[made["hires_speedup"]], outputs=[made["hires_level"]], **QUIET)
         for name in EXCLUSIVE:
             inputs = [made["level"], *(made[other] for other in EXCLUSIVE)]
             made[name].input(fn=partial(after, name), inputs=inputs, outputs=led[:-1], **QUIET)
@@ -91,13 +94,34 @@ class Panel:
         shown = [self.methods, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook]
         inputs = [self.methods, *self.watched.values(), *self.components]
         for seen in (self.methods, *self.watched.values(), *(made[name] for name in _SEEN)):
-            seen.change(
-                fn=partial(_shown, tuple(self.parts), tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET
-            )
+            seen.change(fn=partial(self._shown, tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET)
+
+    def _shown(self, watched: tuple[str, ...], methods: list[str], *values: Any) -> list[Any]:
+        """The methods in use, what is shown, and the outlook.
+
+        Args:
+            watched: names of the host's controls.
+            methods: chosen now.
+            values: of the host's controls, then of the panel's.
+        """
+        planned = Planned.of(dict(zip(watched, values, strict=False)), self.img2img)
+        try:
+            panel = PanelSettings.of_args(values[len(watched) :])
+        except SkipstoneError as error:
+            return [*(gr.update() for _ in (methods, *self.parts, *CONDITIONAL)), refused(str(error))]
+        used = methods_of(panel, methods)
+        seen = visible(panel, used)
+        shown = [*(name in seen for name in self.parts), *(panel.uses(entry) for entry in CONDITIONAL)]
+        return [used, *(gr.update(visible=show) for show in shown), outlook(panel, planned)]
 
 
-def build(elem_id: ElemId) -> Panel:
-    """Make the panel's components in the gradio block under construction. elem_id: the host's maker of element ids."""
+def build(elem_id: ElemId, img2img: bool = False) -> Panel:
+    """Make the panel's components in the gradio block under construction.
+
+    Args:
+        elem_id: the host's maker of element ids.
+        img2img: whether it is for image to image, which has one pass.
+    """
     enabled = FIELDS["enabled"]
     with InputAccordion(enabled.default, label=enabled.label, elem_id=elem_id("enable")) as switch:
         with switch.extra() if hasattr(switch, "extra") else nullcontext():
@@ -106,6 +130,9 @@ def build(elem_id: ElemId) -> Panel:
         parts = {"strength": gr.Column(elem_id=elem_id("strength_part"))}
         with parts["strength"]:
             made["speedup"] = control(FIELDS["speedup"], elem_id)
+        with gr.Column(visible=not img2img, elem_id=elem_id("passes_part")):
+            made |= rows([FIELDS[name] for name in OF_PASSES[:2]], elem_id)
+            made |= rows([FIELDS[name] for name in OF_PASSES[2:]], elem_id, visible=False)
         told = gr.HTML("", elem_id=elem_id("told"))
         parts["custom"] = gr.Column(visible=False, elem_id=elem_id("custom_part"))
         with parts["custom"]:
@@ -127,7 +154,7 @@ def build(elem_id: ElemId) -> Panel:
                 if entries := [e for e in offer.entries if e.expert]:
                     _part(f"{offer.name.lower()}_expert", entries, made, parts, elem_id)
         last_run = gr.HTML("No picture yet.", elem_id=elem_id("last_run"))
-    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts)
+    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts, img2img)
 
 
 def _part(name: str, entries: list[Entry], made: dict[str, Any], parts: dict[str, Any], elem_id: ElemId) -> None:
@@ -141,7 +168,7 @@ def _opened(enabled: bool, level: str | None) -> list[Any]:
     """Preset and strength: a panel without a preset gets one when it is switched on at the page. Pasted settings have theirs."""
     if not enabled or level:
         return [gr.update(), gr.update()]
-    return [OPENS_ON, LEVELS[OPENS_ON.lower()]]
+    return [preset := opening_preset(), _strength(preset)]
 
 
 def _strength(level: str) -> float:
@@ -173,25 +200,3 @@ def _chosen(methods: list[str], *values: Any) -> list[Any]:
     except SkipstoneError:
         return [gr.update() for _ in _LED]
     return [getattr(settled, name) for name in _LED]
-
-
-def _shown(parts: Iterable[str], watched: tuple[str, ...], methods: list[str], *values: Any) -> list[Any]:
-    """The methods in use, what is shown, and the outlook.
-
-    Args:
-        parts: names of the panel's parts.
-        watched: names of the host's controls.
-        methods: chosen now.
-        values: of the host's controls, then of the panel's.
-    """
-    host, given = dict(zip(watched, values, strict=False)), values[len(watched) :]
-    try:
-        panel = PanelSettings.of_args(given)
-    except SkipstoneError as error:
-        unchanged = [gr.update() for _ in (methods, *parts, *CONDITIONAL)]
-        return [*unchanged, refused(str(error))]
-    used = methods_of(panel, methods)
-    seen = visible(panel, used)
-    shown = [*(name in seen for name in parts), *(panel.uses(entry) for entry in CONDITIONAL)]
-    told = outlook(panel, host.get("steps"), host.get("sampling") or "")
-    return [used, *(gr.update(visible=show) for show in shown), told]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +13,7 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from .infotext import BLOCKS_RUN, CALLS_RUN, MERGED, PRUNED, REFUSED
-
-log = logging.getLogger("skipstone")
+from .options import writes_results
 
 WHOLE = (CallSkip.kind, Auto.kind)
 """Methods that skip whole calls. One of them is on at most."""
@@ -30,7 +28,7 @@ _MOST = 300
 
 
 def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") -> None:
-    """Report what was not done and why, once per picture: under it, in its infotext and on the console.
+    """Report what was not done and why, once per picture: under it, and in its infotext.
 
     Args:
         p: the processing object.
@@ -42,7 +40,6 @@ def refuse(p: Any, reason: str, undone: str = "did nothing", title: str = "") ->
     text = one_line(f"Skipstone {undone}{where}: {reason}")
     if text in (getattr(p, "comments", None) or {}):
         return
-    log.warning(text)
     p.comment(text)
     earlier = p.extra_generation_params.get(REFUSED, "")
     p.extra_generation_params[REFUSED] = one_line(earlier, text.removeprefix("Skipstone "))
@@ -120,7 +117,7 @@ def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
     """One figure per pass; a later batch replaces that of an earlier one. Without figures the key is left out."""
     shares = p.__dict__.setdefault("skipstone_results", {}).setdefault(key, {})
     shares[title] = share
-    if any(s is not None for s in shares.values()):
+    if writes_results() and any(s is not None for s in shares.values()):
         untouched = 1.0 if key in (BLOCKS_RUN, CALLS_RUN) else 0.0
         p.extra_generation_params[key] = " / ".join(f"{untouched if s is None else s:.0%}" for s in shares.values())
 

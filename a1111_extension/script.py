@@ -12,17 +12,18 @@ from ..core.errors import SkipstoneError
 from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
-from . import panel, tab, xyz
+from . import options, panel, tab, xyz
 from .history import History
 from .host import attention_refusal, is_hires, refusal
 from .infotext import INFOTEXT, REFUSED, infotext_of
 from .lifecycle import Lifecycle
 from .model_files import located
+from .planned import WATCHED
 from .results import refuse, tell_refused, used
-from .settings import HIRES, PanelSettings
-from .status import Outcome, header, outcome_of, status
+from .settings import PanelSettings
+from .status import Outcome, console, header, outcome_of, status
 
-HISTORY = History()
+HISTORY = History(options.kept_runs)
 LIFECYCLE = Lifecycle(HISTORY)
 PANELS: dict[str, panel.Panel] = {}
 OUTCOMES: dict[str, Outcome] = {}
@@ -48,8 +49,7 @@ class SkipstoneScript(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """The panel. The order of its components is the order of the API's arguments."""
-        built = panel.build(self.elem_id)
-        tabname = _tab(is_img2img)
+        tabname, built = _tab(is_img2img), panel.build(self.elem_id, is_img2img)
         PANELS[tabname] = built
         self.infotext_fields = built.infotext_fields
         self.paste_field_names = built.paste_field_names
@@ -58,14 +58,14 @@ class SkipstoneScript(scripts.Script):
         return built.components
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Find the host's controls that the panel reads: the number of steps, and the sampler.
+        """Find the host's controls that the panel reads.
 
         Args:
             component: that the host has just made.
             kwargs: not used.
         """
         tab, _, name = str(getattr(component, "elem_id", None)).partition("_")
-        if tab == _tab(self.is_img2img) and name in ("steps", "sampling"):
+        if tab == _tab(self.is_img2img) and name in WATCHED:
             self.watched[name] = component
 
     def before_process(self, p: Any, *args: Any) -> None:
@@ -88,15 +88,14 @@ class SkipstoneScript(scripts.Script):
             del p.extra_generation_params[key]
         p.skipstone_outcome = Outcome()
         self._keep(p)
-        wanted = _wanted(p, args)
-        if wanted is None:
+        settings = _wanted(p, args)
+        if settings is None:
             return
-        settings, _ = wanted
         p.skipstone_outcome.on = True
         p.skipstone_results = {}
         p.extra_generation_params.update(infotext_of(settings))
-        if settings.passes == HIRES and not getattr(p, "enable_hr", False):
-            refuse(p, f"'{HIRES}' is chosen and this picture has no hires pass")
+        if not (settings.serves(hires=False) or (settings.serves(hires=True) and getattr(p, "enable_hr", False))):
+            refuse(p, "the first pass is off and this picture has no hires pass that is on")
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """A pass begins. Forge calls this twice before a hires pass; the second call begins it again.
@@ -107,16 +106,14 @@ class SkipstoneScript(scripts.Script):
             kwargs: of the host; `x` is the noise.
         """
         LIFECYCLE.end()
-        wanted = _wanted(p, args)
-        if wanted is None:
-            return
-        settings, recipe = wanted
-        if recipe.neutral or not settings.serves(is_hires(p)):
+        settings = _wanted(p, args)
+        recipe = located(settings.recipe_of(is_hires(p))) if settings else Recipe()
+        if recipe.neutral:
             return
         title = _title(p, kwargs.get("x"))
         if reason := refusal():
             return tell_refused(p, recipe, [method.kind for method in used(recipe)], reason, title)
-        recipe = _without_tokens(recipe, p, title)
+        recipe = options.within_cache(_without_tokens(recipe, p, title))
         if not recipe.neutral:
             LIFECYCLE.begin(p, recipe, title)
 
@@ -152,6 +149,8 @@ class SkipstoneScript(scripts.Script):
         outcome = outcome_of(p)
         outcome.refused, outcome.ended = p.extra_generation_params.get(REFUSED, ""), True
         self._keep(p)
+        if (line := console(outcome)) and options.writes_console():
+            print(line)  # the host's log shows warnings alone
 
     def _keep(self, p: Any) -> None:
         """This job is its tab's last one. A job within it, such as a face detailer's, is over when it ends."""
@@ -165,14 +164,17 @@ def register() -> None:
     script_callbacks.on_model_loaded(LIFECYCLE.on_model_loaded)
     script_callbacks.on_script_unloaded(LIFECYCLE.end)
     script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_ui_settings(options.add_options)
     script_callbacks.on_ui_tabs(partial(tab.build, HISTORY, PANELS))
 
 
-def _wanted(p: Any, args: tuple[Any, ...]) -> tuple[PanelSettings, Recipe] | None:
-    """The settings in force for a job, and their recipe. None when off, or when they cannot run, which is reported once."""
+def _wanted(p: Any, args: tuple[Any, ...]) -> PanelSettings | None:
+    """The settings in force for a job. None when off, or when they cannot run, which is reported once."""
     try:
         settings = xyz.with_axes(PanelSettings.of_args(args), p)
-        return (settings, located(settings.as_recipe())) if settings.enabled else None
+        if settings.enabled:
+            located(settings.as_recipe())
+        return settings if settings.enabled else None
     except SkipstoneError as error:
         refuse(p, str(error))
         return None

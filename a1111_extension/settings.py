@@ -13,17 +13,17 @@ from ..core.recipe.presets import preset
 from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune, parse_ratios
-from ..core.recipe.validate import choice
+from ..core.recipe.validate import choice, number
 from .table import (
     BOTH,
     CUSTOM,
     DATO_CHOICES,
     FIELDS,
+    FIRST,
     HIRES,
-    LEVEL_CHOICES,
+    OF_ITS_OWN,
     OFF,
     OWN,
-    PASSES,
     TABLE,
     WHOLE,
     Entry,
@@ -38,6 +38,9 @@ _CALLS = (*COUNTS, "calls_speedup", "calls_rule", "calls_profile")
 _AUTO = ("speedup", "max_error")
 SETTLED = ("threshold", "rule", "dato", *_AUTO, *_CALLS)
 """Fields that another choice may turn off (:meth:`PanelSettings.after`)."""
+OF_PASSES = ("first_pass", "hires_pass", "hires_level", "hires_speedup")
+"""Fields of the passes, whatever the methods."""
+_OTHER = {FIRST: "hires_pass", HIRES: "first_pass"}
 EXCLUSIVE = (*SETTLED, *_DATO[1:])
 """Fields of which one choice may exclude another."""
 
@@ -63,12 +66,17 @@ class _Panel:
         if unknown := [name for name in by_name if name not in FIELDS]:
             raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
         given = {k: typed(k, v, FIELDS[k].default) for k, v in by_name.items() if v is not None}
-        return cls(**given | _of_level(given))
+        return cls(**given | _of_level(given, "level") | _of_level(given, "hires_level") | _of_passes(given))
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe, passes: str = BOTH) -> PanelSettings:
-        """The panel for this recipe: by its fields if they can express it, otherwise by its recipe box."""
-        panel = cls(**{**_fields_of(recipe), "enabled": True, "passes": passes})
+    def of_recipe(cls, recipe: Recipe, **own: Any) -> PanelSettings:
+        """The panel for this recipe: by its fields if they can express it, otherwise by its recipe box.
+
+        Args:
+            recipe: of both passes, unless `own` says otherwise.
+            own: fields of no method, such as `hires_pass`.
+        """
+        panel = cls(**{**_fields_of(recipe), "enabled": True, **own})
         return panel if panel._expresses(recipe) else panel.but(recipe=recipe.to_json())
 
     def _expresses(self, recipe: Recipe) -> bool:
@@ -77,10 +85,18 @@ class _Panel:
         except RecipeError:
             return False
 
+    def recipe_of(self, hires: bool) -> Recipe:
+        """The recipe of one pass, empty where it is off. Raises :class:`RecipeError` like :meth:`as_recipe`."""
+        if not self.serves(hires):
+            return Recipe()
+        return self._hires() if hires and self.hires_pass == OF_ITS_OWN else self.as_recipe()
+
     def as_recipe(self) -> Recipe:
         """The recipe that is asked for. Raises :class:`RecipeError` in one line for values that cannot run."""
-        choice("passes", self.passes, PASSES)
-        choice("level", self.level, LEVEL_CHOICES)
+        for name in ("passes", "level", "first_pass", "hires_pass", "hires_level"):
+            choice(name, getattr(self, name), FIELDS[name].choices)
+        strength = FIELDS["hires_speedup"].field
+        number("hires_speedup", self.hires_speedup, strength.low or 0.0, strength.high or 0.0, strength.remedy)
         if self.recipe.strip() and self.level == OWN:
             return Recipe.from_json(self.recipe)
         methods = self.methods()
@@ -162,8 +178,12 @@ class _Panel:
         return self.but(**{name: FIELDS[name].default for name in others if name != chosen})
 
     def serves(self, hires: bool) -> bool:
-        """Does the hires switch allow this pass?"""
-        return self.passes == BOTH or (self.passes == HIRES) == hires
+        """Is this pass on?"""
+        return (self.hires_pass if hires else self.first_pass) != OFF
+
+    def _hires(self) -> Recipe:
+        """The hires pass's own recipe: Auto with a speedup of its own."""
+        return Recipe.of([replace(self._method(Auto), speedup=self.hires_speedup, max_error=0.0)])
 
 
 if TYPE_CHECKING:
@@ -177,11 +197,22 @@ else:
     )
 
 
-def _of_level(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A level, whatever its case, with its speedup where none is given."""
-    level = str(given.get("level", OWN)).lower()
-    speedup = {"speedup": LEVELS[level]} if level in LEVELS and "speedup" not in given else {}
-    return {"level": level.capitalize(), **speedup}
+def _of_level(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A level, whatever its case, with its speedup where none is given.
+
+    Args:
+        given: the fields.
+        name: of the level's field.
+    """
+    level, speedup = str(given.get(name, FIELDS[name].default)).lower(), name.replace("level", "speedup")
+    implied = {speedup: LEVELS[level]} if level in LEVELS and speedup not in given else {}
+    return {name: level.capitalize(), **implied}
+
+
+def _of_passes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`passes` in the fields that replaced it. It switches a pass off, and on none that is off."""
+    passes = given.get("passes", BOTH)
+    return {"passes": BOTH, _OTHER[passes]: OFF} if passes in _OTHER else {}
 
 
 def level_of(speedup: float) -> str:

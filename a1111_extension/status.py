@@ -34,32 +34,55 @@ def outcome_of(p: Any) -> Outcome:
 
 
 def gain(report: Report) -> float | None:
-    """How many times fewer multiply-adds the calls and blocks took; None where neither was skipped. What merging saved of the
-    attention is not in it."""
+    """How many times fewer multiply-adds the calls and blocks took; None where neither was skipped. What merging and pruning save
+    of the attention is not in it."""
     share = report.block_macs_run / report.block_macs_all if report.block_macs_all else 1.0
     found = report.calls / (report.calls_run * share) if report.calls_run and share else 1.0
     return found if found > 1 else None
 
 
+def _gain_text(report: Report) -> str:
+    """The gain in words that say what it counts; empty without one."""
+    if (found := gain(report)) is None:
+        return ""
+    blocks = "less work in calls and blocks" if report.block_macs_all else "fewer calls"
+    return f"{found:.1f}x {blocks if report.layers else 'less work'}"
+
+
 def header(outcome: Outcome | None) -> str:
     """Text for the panel's header: the smallest gain of the last picture's passes; empty where there was none."""
-    gains = [gain(report) for report in outcome.reports.values()] if outcome else []
-    known = [found for found in gains if found is not None]
-    return f"{min(known):.1f}x last time" if known and len(known) == len(gains) else ""
+    reports = list(outcome.reports.values()) if outcome else []
+    if not reports or any(gain(report) is None for report in reports):
+        return ""
+    least = min(reports, key=lambda report: gain(report) or 1.0)
+    return f"{_gain_text(least)} last time"
 
 
 def status(outcome: Outcome | None) -> str:
     """One line of HTML: what the last picture got, that Skipstone was off, or why something was refused."""
     if outcome is None:
         return "No picture yet."
-    reports = {title: r for title, r in outcome.reports.items() if not (r.idle and outcome.refused)}
-    done = "; ".join(_pass(title, report, len(outcome.reports)) for title, report in reports.items())
+    done = _done(outcome)
     told = [escape(f"This picture: {done}.")] if done else []
     if not outcome.ended:
         told.append(AMBER.format("This picture did not finish."))
     elif outcome.refused:
         told.append(AMBER.format(escape(f"This picture: Skipstone {outcome.refused}")))
     return " ".join(told) or f"This picture: {'nothing was accelerated' if outcome.on else 'Skipstone was off'}."
+
+
+def console(outcome: Outcome) -> str:
+    """The same as a line for the console; empty where Skipstone was off and nothing was refused."""
+    done = _done(outcome)
+    told = [f"Skipstone: {done}."] if done else []
+    told += [f"Skipstone {outcome.refused}"] if outcome.refused else []
+    return " ".join(told) or ("Skipstone: nothing was accelerated." if outcome.on else "")
+
+
+def _done(outcome: Outcome) -> str:
+    """What was done in each pass; empty for nothing. A pass that was refused whole is not in it."""
+    reports = {title: r for title, r in outcome.reports.items() if not (r.idle and outcome.refused)}
+    return "; ".join(_pass(title, report, len(outcome.reports)) for title, report in reports.items())
 
 
 def _pass(title: str, report: Report, passes: int) -> str:
@@ -69,12 +92,12 @@ def _pass(title: str, report: Report, passes: int) -> str:
 
 def _figures(report: Report) -> list[str]:
     """The figures of a pass, one for each method, then the gain and the error."""
-    found = gain(report)
+    saved = percent(1 - report.macs_done / max(1, report.macs_dense))
     figures = {
         f"{report.calls_run} of {report.calls} calls run": report.calls_forecast,
-        f"{report.verbs} {percent(report.merged_share)}": report.served,
+        f"{report.verbs} {percent(report.merged_share)} ({saved} of their attention saved)": report.served,
         f"{report.blocks_run} of {report.blocks} blocks run": report.blocks_reused + report.blocks_dead,
-        f"{found or 1:.1f}x less work": found,
-        f"estimated error {report.estimated_error or 0:.2g}": report.estimated_error is not None,
+        _gain_text(report): True,
+        report.error_text: True,
     }
-    return [text for text, told in figures.items() if told]
+    return [text for text, told in figures.items() if text and told]

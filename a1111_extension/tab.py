@@ -15,7 +15,7 @@ from ..core.recipe.recipe import Recipe
 from .controls import QUIET, SETTINGS, settings_controls
 from .history import History, page
 from .panel import Panel
-from .settings import PanelSettings, edited, effects
+from .settings import OF_PASSES, PanelSettings, edited, effects
 from .table import FIELDS
 
 EXPLANATION = """<p><b>Token merging</b> (CA-ToMe, arXiv 2501.00946). Many parts of an image look alike while it is being made.
@@ -135,7 +135,7 @@ def _agree(recipe: Recipe, values: tuple[Any, ...]) -> bool:
 
 
 def _sent(tabname: str, text: str, *values: Any) -> list[Any]:
-    """The message, and the values of a panel's components; its choice of passes stays as it is."""
+    """The message, and the values of a panel's components; its choices for the passes stay as they are."""
     try:
         recipe = Recipe.from_json(text)
         if not _agree(recipe, values):
@@ -143,4 +143,7 @@ def _sent(tabname: str, text: str, *values: Any) -> list[Any]:
         sent = vars(PanelSettings.of_recipe(recipe))
     except SkipstoneError as error:
         return [escape(str(error)), *(gr.update() for _ in FIELDS)]
-    return [f"Sent: Skipstone is on in {tabname}.", *({**sent, "passes": gr.update()}[name] for name in FIELDS)]
+    return [
+        f"Sent: Skipstone is on in {tabname}.",
+        *(gr.update() if name in OF_PASSES else sent[name] for name in FIELDS),
+    ]

@@ -28,9 +28,13 @@ WHOLE = (Auto, CallSkip, *(cls for cls in METHODS if cls not in (*SHARING, Auto,
 
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
+"""What `passes` took before each pass had a field."""
 OFF, CUSTOM = "off", "custom"
+AS_PRESET, OF_ITS_OWN = "as preset", "own"
+FIRST_PASS, HIRES_PASS = (OFF, AS_PRESET), (OFF, AS_PRESET, OF_ITS_OWN)
 OWN = "Custom"
-LEVEL_CHOICES = (*(name.capitalize() for name in LEVELS), OWN)
+PRESETS = tuple(name.capitalize() for name in LEVELS)
+LEVEL_CHOICES = (*PRESETS, OWN)
 """Auto's speed-ups by name, and the single settings."""
 MERGE_IN = {
     "self-attention": ("attn1",),
@@ -55,7 +59,7 @@ ORDER = (
     "memory_budget", "offload", "forecast", "dato", "ratio", "ratios", "dato_depths", "recover_from", "stride", "gamma",
     "alpha", "seed", "mode", "caching", "split", "speedup", "max_error", "profile", "guard",
     "calls_speedup", "calls", "calls_every", "keys", "calls_rule", "space", "predictor", "warmup", "tail", "max_gap",
-    "calls_threshold", "calls_profile", "record", "level",
+    "calls_threshold", "calls_profile", "record", "level", "first_pass", "hires_pass", "hires_level", "hires_speedup",
 )  # fmt: skip
 """Public: the order of the API's arguments. A field that is not listed comes last; append it here before the next release."""
 
@@ -77,6 +81,7 @@ class Entry:
         axis: its name in the X/Y/Z plot; its label where it is empty.
         note: what is particular to this host, shown before the help.
         title: replaces its label. The host keeps the user's own defaults by label, so that no two may be equal.
+        hidden: no control is shown, because it does nothing in this host or another one replaces it. Its place stays.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Entry:
     axis: str = ""
     note: str = ""
     title: str = ""
+    hidden: bool = False
 
     @property
     def label(self) -> str:
@@ -147,13 +153,24 @@ _OWN = (
               label="Preset"),
         OWN, choices=LEVEL_CHOICES,
     ),
+    Entry("passes", Field("", label="Hires fix"), BOTH, choices=PASSES, infotext=NEVER, hidden=True),
     Entry(
-        "passes",
-        Field("Passes to accelerate. Large pictures gain most: a 1024 px pass has four times the tokens of a 512 px pass.",
-              label="Hires fix"),
-        BOTH, choices=PASSES,
+        "first_pass", Field("off makes the first pass unaccelerated.", label="First pass"), AS_PRESET, choices=FIRST_PASS,
     ),
-    Entry("recipe", Field("Replaces all other settings except Hires fix.", label="Recipe (JSON)"), ""),
+    Entry(
+        "hires_pass",
+        Field("as preset: as the first pass is set above. own: a preset and strength of its own.", label="Hires pass"),
+        AS_PRESET, choices=HIRES_PASS,
+    ),
+    Entry(
+        "hires_level", Field("", label="Hires preset"), "Balanced", choices=PRESETS,
+        only=("hires_pass", (OF_ITS_OWN,)), infotext=ALWAYS,
+    ),
+    Entry(
+        "hires_speedup", field_of(Auto, "speedup"), LEVELS["balanced"],
+        only=("hires_pass", (OF_ITS_OWN,)), infotext=ALWAYS, title="Hires strength",
+    ),
+    Entry("recipe", Field("Replaces all other settings of the methods.", label="Recipe (JSON)"), ""),
     Entry(
         "dato",
         Field("Published schedules for 51 calls, scaled to your steps: dato_coco and dato_b have 5 full calls, dato_c 6, "
@@ -188,10 +205,10 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "choices": (*field_of(TokenMerge, "checkpoints").choices, CUSTOM),
     },
     "targets": {"name": "merge_in", "choices": tuple(MERGE_IN), "default": next(iter(MERGE_IN))},
-    "proportional": {"note": "Not available in this web UI, whose attention takes no key bias."},
+    "proportional": {"hidden": True},  # the web UI's attention takes no key bias
     "rule": {
         "choices": (OFF, *field_of(BlockSkip, "rule").choices), "default": OFF,
-        "note": "off runs all blocks, mask follows a mask file.",
+        "note": "off runs all blocks. mask runs the blocks that a mask file lists.",
     },
     "every": {"title": "Full call every", "infotext": ALWAYS, "axis": "Block rule every"},
     "mode": {"note": "quad needs a sampler with one call per step, such as Euler or DDIM."},

@@ -20,6 +20,7 @@ from ..core.recipe.fields import default_of
 from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
+from .planned import Planned
 from .sampler import refusal_of
 from .settings import COUNTS, PanelSettings
 from .table import DATO_CHOICES, FIELDS, OFF, OWN, TABLE, Entry
@@ -88,7 +89,7 @@ OFFERS = (
 SHARED = [entry for entry in TABLE if entry.group is None and entry.methods]
 """Fields of several methods."""
 
-CONDITIONAL = [entry for entry in TABLE if entry.only and not entry.expert]
+CONDITIONAL = [entry for entry in TABLE if entry.only and not entry.expert and not entry.hidden]
 """Fields that are shown only where another one has a certain value."""
 
 
@@ -136,21 +137,27 @@ def visible(panel: PanelSettings, used: Iterable[str]) -> set[str]:
     return parts | ({"custom"} if own else set()) | ({"strength"} if "auto" in active else set())
 
 
-def outlook(panel: PanelSettings, steps: int | None, sampler: str = "") -> str:
+def outlook(panel: PanelSettings, planned: Planned) -> str:
     """One line of HTML: what these settings will do.
 
     Args:
         panel: the settings.
-        steps: of the sampler; None where they are not known.
-        sampler: its name in the host's list.
+        planned: the next picture.
     """
+    passes = {"First pass": planned.steps}
+    passes |= {"Hires pass": planned.hires_steps} if planned.hires_steps else {}
     try:
-        recipe = panel.as_recipe()
+        recipes = [panel.recipe_of(hires=name != "First pass") for name in passes]
     except SkipstoneError as error:
         return refused(str(error))
-    if recipe.neutral:
+    if all(recipe.neutral for recipe in recipes):
         return refused(_idle(panel))
-    return " ".join(filter(None, (_calls(recipe, steps, sampler), _others(recipe))))
+    told = [_of_pass(r, steps, planned.sampler) for r, steps in zip(recipes, passes.values(), strict=True)]
+    return told[0] if len(told) == 1 else " ".join(f"{name}: {line}" for name, line in zip(passes, told, strict=True))
+
+
+def _of_pass(recipe: Recipe, steps: int | None, sampler: str) -> str:
+    return " ".join(filter(None, (_calls(recipe, steps, sampler), _others(recipe)))) or "unaccelerated."
 
 
 def refused(reason: str) -> str:
@@ -159,6 +166,8 @@ def refused(reason: str) -> str:
 
 
 def _idle(panel: PanelSettings) -> str:
+    if not panel.serves(hires=False):
+        return "the first pass is off, and no hires pass is on."
     return "all of its methods are off." if panel.level == OWN else "at Strength 1 the model runs at every step."
 
 
@@ -197,7 +206,7 @@ def _counted(settings: CallSkip, steps: int | None, by: str) -> str:
 
 
 def _others(recipe: Recipe) -> str:
-    """What else is on. Its gain depends on the model and on the size of the picture."""
+    """What else is on. What it saves depends on the model and on the size of the picture."""
     words = {TokenMerge: "merges tokens", TokenPrune: "prunes tokens", BlockSkip: "skips blocks"}
     done = [words[type(method)] for method in recipe.methods if type(method) in words and not method.neutral]
-    return f"Skipstone {' and '.join(done)}: the gain is shown after a picture." if done else ""
+    return f"Skipstone {' and '.join(done)}: what it saves is shown after a picture." if done else ""

@@ -1,4 +1,4 @@
-"""Axes for the host's X/Y/Z plot: one for each number, choice and switch of the panel.
+"""Axes for the host's X/Y/Z plot: one for each number, choice, switch and file of the panel.
 
 A value is set on the job, never in the host's options. It switches Skipstone on.
 """
@@ -19,15 +19,20 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from ..core.recipe.validate import choice
-from .settings import COUNTS, PanelSettings
-from .table import CUSTOM, FIELDS, METHODS, OFF, OWN, TABLE, Entry
+from .model_files import names
+from .settings import COUNTS, OF_PASSES, PanelSettings
+from .table import CUSTOM, FIELDS, FOLDERS, METHODS, OF_ITS_OWN, OFF, OWN, TABLE, Entry
 from .values import typed
 
 _PREFIX = "[Skipstone] "
 _MODULES = ("xyz_grid.py", "scripts.xyz_grid")
 
 _FIRST = ("threshold", "checkpoints", "every", "dato", "ratio")
-_PLAIN = [e.name for e in TABLE if e.name != "enabled" and (e.choices or not isinstance(e.default, str))]
+_PLAIN = [
+    e.name
+    for e in TABLE
+    if e.name != "enabled" and (e.choices or e.setting in FOLDERS or not isinstance(e.default, str))
+]
 AXES = tuple(FIELDS[name] for name in dict.fromkeys((*_FIRST, *_PLAIN)))
 """The fields that have an axis, in the order of the plot's list."""
 
@@ -44,15 +49,17 @@ def add_axes() -> None:
 
 
 def _axis(option: Callable[..., Any], entry: Entry) -> Any:
-    values = _choices(entry)
-    more = {"choices": lambda: list(values)} if values else {}
-    kind = str if values else type(entry.default)
+    listed = bool(entry.setting in FOLDERS or _choices(entry))
+    more = {"choices": lambda: list(_choices(entry))} if listed else {}
+    kind = str if listed else type(entry.default)
     apply, confirm = partial(_apply, entry), partial(_confirm, entry)
     return option(f"{_PREFIX}{entry.axis or entry.label}", kind, apply, confirm=confirm, **more)
 
 
 def _choices(entry: Entry) -> tuple[str, ...]:
-    """Every preset of DaTo is a choice of its axis; the user's lists are not."""
+    """Every preset of DaTo is a choice of its axis, and every file of a folder; the user's lists are not."""
+    if entry.setting in FOLDERS:
+        return tuple(names(entry.setting))
     if entry.name == "dato":
         return (OFF, *DATO)
     if isinstance(entry.default, bool):
@@ -67,8 +74,10 @@ def _apply(entry: Entry, p: Any, value: Any, values: Sequence[Any]) -> None:
 def _confirm(entry: Entry, p: Any, values: Iterable[Any]) -> None:
     """Refuse values that cannot run before the plot begins. Raises :class:`RecipeError`."""
     for value in values:
-        if not entry.methods or entry.name == "rule":
+        if (_choices(entry) and (not entry.methods or entry.name == "rule")) or entry.setting in FOLDERS:
             choice(entry.name, value, _choices(entry))
+        if entry.name in OF_PASSES:
+            PanelSettings.of_args([{entry.name: value}]).as_recipe()
         for cls in entry.methods if entry.name != "rule" else ():
             cls(**{entry.setting: _read(entry, value)})
 
@@ -93,12 +102,21 @@ def with_axes(settings: PanelSettings, p: Any) -> PanelSettings:
     if level := cell.pop("level", ""):
         speedup = settings.speedup if settings.level == OWN else 1.0
         settings = settings.but(enabled=True, level=level, speedup=LEVELS.get(level.lower(), speedup))
+    if passes := {name: cell.pop(name) for name in ("passes", *OF_PASSES) if name in cell}:
+        settings = _with_passes(settings, passes)
     if not cell:
         return settings
-    settings = settings.but(passes=cell.pop("passes", settings.passes))
     if "rule" in cell:
         settings = settings.but(rule=cell["rule"]).after("rule")
-    return PanelSettings.of_recipe(_with_cell(settings, cell), settings.passes)
+    return PanelSettings.of_recipe(_with_cell(settings, cell), **{name: getattr(settings, name) for name in OF_PASSES})
+
+
+def _with_passes(settings: PanelSettings, passes: Values) -> PanelSettings:
+    """The settings with a cell's values for the passes. A level or strength of the hires pass is its own."""
+    own = {"hires_pass": OF_ITS_OWN} if passes.keys() & {"hires_level", "hires_speedup"} else {}
+    kept = [name for name in OF_PASSES if name != "hires_speedup" or "hires_level" not in passes]
+    found = PanelSettings.of_args([{**{name: getattr(settings, name) for name in kept}, **own, **passes}])
+    return settings.but(enabled=True, **{name: getattr(found, name) for name in OF_PASSES})
 
 
 def _with_cell(settings: PanelSettings, cell: Values) -> Recipe:

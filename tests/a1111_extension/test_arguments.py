@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,18 @@ def test_a_number_in_infotext_is_the_number_that_ran() -> None:
         assert float(infotext_of(panel)["Skipstone memory budget"]) == budget
 
 
+GUIDE = (Path(skipstone.__file__).parent / "docs" / "user_guide.md").read_text(encoding="utf-8")
+
+
+def test_the_request_in_the_user_guide_skips_calls(host: a1111.Host, job: a1111.Job) -> None:
+    (body,) = re.findall(r"curl [^']* -d '(.*?)'", GUIDE, re.DOTALL)
+    args = json.loads(body)["alwayson_scripts"]["skipstone"]["args"]
+    host.process_images(host.script(), long := fresh(job, timesteps=tuple(999.0 - 50 * k for k in range(20))), *args)
+    assert long.extra_generation_params == {
+        "Skipstone level": "Balanced", "Skipstone speedup": "1.8", "Skipstone calls run": "55%",
+    }  # fmt: skip
+
+
 def test_the_user_guide_lists_the_names_in_order() -> None:
-    guide = " ".join((Path(skipstone.__file__).parent / "docs" / "user_guide.md").read_text(encoding="utf-8").split())
+    guide = " ".join(GUIDE.split())
     assert ", ".join(f"`{name}`" for name in PanelSettings.__dataclass_fields__) in guide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,9 @@ def test_axes_are_added_once_and_set_the_job_not_the_options(host: a1111.Host, j
     names = ["Threshold", "Checkpoints", "Block rule every", "DaTo", "DaTo ratio"]
     labels = [axis.label for axis in host.xyz.axis_options]
     assert labels[:5] == [f"[Skipstone] {name}" for name in names]
-    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 4
+    assert len(set(labels)) == len(labels) == len([c for c in host.script().components if c.kind != "Textbox"]) - 1, (
+        "all but the switch"
+    )
     threshold, checkpoints, *_ = host.xyz.axis_options
     threshold.apply(job, 0.25, [0.25])
     checkpoints.apply(job, "0 8 20", ["0 8 20"])
@@ -111,7 +114,7 @@ def test_a_value_of_an_axis_reaches_the_methods_that_have_it(
 
 def test_an_axis_over_the_passes_changes_nothing_else() -> None:
     panel = PanelSettings(enabled=True, threshold=0.5)
-    assert with_axes(panel, SimpleNamespace(skipstone_passes="first pass only")) == panel.but(passes="first pass only")
+    assert with_axes(panel, SimpleNamespace(skipstone_passes="first pass only")) == panel.but(hires_pass="off")
 
 
 def test_the_choices_of_every_axis_are_taken(host: a1111.Host, job: a1111.Job) -> None:
@@ -121,3 +124,20 @@ def test_the_choices_of_every_axis_are_taken(host: a1111.Host, job: a1111.Job) -
             axis.confirm(job, axis.choices())
             with pytest.raises(ValueError, match=rf"{entry.name}|checkpoints"):
                 axis.confirm(job, ["none of these"])
+
+
+def test_an_axis_over_the_mask_files_reads_the_folder_and_switches_the_mask_on(
+    host: a1111.Host, job: a1111.Job, tmp_path: Path
+) -> None:
+    host.fire("on_before_ui")
+    (axis,) = [axis for axis in host.xyz.axis_options if axis.label == "[Skipstone] Mask file"]
+    assert axis.choices() == []
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / "skipstone_masks").mkdir(exist_ok=True)
+        (tmp_path / "skipstone_masks" / name).touch()
+    assert axis.choices() == ["a.safetensors", "b.safetensors"]
+    axis.confirm(job, ["b.safetensors"])
+    with pytest.raises(ValueError, match="mask="):
+        axis.confirm(job, ["c.safetensors"])
+    axis.apply(job, "b.safetensors", [])
+    assert with_axes(PanelSettings(), job).as_recipe().skip == BlockSkip(mask="b.safetensors")

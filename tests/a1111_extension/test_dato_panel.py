@@ -67,7 +67,7 @@ def test_the_panel_says_at_once_what_cannot_run(host: a1111.Host) -> None:
     script = host.script()
     for name in ("threshold", "rule", "dato", "recipe", "ratio", "ratios", "dato_depths", "depths", "mask"):
         says = partial(told, script, field(script, name))
-        assert says(**COCO) == "Skipstone prunes tokens and skips blocks: the gain is shown after a picture."
+        assert says(**COCO) == "Skipstone prunes tokens and skips blocks: what it saves is shown after a picture."
         assert "set Threshold to 1" in says(dato="dato_coco")
         assert "all of its methods are off" in says(threshold=1.0)
         assert "&lt;b&gt;" in says(rule="depths", depths="<b>")

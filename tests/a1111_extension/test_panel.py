@@ -88,12 +88,16 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
         "calls_profile",
         "record",
         "level",
+        "first_pass",
+        "hires_pass",
+        "hires_level",
+        "hires_speedup",
     ]
 
 
 def test_the_panel_shows_the_defaults_of_its_settings(host: a1111.Host) -> None:
     values = [c.value for c in host.script().components]
-    assert values == [*[*asdict(PanelSettings()).values()][:-1], None], "an API call that names no preset has none"
+    assert values == [*{**asdict(PanelSettings()), "level": None}.values()], "an API call that names no preset has none"
     assert PanelSettings.of_args(values) == PanelSettings()
     assert values[0] is False
     assert PanelSettings().as_recipe().merge == TokenMerge()
@@ -160,6 +164,7 @@ TEXTS: dict[str, list[str]] = {
     "calls_profile": ["", "", "p.safetensors"],
 }
 PARTICULAR = {
+    "passes": st.just("both passes"),
     "enabled": st.just(True),
     "threshold": st.integers(-100, 100).map(lambda n: n / 100) | st.just(1.0),
     "start": st.sampled_from([0, 0.0, 0.25]),
@@ -197,8 +202,8 @@ def test_infotext_pastes_back_the_same_settings(panel: PanelSettings) -> None:
     params = a1111.parse_infotext(a1111.write_infotext({"Steps": 20, **infotext_of(panel), "Version": "1.10.1"}))
     pasted = PanelSettings(**{f.name: read_infotext(f.name)(params) for f in fields(PanelSettings)})
     assert pasted.enabled is True
-    assert pasted.as_recipe().methods == panel.as_recipe().methods
-    assert pasted.passes == panel.passes
+    for hires in (False, True):
+        assert pasted.recipe_of(hires).methods == panel.recipe_of(hires).methods
 
 
 def test_infotext_holds_only_what_is_not_default() -> None:

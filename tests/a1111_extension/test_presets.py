@@ -10,10 +10,11 @@ import tiny
 import torch
 from doubles import a1111
 from doubles.a1111_jobs import args_of, dense, fresh, job_of, runs
+from doubles.a1111_page import Page
 
 from skipstone.a1111_extension.infotext import infotext_of, read_infotext
 from skipstone.a1111_extension.settings import PanelSettings
-from skipstone.a1111_extension.table import FIELDS, LEVEL_CHOICES
+from skipstone.a1111_extension.table import LEVEL_CHOICES
 from skipstone.a1111_extension.view import OFFERS, methods_of
 from skipstone.a1111_extension.xyz import with_axes
 from skipstone.core.recipe.auto import LEVELS, Auto
@@ -33,71 +34,6 @@ def job(models: tuple[tiny.Case, tiny.Case]) -> Iterator[a1111.Job]:
     """A picture of twelve steps; nothing may be left on the U-Net."""
     yield job_of(models[0], timesteps=TIMES)
     assert list(a1111.traces(models[0].model)) == []
-
-
-class Page:
-    """txt2img's panel at a page: an event sets values, and each value that changed has a change event."""
-
-    def __init__(self, host: a1111.Host) -> None:
-        self.host, self.script = host, host.script()
-        self.panel = host.module._script.PANELS["txt2img"]
-        self.made = dict(zip(FIELDS, self.panel.components, strict=True))
-
-    def set(self, what: str | a1111.Component, value: Any, event: str = "input") -> None:
-        component = self.made[what] if isinstance(what, str) else what
-        before = self._values()
-        component.set(value, event)
-        while changed := [c for c, old in before if c.value != old]:
-            before = self._values()
-            for one in changed:
-                one.act("change")
-
-    def _values(self) -> list[tuple[a1111.Component, Any]]:
-        return [
-            (c, c.value) for c in (*self.panel.components, self.panel.methods, self.script.steps, self.script.sampling)
-        ]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.made[name].value
-
-    def choose(self, *methods: str) -> None:
-        self.set(self.panel.methods, list(methods))
-
-    def paste(self, params: dict[str, Any]) -> None:
-        before = self._values()
-        a1111.paste(self.script, params)
-        for component, old in before:
-            if component.value != old:
-                component.act("change")
-
-    @property
-    def shown(self) -> set[str]:
-        return {name for name, part in self.panel.parts.items() if getattr(part, "visible", True)}
-
-    @property
-    def told(self) -> str:
-        return str(self.panel.outlook.value)
-
-    def generate(self, job: a1111.Job, **changes: Any) -> list[str]:
-        """Status and header after a picture."""
-        for name, value in changes.items():
-            setattr(job, name, value)
-        self.host.process_images(self.script, job, *(c.value for c in self.panel.components))
-        self.script.log.act("change")
-        return [self.panel.last_run.value, self.panel.gain.value]
-
-
-@pytest.fixture
-def page(host: a1111.Host) -> Page:
-    """A page that was just opened."""
-    return Page(host)
-
-
-@pytest.fixture
-def on(page: Page) -> Page:
-    """A page on which the panel is switched on."""
-    page.set("enabled", True)
-    return page
 
 
 # -- presets --
@@ -282,15 +218,17 @@ def test_methods_in_use_are_read_from_the_fields() -> None:
 
 
 def test_the_status_says_what_the_picture_got(on: Page, job: a1111.Job) -> None:
-    assert on.generate(fresh(job)) == ["This picture: 7 of 12 calls run, 1.7x less work.", "1.7x last time"]
+    assert on.generate(fresh(job)) == ["This picture: 7 of 12 calls run, 1.7x less work.", "1.7x less work last time"]
     on.set("level", "Custom")
     on.choose("Calls", "Merge")
     on.set("threshold", 0.0)
     status, header = on.generate(fresh(job))
-    share = runs(on.host)[0].report.merged_share
-    assert (
-        status == f"This picture: 6 of 12 calls run, merged {share:.0%}, 2.0x less work." and header == "2.0x last time"
+    report = runs(on.host)[0].report
+    merged = (
+        f"merged {report.merged_share:.0%} ({1 - report.macs_done / report.macs_dense:.0%} of their attention saved)"
     )
+    assert status == f"This picture: 6 of 12 calls run, {merged}, 2.0x fewer calls."
+    assert header == "2.0x fewer calls last time"
     on.choose("Merge")
     status, header = on.generate(fresh(job))
     assert status.startswith("This picture: merged ") and "less work" not in status and header == ""
@@ -299,7 +237,7 @@ def test_the_status_says_what_the_picture_got(on: Page, job: a1111.Job) -> None:
 def test_the_status_has_both_passes_and_the_smaller_gain(on: Page, job: a1111.Job) -> None:
     status, header = on.generate(fresh(job, enable_hr=True))
     passes = "first pass: 7 of 12 calls run, 1.7x less work; hires pass: 7 of 12 calls run, 1.7x less work"
-    assert (status, header) == (f"This picture: {passes}.", "1.7x last time")
+    assert (status, header) == (f"This picture: {passes}.", "1.7x less work last time")
 
 
 def test_the_status_says_off_and_refused_and_never_an_earlier_pictures_figures(on: Page, job: a1111.Job) -> None:

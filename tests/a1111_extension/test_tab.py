@@ -12,14 +12,14 @@ import pytest
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, fresh, runs
 
-from skipstone.a1111_extension.settings import PanelSettings, effects
-from skipstone.a1111_extension.table import CUSTOM, OFF, TABLE
+from skipstone.a1111_extension.settings import OF_PASSES, PanelSettings, effects
+from skipstone.a1111_extension.table import CUSTOM, FIELDS, OFF, TABLE
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe")]
+SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe", *OF_PASSES)]
 BLOCKS = [entry.name for entry in TABLE if entry.group is BlockSkip]
 
 pytest_plugins = ["doubles.a1111_fixtures"]
@@ -53,6 +53,7 @@ def test_the_tab_shows_the_last_run_and_both_panels_follow(
 
 def test_the_report_keeps_a_few_runs_and_escapes_their_text(host: a1111.Host, job: a1111.Job) -> None:
     history = host.module._script.HISTORY
+    host.opts.skipstone_runs = 4
     for _ in range(6):
         host.process_images(host.script(), fresh(job), *ON)
     assert len(runs(host)) == 4
@@ -77,7 +78,8 @@ def sent(host: a1111.Host, tab: dict[str, a1111.Component], tabname: str = "txt2
         assert set(values) == {None}, "a message of refusal, and something was sent"
         return None
     assert tab["skipstone_tab_told"].value == f"Sent: Skipstone is on in {tabname}."
-    assert values[4] is None, "the panel's hires switch stays as it is"
+    now = dict(zip(FIELDS, values, strict=True))
+    assert {now[name] for name in OF_PASSES} == {None}, "the panel's passes stay as they are"
     return PanelSettings.of_args(values)
 
 

@@ -7,7 +7,9 @@ default venv/bin/python), `WEBUI_CHECKPOINT`, `WEBUI_REFINER` (a second checkpoi
 from __future__ import annotations
 
 import base64
+import json
 import re
+import subprocess
 import threading
 import time
 import urllib.error
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hosts.webui import WebUI, place
+from hosts.webui import ROOT, WebUI, place
 from safetensors import safe_open
 
 from skipstone.a1111_extension.settings import PanelSettings
@@ -183,7 +185,7 @@ def test_the_hires_switch(webui: WebUI, passes: str, hires: bool) -> None:
     both = webui.generate(REQUESTS["hires"], *ON)
     assert len(merged(one.infotext)) == 1 and len(merged(both.infotext)) == 2
     assert hires == (merged(one.infotext) != merged(both.infotext)[:1])
-    assert f"Skipstone passes: {passes}" in one.infotext
+    assert f"Skipstone {'first' if hires else 'hires'} pass: off" in one.infotext
 
 
 def test_conds_in_calls_of_their_own(webui: WebUI) -> None:
@@ -238,6 +240,16 @@ def test_a_bad_value_is_told_and_the_picture_dense(
     picture = webui.generate(REQUESTS["DDIM"], *args)
     assert pixels(picture.pngs) == pixels(never_installed["DDIM"])
     assert f"Skipstone did nothing: {says}" in webui.log() and "Skipstone refused: " in picture.infotext
+    assert picture.info["extra_generation_params"]["Skipstone refused"].startswith(f"did nothing: {says}")
+
+
+def test_the_request_in_the_user_guide(webui: WebUI) -> None:
+    guide = (ROOT / "docs" / "user_guide.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^curl .*?^}'$", guide, re.DOTALL | re.MULTILINE)
+    here = command.replace(":7860", f":{webui.port}").replace(": 512", ": 128")
+    answer = json.loads(subprocess.run(here, shell=True, check=True, capture_output=True).stdout)
+    done = json.loads(answer["info"])["extra_generation_params"]
+    assert done["Skipstone calls run"] == "55%" and "Skipstone refused" not in done
 
 
 @pytest.mark.parametrize("off", ["false", False, {"enabled": False}], ids=str)

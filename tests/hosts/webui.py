@@ -73,10 +73,11 @@ class Counter(scripts.Script):
 
 @dataclass
 class Picture:
-    """What a generation returned: PNG files with their metadata, and the infotext of the first."""
+    """What a generation returned: PNG files with their metadata, the infotext of the first, and the answer's `info`."""
 
     pngs: list[bytes]
     infotext: str
+    info: dict[str, Any]
 
 
 class WebUI:
@@ -164,7 +165,8 @@ class WebUI:
         scripts = {"raiser": {"args": [call]}} | ({"skipstone": {"args": list(args)}} if args else {})
         kind = "img2img" if "init_images" in request else "txt2img"
         answer = self.post(f"/sdapi/v1/{kind}", {**request, **more, "alwayson_scripts": scripts})
-        return Picture([base64.b64decode(i) for i in answer["images"]], json.loads(answer["info"])["infotexts"][0])
+        info = json.loads(answer["info"])
+        return Picture([base64.b64decode(i) for i in answer["images"]], info["infotexts"][0], info)
 
 
 def place() -> Path | None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIM = ROOT / "scripts" / "skipstone.py"
-CALLBACKS = ("on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_tabs")
+CALLBACKS = ("on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_settings", "on_ui_tabs")
 
 
 SHARES = torch.cumprod(1 - torch.linspace(0.0292, 0.1095, 1000) ** 2, 0)
@@ -65,6 +65,16 @@ class Script:
     def on_after_component(self, callback: Callable[[Any], None], *, elem_id: str) -> None:
         """Registered in `ui`; called when the component is made."""
         self.registered[elem_id] = callback
+
+
+class OptionInfo:
+    """`modules.options.OptionInfo`."""
+
+    def __init__(
+        self, default: Any, label: str = "", component: Any = None, component_args: Any = None, section: Any = None
+    ) -> None:
+        self.default, self.label, self.component, self.section = default, label, component, section
+        self.shown = component(label=label, value=default, **(component_args or {})) if component else None
 
 
 class AxisOption:
@@ -207,7 +217,9 @@ class Host:
     opts: SimpleNamespace
     xyz: SimpleNamespace
     sd_unet: ModuleType
+    models: ModuleType
     made: dict[str, Component]
+    options: dict[str, OptionInfo]
     calls: Calls = batched
     on_step: Callable[[Job, int], None] = lambda job, step: None
 
@@ -218,7 +230,10 @@ class Host:
         tab = "img2img" if img2img else "txt2img"
         script.steps = sys.modules["gradio"].Slider(1, 150, 20, elem_id=f"{tab}_steps")
         script.sampling = sys.modules["gradio"].Dropdown(["Euler", "LCM"], value="Euler", elem_id=f"{tab}_sampling")
-        for component in (script.steps, script.sampling):
+        script.hires = sys.modules["gradio"].Checkbox(False, elem_id="txt2img_hr-checkbox")
+        script.hires_steps = sys.modules["gradio"].Slider(0, 150, 0, elem_id="txt2img_hires_steps")
+        script.denoising = sys.modules["gradio"].Slider(0, 1, 0.7, elem_id=f"{tab}_denoising_strength")
+        for component in (script.steps, script.sampling, script.hires, script.hires_steps, script.denoising):
             script.after_component(component)
         script.components = script.ui(img2img)
         for elem_id, callback in script.registered.items():
@@ -308,7 +323,8 @@ def html(elem_id: str) -> Component:
 def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models"), shim: Path = SHIM) -> Host:
     """Put the doubles in place of the host's modules and load the shim as the host does. models: its models folder."""
     callbacks: dict[str, list[Any]] = {name: [] for name in CALLBACKS}
-    opts = SimpleNamespace()
+    options: dict[str, OptionInfo] = {}
+    opts = type("Options", (SimpleNamespace,), {"add_option": staticmethod(options.__setitem__)})()
     xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[])
     grid = SimpleNamespace(script_class=type("Script", (), {"__module__": "xyz_grid.py"}), module=xyz)
     modules = {
@@ -317,7 +333,8 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models"), s
         "ui_components": {"InputAccordion": InputAccordion},
         "ui_common": {"create_refresh_button": refresh_button},
         "paths_internal": {"models_path": str(models)},
-        "shared": {"opts": opts},
+        "shared": {"opts": opts, "OptionInfo": OptionInfo},
+        "sd_models": {"model_data": SimpleNamespace(sd_model=None)},
         "sd_unet": {"current_unet": None},
     }
     package = _module(monkeypatch, "modules", {"__path__": []})
@@ -326,7 +343,16 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Path = Path("no models"), s
     made: dict[str, Component] = {}
     kinds = {kind: type(kind, (Component,), {"kind": kind, "made": made}) for kind in GRADIO_ARGUMENTS}
     _module(monkeypatch, "gradio", {**kinds, "update": lambda **kwargs: {"__type__": "update", **kwargs}})
-    return Host(load_shim(shim), callbacks, opts, xyz, sys.modules["modules.sd_unet"], made)
+    return Host(
+        load_shim(shim),
+        callbacks,
+        opts,
+        xyz,
+        sys.modules["modules.sd_unet"],
+        sys.modules["modules.sd_models"],
+        made,
+        options,
+    )
 
 
 def load_shim(shim: Path = SHIM) -> ModuleType:

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from doubles import a1111
 from doubles.a1111_jobs import job_of
+from doubles.a1111_page import Page
 
 
 @pytest.fixture
@@ -30,3 +31,16 @@ def job(models: tuple[tiny.Case, tiny.Case]) -> Iterator[a1111.Job]:
     yield job_of(models[0])
     for case in models:
         assert list(a1111.traces(case.model)) == []
+
+
+@pytest.fixture
+def page(host: a1111.Host) -> Page:
+    """A page that was just opened."""
+    return Page(host)
+
+
+@pytest.fixture
+def on(page: Page) -> Page:
+    """A page on which the panel is switched on."""
+    page.set("enabled", True)
+    return page
