@@ -27,7 +27,7 @@ _INTRO = """# Models
 
 Each family was built as a small network with random weights and run as itself, in the host of its table, by the tests
 (`tests/pipelines/test_every_pipeline.py`, `tests/pipelines/test_observed.py`, `tests/hosts/test_comfyui_families.py`,
-`tests/hosts/test_a1111_flux.py`): off is bit-identical, what is served changes what it says, the report is true, and nothing is
+`tests/hosts/test_forge_networks.py`): off is bit-identical, what is served changes what it says, the report is true, and nothing is
 left behind. *yes* is served; a number is the reason why it is not; - was not run. A family without a row is served like *other
 transformers* in the README: whole calls always, blocks and tokens as the first call shows.
 """

@@ -59,9 +59,9 @@ class ComfyUI:
 
     @property
     def name(self) -> str:
-        """ComfyUI with the first two numbers of its version."""
+        """ComfyUI with its version, as it names itself but without a last zero."""
         text = (self._folder / "comfyui_version.py").read_text()
-        return f"ComfyUI {'.'.join(text.split(chr(34))[-2].split('.')[:2])}"
+        return f"ComfyUI {text.split(chr(34))[-2].removesuffix('.0')}"
 
     def __enter__(self) -> ComfyUI:
         """Start, and wait until the server answers."""

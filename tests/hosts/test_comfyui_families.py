@@ -24,6 +24,8 @@ STACKED = {
     "Cosmos 1": 4, "Cosmos Predict 2": 4, "Mochi 1": 4,
 }  # fmt: skip
 """Kind -> blocks of its stacks."""
+OLD = ("ComfyUI 0.3.64",)
+"""Versions whose classes do not know all of these families, or not these shapes of them."""
 LONG_SKIPS = ("HunyuanDiT",)
 """Kinds whose first call shows that its sums cannot be used, so that the second one runs in full, too."""
 
@@ -58,7 +60,8 @@ def fewer(kind: str, **rare: Any) -> Prompt:
 
 @pytest.fixture(params=STACKED, scope="module")
 def kind(request: pytest.FixtureRequest, host: ComfyUI) -> str:
-    if host.run(picture(request.param)).status == "rejected":
+    first = host.run(picture(request.param))
+    if first.status == "rejected" or (host.name in OLD and first.status == "error"):
         pytest.skip("not in this version of ComfyUI")
     return request.param
 

@@ -50,12 +50,17 @@ def checkout(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(path)
 
 
-def forge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., nn.Module]:
-    """Forge's U-Net class. Its `backend.args` reads the command line at import."""
+def import_forge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Forge's `backend` importable, or skip. Its `backend.args` reads the command line at import."""
     checkout("FORGE_PATH", monkeypatch)
     for package in ("gguf", "psutil", "diffusers"):
         pytest.importorskip(package, reason=f"Forge needs {package}: pip install it")
     monkeypatch.setattr(sys, "argv", ["webui.py", "--always-cpu", "--attention-pytorch"])
+
+
+def forge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., nn.Module]:
+    """Forge's U-Net class."""
+    import_forge(monkeypatch)
     from backend.nn.unet import IntegratedUNet2DConditionModel
 
     return IntegratedUNet2DConditionModel
