@@ -73,6 +73,13 @@ COMMANDS: dict[str, Command] = {
         "run_call_bench",
         True,
     ),
+    "reproduce": Command(
+        "draw a paper's experiment on its own model, our figures beside the paper's",
+        ".cli.reproduce",
+        "Reproduce",
+        "reproduce",
+        True,
+    ),
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".cli.calibrate", "CalibratePairs", "calibrate_pairs"
     ),

@@ -1,0 +1,1 @@
+"""`skipstone reproduce`: the papers' own experiments, on the models that the papers used."""
