@@ -48,6 +48,9 @@ DATO_CHOICES = (OFF, *(name for name in DATO if TokenPrune() in preset(name).met
 FOLDERS = {"mask": "skipstone_masks", "profile": "skipstone_profiles"}
 """Setting that names a file -> its folder in the web UI's models folder."""
 
+VIDEO = ("frames",)
+"""Settings that change videos alone, which web UIs do not draw."""
+
 _TITLES = {BlockSkip: "Block masks", TokenPrune: "DaTo", Auto: "Auto"}
 
 ALWAYS, CHANGED, NEVER = "always", "changed", "never"
@@ -233,7 +236,9 @@ def _settings(methods: tuple[type[Any], ...]) -> Iterator[Entry]:
     taken: set[str] = set()
     groups = [tuple(cls for cls in methods if cls in SHARING), *((cls,) for cls in WHOLE if cls in methods)]
     for group in groups:
-        shown = {cls: [name for name, field in fields_of(cls).items() if field.shown] for cls in group}
+        shown = {
+            cls: [name for name, field in fields_of(cls).items() if field.shown and name not in VIDEO] for cls in group
+        }
         names = dict.fromkeys(name for found in shown.values() for name in found)
         for name in names:
             own = f"{_slot(group[0])}_{name}" if name in taken else name

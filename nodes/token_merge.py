@@ -16,7 +16,7 @@ WIDGETS = Panel(
     {TokenMerge: shown_fields(TokenMerge)},
     (
         "threshold", "checkpoints", "custom_checkpoints", "proportional", "matching", "max_downsample", "batch",
-        "destination", "stride", "start", "end", "targets.attn2", "targets.ff",
+        "destination", "stride", "start", "end", "targets.attn2", "targets.ff", "frames",
     ),
     ids={"targets.attn2": "merge_cross_attention", "targets.ff": "merge_mlp"},
 )  # fmt: skip

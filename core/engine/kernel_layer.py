@@ -33,6 +33,10 @@ _COUNTED = "attention counts without projections, which run on all tokens, as do
 class KernelRun(TokenRun, Protocol):
     """What a layer reads of its run, beside what all layers read (:class:`skipstone.core.engine.token_part.TokenPart`)."""
 
+    @property
+    def frames_together(self) -> int:
+        """Neighbouring frames of a video whose tokens are compared with each other."""
+
     def fail(self, fault: Exception) -> None:
         """Stop acting after an unexpected error."""
 
@@ -192,11 +196,14 @@ class KernelLayer:
         searched: list[int] = []
 
         def search() -> Pairs:
-            raw = span.by_frame(attention.k.detach())
-            found = self._run.find(self._number * _MOST_KERNELS + number, raw, span.grid, mixes)
-            pairs = span.joined(found.pairs)
+            raw, seed = attention.k.detach(), self._number * _MOST_KERNELS + number
+            found = []
+            for spell in span.spells(self._run.frames_together):
+                part = self._run.find(seed, span.pictures(raw, spell), span.picture_grid(spell), mixes)
+                found.append((spell, part.pairs))
+                searched.append(part.macs)
+            pairs = span.joined(found)
             self._run.on_pairs(self.site.name, pairs)
-            searched.append(found.macs)
             return pairs
 
         store = self._stores.setdefault(number, PairStore())

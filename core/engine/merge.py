@@ -34,6 +34,11 @@ class MergePart(TokenPart[TokenMerge]):
         """Whether all samples of a batch merge the largest count."""
         return self.settings.batch == "max"
 
+    @property
+    def frames_together(self) -> int:
+        """Neighbouring frames of a video whose tokens are compared with each other."""
+        return self.settings.frames
+
     def find(self, number: int, raw: Tensor, grid: Grid, crossing: str) -> PairSearch:
         """Partition, match and select (CA-ToMe, section III-A). Waits for the device once.
 

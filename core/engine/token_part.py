@@ -123,6 +123,11 @@ class TokenPart(ABC, Generic[Settings]):
         return lambda horizon, meter: cls(settings, sites, horizon, meter, network.key_bias, network.observer, kernels)
 
     @property
+    def frames_together(self) -> int:
+        """Neighbouring frames of a video whose tokens are compared with each other."""
+        return 1
+
+    @property
     def shared(self) -> bool:
         """Whether all samples of a batch have one count, whatever their attention is."""
         return False

@@ -93,6 +93,12 @@ class TokenMerge:
         "PyTorch attention. Models with joint or rotary attention, such as Flux, always do so.",
         label="Proportional attention", advanced=True,
     )  # fmt: skip
+    frames: int = setting(
+        1,
+        "Videos: compare tokens of this many neighbouring frames. 1 compares them inside each frame.",
+        label="Frames together", low=1, high=16, usual=(1, 4), unit="frames", remedy="use 1, or 2 for pairs of frames",
+        advanced=True,
+    )  # fmt: skip
     start: float = window_start()
     end: float = window_end()
     bucket: int | Literal["auto"] = setting(

@@ -5,8 +5,10 @@ Merging and pruning after positions are applied act on keys and values. Text tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,24 @@ _PATCHES = (1, 2, 4, 8, 16)
 """Sides of a token in latent positions."""
 _FRAMES = (1, 2)
 """Latent frames that a token covers."""
+
+
+class Spell(NamedTuple):
+    """Neighbouring frames whose tokens are compared with each other.
+
+    Args:
+        first: number of the first frame.
+        times: how many such spells follow each other.
+        frames: frames of each.
+
+    Example:
+        >>> Span(start=0, frames=5, grid=Grid(2, 2, 1), total=20).spells(together=2)
+        [Spell(first=0, times=1, frames=1), Spell(first=1, times=2, frames=2)]
+    """
+
+    first: int
+    times: int
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -51,18 +71,53 @@ class Span:
         """Number of the other tokens."""
         return self.total - self.tokens
 
-    def by_frame(self, x: Tensor) -> Tensor:
-        """Mean over the heads of the picture tokens of x [B, heads, total, C], each frame as a row: [B * frames, h * w, C]."""
-        return x.narrow(2, self.start, self.tokens).mean(1).reshape(-1, self.grid.tokens, x.shape[3])
+    def spells(self, together: int) -> list[Spell]:
+        """Divide the frames into spells of neighbours. The frames that are left over come first, as one spell of their own.
 
-    def joined(self, pairs: Pairs) -> Pairs:
-        """Pairs of frames [B * frames, h * w], as pairs of picture tokens [B, tokens]."""
-        if self.frames == 1:
-            return pairs
-        begin = torch.arange(self.frames, device=pairs.partner.device) * self.grid.tokens
-        partner = pairs.partner.view(-1, self.frames, self.grid.tokens) + begin[:, None]
-        counts = [pairs.merged[at : at + self.frames] for at in range(0, len(pairs.merged), self.frames)]
-        return Pairs(partner.flatten(1), tuple(map(sum, counts)), pairs.combine)
+        Video autoencoders often encode the first frame by itself, so that it is the one to stand alone.
+
+        Args:
+            together: frames of a spell.
+        """
+        rest, times = self.frames % together, self.frames // together
+        found = [Spell(0, 1, rest), Spell(rest, times, together)]
+        return [spell for spell in found if spell.times and spell.frames]
+
+    def pictures(self, x: Tensor, spell: Spell) -> Tensor:
+        """Mean over the heads of some frames, each spell a picture: [B * times, frames * h * w, C].
+
+        Rows of a spell's frames take turns, so that cells cover neighbouring frames.
+
+        Args:
+            x: tokens of the sequence [B, heads, total, C].
+            spell: which frames.
+        """
+        begin, grid = self.start + spell.first * self.grid.tokens, self.grid
+        part = x.narrow(2, begin, spell.times * spell.frames * grid.tokens).mean(1)
+        tall = part.reshape(-1, spell.frames, grid.h, grid.w, x.shape[3]).transpose(1, 2)
+        return tall.reshape(-1, spell.frames * grid.tokens, x.shape[3])
+
+    def picture_grid(self, spell: Spell) -> Grid:
+        """Return the grid of a spell's picture."""
+        return replace(self.grid, h=self.grid.h * spell.frames)
+
+    def joined(self, found: Sequence[tuple[Spell, Pairs]]) -> Pairs:
+        """Join the pairs of all spells' pictures, as pairs of picture tokens [B, tokens]."""
+        partners = [self._unfolded(spell, pairs.partner) for spell, pairs in found]
+        counts = [
+            [sum(pairs.merged[at : at + spell.times]) for at in range(0, len(pairs.merged), spell.times)]
+            for spell, pairs in found
+        ]
+        return Pairs(torch.cat(partners, 1), tuple(map(sum, zip(*counts, strict=True))), found[0][1].combine)
+
+    def _unfolded(self, spell: Spell, partner: Tensor) -> Tensor:
+        """Partners in spells' pictures [B * times, frames * h * w], as places among the picture tokens [B, ...]."""
+        size, grid = spell.frames * self.grid.tokens, self.grid
+        natural = torch.arange(size, device=partner.device).view(spell.frames, grid.h, grid.w).transpose(0, 1).flatten()
+        ours = torch.empty_like(partner)
+        ours[:, natural] = natural[partner]
+        begin = spell.first * grid.tokens + torch.arange(spell.times, device=partner.device) * size
+        return (ours.view(-1, spell.times, size) + begin[:, None]).flatten(1)
 
     def widened(self, pairs: Pairs) -> Pairs:
         """Pairs of picture tokens [B, tokens], as pairs of the whole sequence [B, total]: other tokens have no partner."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import joint
 import pytest
 import tiny
 import torch
@@ -249,6 +250,28 @@ def test_samples_of_a_batch_merge_their_own_counts() -> None:
     assert 0 < report.merged_share < 0.75
     alone = [drawn(model, recipe, latent=latent[n : n + 1], text=TEXT[n : n + 1])[0] for n in range(2)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+class Video(Joint):
+    """Latent [B, 4, F, H, W]; tokens are its positions, frame by frame."""
+
+    def forward(self, hidden_states: Tensor, timestep: Any, encoder_hidden_states: Tensor) -> Tensor:
+        """One call."""
+        x = self.embed(hidden_states.flatten(2).transpose(1, 2).repeat(1, 1, 4))
+        for layer in self.layers:
+            x = layer(x, self.options)
+        return self.head(x)[..., :4].transpose(1, 2).unflatten(2, hidden_states.shape[2:])
+
+
+def test_frames_that_are_alike_merge_where_they_are_compared_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first frame stands alone."""
+    monkeypatch.setattr(joint, "turned", lambda x: x)  # positions would make keys differ
+    model = tiny.randomise(Video())
+    still = tiny.noise(1, 4, 1, 4, 4).repeat(1, 1, 5, 1, 1)
+    threshold = TokenMerge(threshold=0.999, bucket=1, checkpoints="every")
+    assert drawn(model, threshold, latent=still)[1].merged_share == 0
+    _, report = drawn(model, replace(threshold, frames=2, stride=(2, 1)), latent=still)
+    assert report.merged_share == 2 / 5  # of five frames, the third and the fifth are like those before them
 
 
 def test_it_goes_with_calls_and_blocks() -> None:

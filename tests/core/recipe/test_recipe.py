@@ -100,6 +100,8 @@ WRONG_FIELDS = [
     ({"end": 1.1}, "end", "0 is the noisiest"),
     ({"end": float("nan")}, "end", "0 is the noisiest"),
     ({"start": 0.6, "end": 0.5}, "start", "start <= end"),
+    ({"frames": 0}, "frames", "pairs of frames"),
+    ({"frames": 17}, "frames", "pairs of frames"),
     ({"bucket": 0}, "bucket", "auto"),
     ({"bucket": 1.5}, "bucket", "auto"),
     ({"bucket": "big"}, "bucket", "auto"),

@@ -13,6 +13,7 @@ from skipstone.core.tokens.grid import Grid
 from skipstone.core.tokens.maps import Combine, Pairs, TokenMap
 from skipstone.core.tokens.span import (
     Span,
+    Spell,
     biased,
     picture_sizes,
     reduced,
@@ -37,6 +38,11 @@ def by_frames(span: Span, combine: Combine) -> Pairs:
     for row, count in enumerate(gone):
         partner[row, size - count :] = 0
     return Pairs(partner, tuple(gone), combine)
+
+
+def alone(span: Span, pairs: Pairs) -> Pairs:
+    """Pairs inside frames, as pairs of picture tokens."""
+    return span.joined([(Spell(0, span.frames, 1), pairs)])
 
 
 def slow(span: Span, pairs: Pairs, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ def slow(span: Span, pairs: Pairs, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_attention_on_fewer_keys_is_that_of_the_slow_reference(span: Span, combine: Combine) -> None:
     q, k, v = torch.randn(3, SAMPLES, 2, span.total, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
     pairs = by_frames(span, combine)
-    token_map = TokenMap(span.widened(span.joined(pairs)))
+    token_map = TokenMap(span.widened(alone(span, pairs)))
     assert len(token_map.groups) == (2 if span.frames == 1 else 1)
     parts = zip(token_map.rows(q), reduced(k, token_map), reduced(v, token_map), token_map.log_sizes(), strict=True)
     outputs = [F.scaled_dot_product_attention(*qkv, biased(None, bias)) for *qkv, bias in parts]
@@ -80,7 +86,7 @@ def test_attention_on_fewer_keys_is_that_of_the_slow_reference(span: Span, combi
 def test_text_passes_without_a_bit_changed(span: Span, combine: Combine) -> None:
     """Also in half precision, as means are made in single precision."""
     x = torch.randn(SAMPLES, 2, span.total, 4).to(torch.bfloat16)
-    token_map = TokenMap(span.widened(span.joined(by_frames(span, combine))))
+    token_map = TokenMap(span.widened(alone(span, by_frames(span, combine))))
     before, after = x[:, :, : span.start], x[:, :, span.start + span.tokens :]
     for rows, part in zip(token_map.groups, reduced(x, token_map), strict=True):
         assert torch.equal(part[:, :, : span.start], before[rows])
@@ -132,3 +138,41 @@ def test_a_latents_tokens_are_counted_by_its_patches() -> None:
     video = picture_sizes((5, 4, 8))
     assert video[5 * 8] == (5, Grid(2, 4, 2)) and video[3 * 8] == (3, Grid(2, 4, 2))
     assert picture_sizes((77,)) == picture_sizes((2, 2, 2, 2)) == {}
+
+
+def test_frames_that_are_left_over_stand_first() -> None:
+    def spells(frames: int, together: int) -> list[tuple[int, int, int]]:
+        return [tuple(spell) for spell in Span(0, frames, Grid(2, 2, 1), 4 * frames).spells(together)]
+
+    assert spells(5, 1) == [(0, 5, 1)]
+    assert spells(5, 2) == [(0, 1, 1), (1, 2, 2)]
+    assert spells(4, 2) == [(0, 2, 2)]
+    assert spells(2, 5) == [(0, 1, 2)]
+
+
+@pytest.mark.parametrize(("frames", "together"), [(3, 2), (4, 2), (5, 3), (2, 1), (2, 4)])
+def test_pairs_of_neighbouring_frames_are_found_where_their_tokens_stand(frames: int, together: int) -> None:
+    """Each token of a spell's picture is itself again among the picture tokens, and so is its partner."""
+    grid = Grid(2, 3, 2)
+    span = Span(TEXT, frames, grid, total=TEXT + frames * grid.tokens + 2)
+    x = torch.arange(float(span.total)).view(1, 1, -1, 1).repeat(SAMPLES, 2, 1, 1)
+    x += 1000 * torch.arange(float(SAMPLES)).view(-1, 1, 1, 1)
+    found, wanted = [], {}
+    generator = torch.Generator().manual_seed(0)
+    for spell in span.spells(together):
+        pictures, tall = span.pictures(x, spell), span.picture_grid(spell)
+        assert pictures.shape == (SAMPLES * spell.times, tall.tokens, 1) and tall.w == grid.w
+        for row, column in ((r, c) for r in range(tall.h) for c in range(tall.w)):  # rows of frames take turns
+            y, frame = divmod(row, spell.frames)
+            place = TEXT + ((spell.first + frame) * grid.h + y) * grid.w + column
+            assert float(pictures[0, row * tall.w + column]) == place
+        partner = torch.randint(tall.tokens, (len(pictures), tall.tokens), generator=generator)
+        found.append((spell, Pairs(partner, (spell.frames,) * len(pictures))))
+        wanted |= dict(
+            zip(pictures.flatten().tolist(), pictures.squeeze(2).gather(1, partner).flatten().tolist(), strict=True)
+        )
+    joined = span.joined(found)
+    tokens = x[:, 0, TEXT : TEXT + span.tokens, 0]
+    assert joined.merged == (sum(spell.times * spell.frames for spell, _ in found),) * SAMPLES
+    partners = tokens.gather(1, joined.partner)
+    assert dict(zip(tokens.flatten().tolist(), partners.flatten().tolist(), strict=True)) == wanted
