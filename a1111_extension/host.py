@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .sampler import adds_noise, is_multistep
+from .sampler import adds_noise, is_multistep, sampler_refusal
 
 
 def patcher_of(p: Any) -> Any:
@@ -56,11 +56,24 @@ def models_folder() -> Path:
     return Path(_module("paths_internal").models_path)
 
 
-def refusal() -> str:
+def refusal(p: Any) -> str:
     """Why the pass that is about to begin cannot be accelerated; empty when it can."""
+    try:
+        unet_of(p)
+    except AttributeError as error:
+        return f"this web UI keeps its model where Skipstone does not know it ({error})"
     if getattr(_module("sd_unet"), "current_unet", None) is not None:
         return "an SD Unet such as TensorRT replaces the U-Net: set Settings > SD Unet to None"
     return ""
+
+
+def calls_refusal(p: Any) -> str:
+    """Why no whole call can be skipped in this pass; empty when some can. Forge Neo's Spectrum is known once it is installed, which
+    may be after the pass began."""
+    options = getattr(patcher_of(p), "model_options", None) or {}
+    wrapper = getattr(options.get("model_function_wrapper"), "__qualname__", "")
+    own = "the web UI's own Spectrum skips calls already: turn one of the two off"
+    return own if "spectrum" in wrapper.lower() else sampler_refusal(p)
 
 
 def attention_refusal(p: Any) -> str:

@@ -17,10 +17,10 @@ from ..core.recipe.recipe import Recipe
 from .bracket import UNetBracket
 from .control import LateControls
 from .history import History, first_line
-from .host import Step, checkpoint_of, patcher_of, unet_of
+from .host import Step, calls_refusal, checkpoint_of, patcher_of, unet_of
 from .noise import levels_of
 from .results import WHOLE, one_line, tell_done, tell_refused
-from .sampler import sampler_of, sampler_refusal
+from .sampler import sampler_of
 from .schedule import Schedule
 from .status import outcome_of
 
@@ -68,7 +68,7 @@ class Lifecycle:
         with self._lock:
             self.end()
             unet = unet_of(p)
-            refused = refusals(unet, recipe) | _sampler_refusals(p, recipe)
+            refused = refusals(unet, recipe) | _calls_refusals(p, recipe)
             for reason in dict.fromkeys(refused.values()):
                 tell_refused(p, recipe, [kind for kind in refused if refused[kind] == reason], reason, title)
             fitting = without(recipe, set(refused))
@@ -101,16 +101,18 @@ class Lifecycle:
             p = getattr(params.denoiser, "p", None)
             foreign = p is not None and p is not self._pass.p
             if not foreign and self._pass.switched():
-                self._resume(self._pass)
+                self._resume(self._pass, f"{self._pass.title}, after a model switch")
+            elif not foreign and _calls_refusals(self._pass.p, self._pass.fitting):
+                self._resume(self._pass, self._pass.title)
             if (now := self._pass) is None:
                 return
             now.bracket.new_step(Step.of(params.denoiser, now.schedule.steps), _rows(params.text_cond), foreign)
             if now.bracket.skips_calls and not foreign:
                 now.controls.add(patcher_of(now.p))
 
-    def _resume(self, before: _Pass) -> None:
-        """Begin a pass in the middle of another one, whose model was switched. The sampler stays the same."""
-        self.begin(before.p, before.recipe, f"{before.title}, after a model switch")
+    def _resume(self, before: _Pass, title: str) -> None:
+        """Begin a pass in place of one that cannot go on as it began. The sampler stays the same."""
+        self.begin(before.p, before.recipe, title)
         if self._pass is not None:
             self._pass.schedule.goes_on(before.schedule)
 
@@ -121,10 +123,11 @@ class Lifecycle:
                 self._pass.stale = True
 
 
-def _sampler_refusals(p: Any, recipe: Recipe) -> dict[str, str]:
-    """Kind -> reason, for each method that skips calls and does not support this pass's sampler."""
-    reason = sampler_refusal(p)
-    return {m.kind: reason for m in recipe.methods if m.kind in WHOLE} if reason else {}
+def _calls_refusals(p: Any, recipe: Recipe) -> dict[str, str]:
+    """Kind -> reason, for each method that skips calls where none can be skipped."""
+    skipping = [method.kind for method in recipe.methods if method.kind in WHOLE]
+    reason = calls_refusal(p) if skipping else ""
+    return dict.fromkeys(skipping, reason) if reason else {}
 
 
 def _rows(cond: Any) -> int | None:

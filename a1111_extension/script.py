@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,11 @@ from .infotext import INFOTEXT, REFUSED, infotext_of
 from .lifecycle import Lifecycle
 from .model_files import located
 from .planned import WATCHED
-from .results import refuse, tell_refused, used
+from .results import one_line, refuse, tell_refused, used
 from .settings import PanelSettings
 from .status import Outcome, console, header, outcome_of, status
+
+log = logging.getLogger("skipstone")
 
 HISTORY = History(options.kept_runs)
 LIFECYCLE = Lifecycle(HISTORY)
@@ -49,7 +52,12 @@ class SkipstoneScript(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """The panel. The order of its components is the order of the API's arguments."""
-        tabname, built = _tab(is_img2img), panel.build(self.elem_id, is_img2img)
+        try:
+            built = panel.build(self.elem_id, is_img2img)
+        except Exception as fault:
+            print(f"Skipstone has no panel in this web UI, and is off: {one_line(f'{type(fault).__name__}: {fault}')}")
+            return []
+        tabname = _tab(is_img2img)
         PANELS[tabname] = built
         self.infotext_fields = built.infotext_fields
         self.paste_field_names = built.paste_field_names
@@ -107,15 +115,13 @@ class SkipstoneScript(scripts.Script):
         """
         LIFECYCLE.end()
         settings = _wanted(p, args)
-        recipe = located(settings.recipe_of(is_hires(p))) if settings else Recipe()
-        if recipe.neutral:
+        if settings is None:
             return
-        title = _title(p, kwargs.get("x"))
-        if reason := refusal():
-            return tell_refused(p, recipe, [method.kind for method in used(recipe)], reason, title)
-        recipe = options.within_cache(_without_tokens(recipe, p, title))
-        if not recipe.neutral:
-            LIFECYCLE.begin(p, recipe, title)
+        try:
+            _begin(p, located(settings.recipe_of(is_hires(p))), _title(p, kwargs.get("x")))
+        except Exception as fault:  # a host that is unlike those known draws as without the script
+            log.debug("Skipstone could not begin a pass", exc_info=True)
+            refuse(p, f"unexpected error, please report it: {type(fault).__name__}: {fault}")
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         """Sampling has ended or was interrupted: free everything before the VAE runs and the infotext is written.
@@ -178,6 +184,17 @@ def _wanted(p: Any, args: tuple[Any, ...]) -> PanelSettings | None:
     except SkipstoneError as error:
         refuse(p, str(error))
         return None
+
+
+def _begin(p: Any, recipe: Recipe, title: str) -> None:
+    """Begin a pass with what of the recipe can run in it."""
+    if recipe.neutral:
+        return
+    if reason := refusal(p):
+        return tell_refused(p, recipe, [method.kind for method in used(recipe)], reason, title)
+    recipe = options.within_cache(_without_tokens(recipe, p, title))
+    if not recipe.neutral:
+        LIFECYCLE.begin(p, recipe, title)
 
 
 def _without_tokens(recipe: Recipe, p: Any, title: str) -> Recipe:

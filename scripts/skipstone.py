@@ -26,6 +26,11 @@ def _load():
     return importlib.import_module(f"{_PACKAGE}.a1111_extension.script")
 
 
-_script = _load()
-_script.register()
-SkipstoneScript = _script.SkipstoneScript
+try:
+    _script = _load()
+    _script.register()
+    SkipstoneScript = _script.SkipstoneScript
+except Exception as fault:
+    print(
+        f"Skipstone is off, because it does not know this web UI: {type(fault).__name__}: {' '.join(str(fault).split())[:200]}"
+    )

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hosts.webui import ROOT, WebUI, place
+from hosts.webui import ROOT, WebUI, pixels, place
 from safetensors import safe_open
 
 from skipstone.a1111_extension.settings import PanelSettings
@@ -349,8 +349,3 @@ def test_an_xyz_grid(webui: WebUI, name: str, values: str, args: tuple[Any, ...]
     pictures = webui.generate(BASE, script_name="x/y/z plot", script_args=[*axis, *no_axes, *lone_images])
     served, dense = webui.generate(BASE, *args), webui.generate(BASE)
     assert pixels(pictures.pngs)[-2:] == pixels(served.pngs + dense.pngs)
-
-
-def pixels(pngs: list[bytes]) -> list[bytes]:
-    """The pixels: the PNG's IDAT chunks."""
-    return [b"".join(re.findall(rb"IDAT(.*?)(?=....(?:IDAT|IEND))", png, re.DOTALL)) for png in pngs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -134,6 +135,11 @@ class WebUI:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        return self._process.pid
+
     def log(self) -> str:
         """The console so far."""
         return self._log.read_text(errors="replace")
@@ -167,6 +173,11 @@ class WebUI:
         answer = self.post(f"/sdapi/v1/{kind}", {**request, **more, "alwayson_scripts": scripts})
         info = json.loads(answer["info"])
         return Picture([base64.b64decode(i) for i in answer["images"]], info["infotexts"][0], info)
+
+
+def pixels(pngs: list[bytes]) -> list[bytes]:
+    """The pixels: the PNGs' IDAT chunks."""
+    return [b"".join(re.findall(rb"IDAT(.*?)(?=....(?:IDAT|IEND))", png, re.DOTALL)) for png in pngs]
 
 
 def place() -> Path | None:
