@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,16 +84,21 @@ class Picture:
 class WebUI:
     """One server. `skipstone`: link the checkout into its extensions folder. models: its folder, with links to the models."""
 
-    def __init__(self, webui: Path, data: Path, skipstone: bool, counts: bool = False, flags: str = "") -> None:
+    def __init__(
+        self, webui: Path, data: Path, skipstone: bool, counts: bool = False, flags: str = "",
+        scripts: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Nothing is started. webui: the web UI's folder; data: an empty folder for this server. counts: add "Passes" to the
-        infotext, how often the U-Net ran in each pass. flags: more of them for its command line."""
+        infotext, how often the U-Net ran in each pass. flags: more of them for its command line. scripts: name -> text of
+        scripts of further extensions."""
         self._webui, self._flags = webui, flags.split()
         self._data = data
         self._log = data / "server.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        for name, text in ({"raiser": RAISER} | ({"counter": COUNTER} if counts else {})).items():
+        extensions = {"raiser": RAISER} | ({"counter": COUNTER} if counts else {}) | dict(scripts or {})
+        for name, text in extensions.items():
             folder = data / "extensions" / name / "scripts"
             folder.mkdir(parents=True)
             (folder / f"{name}.py").write_text(text)
@@ -169,8 +174,11 @@ class WebUI:
     def generate(self, request: dict[str, Any], *args: Any, call: int = 0, **more: Any) -> Picture:
         """Make a picture. args: Skipstone's; call: the U-Net call at which to raise, 0 for never."""
         scripts = {"raiser": {"args": [call]}} | ({"skipstone": {"args": list(args)}} if args else {})
-        kind = "img2img" if "init_images" in request else "txt2img"
-        answer = self.post(f"/sdapi/v1/{kind}", {**request, **more, "alwayson_scripts": scripts})
+        return self.request({**request, **more, "alwayson_scripts": scripts})
+
+    def request(self, request: dict[str, Any]) -> Picture:
+        """Make a picture by a request that has everything."""
+        answer = self.post(f"/sdapi/v1/{'img2img' if 'init_images' in request else 'txt2img'}", request)
         info = json.loads(answer["info"])
         return Picture([base64.b64decode(i) for i in answer["images"]], info["infotexts"][0], info)
 
