@@ -86,7 +86,9 @@ def _timestep(table: Tensor, place: float) -> float:
     return place * (TRAIN_STEPS - 1) / max(1, len(table) - 1)
 
 
-def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any]) -> Call:
+def call_of(
+    model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str, Any], strengths: tuple[float, ...] = ()
+) -> Call:
     """Describe one forward.
 
     Args:
@@ -94,24 +96,37 @@ def call_of(model_sampling: Any, x: Tensor, sigma: Tensor, options: Mapping[str,
         x: latent [rows, C, H, W], or another shape [rows, C, ...] (video, packed).
         sigma: noise levels [rows].
         options: its transformer_options.
+        strengths: :func:`hook_strengths` of the model.
 
     Raises :class:`Decline` for a batch that cannot be divided into streams.
     """
     timestep, step = timestep_and_step(model_sampling, sigma.flatten()[0], options.get("sample_sigmas"))
-    streams, compiled = streams_of(options, x.shape[0]), _COMPILE in options.get("wrappers", {}).get("apply_model", {})
+    streams = streams_of(options, x.shape[0], strengths)
+    compiled = _COMPILE in options.get("wrappers", {}).get("apply_model", {})
     return Call(timestep, tuple(x.shape[2:]), streams, input=x, step=step, compiled=compiled)
 
 
-def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
+def hook_strengths(model: Any) -> tuple[float, ...]:
+    """Strengths of the hooks that are on the weights at this forward. Keyframes change them in the middle of a run.
+
+    Args:
+        model: a `BaseModel`.
+    """
+    hooks = getattr(getattr(model, "current_patcher", None), "current_hooks", None)
+    return tuple(hook.hook_keyframe.strength for hook in getattr(hooks, "hooks", ()))
+
+
+def streams_of(options: Mapping[str, Any], rows: int, strengths: tuple[float, ...] = ()) -> tuple[Stream, ...]:
     """One stream per cond in the batch.
 
     Its key has the cond's uuid and index (area conds share one uuid), its place among equals, the attention blocks that
-    another node replaces in this forward, so that the extra pass of PAG or SLG has its own pairs, and the frames of
-    its context window.
+    another node replaces in this forward, so that the extra pass of PAG or SLG has its own pairs, the frames of its
+    context window, and the strengths of its hooks: values that were cached under other weights do not serve.
 
     Args:
         options: transformer_options of the forward.
         rows: in the batch.
+        strengths: :func:`hook_strengths` of the model.
     """
     conds = list(options.get("cond_or_uncond") or (0,))
     uuids = list(options.get("uuids") or (None,) * len(conds))
@@ -121,7 +136,7 @@ def streams_of(options: Mapping[str, Any], rows: int) -> tuple[Stream, ...]:
     seen: Counter[Hashable] = Counter()
     streams = []
     for cond in zip(uuids, conds, strict=True):
-        streams.append(Stream((cond, seen[cond], replaced, window), rows // len(conds)))
+        streams.append(Stream((cond, seen[cond], replaced, window, strengths), rows // len(conds)))
         seen[cond] += 1
     return tuple(streams)
 

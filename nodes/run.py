@@ -21,7 +21,7 @@ from ..core.recipe.recipe import Method, Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from .attention import key_bias
-from .calls import TRAIN_STEPS, Windows, call_of, calls_ahead, planned_timesteps
+from .calls import TRAIN_STEPS, Windows, call_of, calls_ahead, hook_strengths, planned_timesteps
 from .cond_batch import CondBatch, Conds
 from .kernels import COMFYUI, with_kernels
 from .messages import UNACCELERATED, LiveText, log, node_text, progress, show_on_node, show_run, wrapped
@@ -156,7 +156,7 @@ class Run:
             self._live.show([text, *self._refusal_lines()], self._nodes)
 
     def _call(self, model: Any, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Call:
-        call = call_of(model.model_sampling, x, sigma, options)
+        call = call_of(model.model_sampling, x, sigma, options, hook_strengths(model))
         call = replace(call, step=self._calls.step_of_runs(call.step)) if self._calls else call
         self._windows.check(call.timestep, options)
         return call

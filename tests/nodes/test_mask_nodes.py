@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,30 @@ __all__ = ["network", "patcher", "server"]
 
 
 # on a model
+
+
+class Keyframes:
+    """A hook's strength, which changes before a call that the rule would skip."""
+
+    def __init__(self, call: int) -> None:
+        self._left = call
+
+    @property
+    def strength(self) -> float:
+        """Each forward asks once."""
+        self._left -= 1
+        return 1.0 if self._left >= 0 else 0.5
+
+
+@pytest.mark.parametrize(("call", "full"), [(99, 5), (5, 6), (6, 5)], ids=["never", "skipped", "full"])
+def test_blocks_cached_under_other_weights_are_not_reused(
+    patcher: comfy.ModelPatcher, server: comfy.PromptServer, call: int, full: int
+) -> None:
+    hooks = SimpleNamespace(hooks=[SimpleNamespace(hook_keyframe=Keyframes(call))])
+    patcher.model.current_patcher = SimpleNamespace(current_hooks=hooks)
+    sample(patch(patcher, BlockSkip(rule="interval", every=2)))
+    ran, of = map(int, re.findall(r"ran (\d+) of (\d+) blocks in 10 calls", said(server, "7"))[0])
+    assert ran * 10 == of * full
 
 
 def test_skipped_dense_skipped_on_one_loaded_model(patcher: comfy.ModelPatcher) -> None:
