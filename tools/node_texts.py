@@ -1,8 +1,8 @@
 """Writes what the ComfyUI nodes' schemas determine: the locales, and parts of the help pages.
 
 `python -m skipstone.tools.node_texts` rewrites `locales/*/nodeDefs.json` and, in `web/docs/*.md`, everything between the
-markers `<!-- description -->` or `<!-- inputs -->` and `<!-- end -->`. A node without a page gets one. ComfyUI need not be
-installed: the schemas are made with the doubles of the tests.
+markers `<!-- description -->` or `<!-- inputs -->` and `<!-- end -->`. A node without a page gets one. The pictures are drawn by
+:mod:`skipstone.tools.help_pictures`. ComfyUI need not be installed: the schemas are made with the doubles of the tests.
 
 `tools/translations/<language>.json` maps each English text to its translation, once for all nodes. A text without one stays
 English.
@@ -15,9 +15,12 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from .figure_list import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
@@ -80,9 +83,14 @@ def page(schema: Any, text: str) -> str:
         text: the page as it is; empty for a node without one.
     """
     text = text or _NEW_PAGE.format(title=schema.display_name)
-    for name, part in (("description", schema.description), ("inputs", _tables(schema))):
+    for name, part in (("description", schema.description + _picture(schema.node_id)), ("inputs", _tables(schema))):
         text = _filled(text, name, part)
     return text
+
+
+def _picture(node: str) -> str:
+    """The picture of a node's page, where the tool draws one. The page finds it from `web/docs`, whatever its language."""
+    return f"\n\n![{FIGURES[node].caption}](img/{node}.webp)" if node in FIGURES else ""
 
 
 def _filled(text: str, name: str, part: str) -> str:
@@ -125,13 +133,20 @@ def schemas_of(extension: Any) -> list[Any]:
     return [node.define_schema() for node in asyncio.run(extension.get_node_list())]
 
 
-def main() -> None:
-    """Write the files."""
+@contextmanager
+def comfyui() -> Iterator[None]:
+    """ComfyUI's modules as the doubles of the tests have them, so that the nodes can be imported."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import pytest
     from doubles import comfy
 
     with pytest.MonkeyPatch.context() as patch, comfy.installed(patch):
+        yield
+
+
+def main() -> None:
+    """Write the files."""
+    with comfyui():
         from ..nodes import SkipstoneExtension
 
         for path, text in written(schemas_of(SkipstoneExtension())).items():

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..core.recipe.auto import Auto
 from ..core.recipe.block_skip import BlockSkip
+from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..lab.demo_models.model import load_demo
 from ..pipelines.accelerate import accelerate
@@ -33,7 +35,7 @@ class Thumbnail:
     Args:
         label: the line below.
         prompts: four of them.
-        recipe: what accelerates the model; None for nothing.
+        recipe: what accelerates the model, or several methods; None for nothing.
         kind: of the shipped model.
         split: show the left half of each picture without acceleration.
     """
@@ -53,6 +55,7 @@ def _icons(text: str) -> tuple[str, ...]:
 
 _MERGE = TokenMerge(threshold=0.9)
 _CACHE = BlockSkip(rule="deepcache", every=2)
+_FORA = BlockSkip(rule="fora", every=2)
 THUMBNAILS: dict[str, Thumbnail] = {
     "demo_skipstone": Thumbnail(
         "No download: 1.8x", _icons("red heart on teal, yellow sun on blue, pink flower on purple, lime tree on navy")
@@ -65,6 +68,29 @@ THUMBNAILS: dict[str, Thumbnail] = {
     "demo_image_to_image": Thumbnail(
         "Image to image: 1.8x",
         _icons("pink star on purple, yellow sun on purple, white moon on blue, cream boat on blue"),
+    ),
+    "demo_joint_recipe": Thumbnail(
+        "Recipe: merge and forecast",
+        ("boat", "moon", "tree", "mushroom"),
+        (TokenMerge(threshold=0.8), Auto(speedup=1.8)),
+        "unet",
+    ),
+    "sd15_two_pass": Thumbnail(
+        "Two passes: 1.8x",
+        _icons("red mushroom on blue, orange fish on navy, cream moon on purple, pink flower on teal"),
+    ),
+    "sd15_controlnet_lora": Thumbnail(
+        "ControlNet and LoRA: 1.8x",
+        _icons("white star on blue, white heart on navy, white boat on purple, white fish on teal"),
+    ),
+    "sd3_block_mask": Thumbnail(
+        "Block Mask on SD3",
+        _icons("lime tree on blue, pink star on navy, yellow boat on teal, red flower on purple"),
+        _FORA,
+    ),
+    "qwen_image_skipstone": Thumbnail(
+        "Qwen-Image: one choice, 1.8x",
+        _icons("yellow moon on teal, green fish on purple, pink boat on navy, red flower on blue"),
     ),
     "sd15_skipstone": Thumbnail(
         "SD1.5: one choice, 1.8x",
@@ -91,9 +117,7 @@ THUMBNAILS: dict[str, Thumbnail] = {
     "sd15_dato": Thumbnail("DaTo", ("mushroom", "house", "fish", "moon"), "dato_gentle", "unet"),
     "sd15_deepcache_rule": Thumbnail("Block Mask: DeepCache", ("house", "sun", "boat", "heart"), _CACHE, "unet"),
     "sdxl_merge_and_cache": Thumbnail("Merge and cache", ("flower", "mushroom", "tree", "star"), _CACHE, "unet"),
-    "pixart_block_mask": Thumbnail(
-        "Block Mask on PixArt", ("tree", "moon", "sun", "mushroom"), BlockSkip(rule="fora", every=2), "dit"
-    ),
+    "pixart_block_mask": Thumbnail("Block Mask on PixArt", ("tree", "moon", "sun", "mushroom"), _FORA, "dit"),
     "train_and_apply_mask": Thumbnail(
         "Train a mask", ("boat", "star", "flower", "house"), BlockSkip(rule="interval", every=2), "dit"
     ),
@@ -110,7 +134,8 @@ def drawn(one: Thumbnail) -> list[Image.Image]:
 
 def _pictures(pipe: Any, one: Thumbnail, recipe: Any) -> list[Image.Image]:
     noise = torch.Generator().manual_seed(7)
-    with accelerate(pipe, recipe) if recipe else nullcontext():
+    joined = Recipe.of(list(recipe)) if isinstance(recipe, tuple) else recipe
+    with accelerate(pipe, joined) if joined else nullcontext():
         return pipe(list(one.prompts), num_inference_steps=_STEPS, generator=noise).images
 
 

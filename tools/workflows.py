@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .node_texts import schemas_of
-from .workflow_list import CORE, WORKFLOWS
+from .node_texts import comfyui, schemas_of
+from .workflow_core import CORE
+from .workflow_list import WORKFLOWS
 from .workflow_nodes import Kind, Node, Workflow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ def page(name: str, workflow: Workflow, kinds: Mapping[str, Kind]) -> dict[str, 
             source,
             slot,
             number,
-            list(kinds[node.kind].sockets).index(socket),
+            [*kinds[node.kind].sockets, *kinds[node.kind].widgets].index(socket),
             kinds[workflow[source].kind].outputs[slot],
         ]
         for place, (number, node, socket, source, slot) in enumerate(_links(workflow), 11)
@@ -82,8 +82,8 @@ def _drawn(number: int, node: Node, kind: Kind, order: int, links: Sequence[list
         for place, (name, of) in enumerate(kind.sockets.items())
     ]
     widgets = [
-        {"localized_name": name, "name": name, "type": of, "widget": {"name": name}, "link": None}
-        for name, of in list(kind.widgets.items())[: len(node.values)]
+        {"localized_name": name, "name": name, "type": of, "widget": {"name": name}, "link": into.get(place)}
+        for place, (name, of) in enumerate(list(kind.widgets.items())[: len(node.values)], len(kind.sockets))
         if "Note" not in node.kind
     ]
     outputs = [
@@ -152,11 +152,7 @@ def _kind(schema: Any) -> Kind:
 
 def main() -> None:
     """Write the files."""
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    import pytest
-    from doubles import comfy
-
-    with pytest.MonkeyPatch.context() as patch, comfy.installed(patch):
+    with comfyui():
         from ..nodes import SkipstoneExtension
 
         kinds = {**CORE, **kinds_of(schemas_of(SkipstoneExtension()))}

@@ -71,6 +71,17 @@ def test_each_help_page_has_the_nodes_name_its_description_and_every_input(schem
         assert all(f"| {one.id}" in rows for one in schema.inputs), name
 
 
+def test_each_help_page_shows_a_small_picture_that_a_tool_draws(schemas: dict[str, comfy.Schema]) -> None:
+    from skipstone.tools.figure_list import FIGURES
+
+    assert set(FIGURES) == set(schemas)
+    for name, figure in FIGURES.items():
+        page = (ROOT / f"web/docs/{name}.md").read_text()
+        assert re.findall(r"!\[(.*)\]\((.*)\)", page) == [(figure.caption, f"img/{name}.webp")]
+        picture = (ROOT / f"web/docs/img/{name}.webp").read_bytes()
+        assert picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" and len(picture) < 60_000, name
+
+
 def test_no_text_is_read_as_markup_by_the_page(schemas: dict[str, comfy.Schema]) -> None:
     for schema in schemas.values():
         assert not re.search(r"[@|$]|\{|\}", " ".join(i.tooltip for i in schema.inputs))
@@ -144,8 +155,10 @@ def test_both_forms_of_a_workflow_are_the_same_graph(name: str) -> None:
     for node, links in linked(ui).items():
         inputs = api[node]["inputs"]
         assert links == {k: v for k, v in inputs.items() if isinstance(v, list)}
-        own = [v for k, v in inputs.items() if not isinstance(v, list)]
-        assert [v for v in nodes[node].get("widgets_values") or [] if v != "fixed"] == own, node
+        shown = [v for v in nodes[node].get("widgets_values") or [] if v != "fixed"]
+        widgets = [i for i in nodes[node].get("inputs", []) if "widget" in i]
+        own = {i["name"]: v for i, v in zip(widgets, shown, strict=True) if not i.get("link")}
+        assert own == {k: v for k, v in inputs.items() if not isinstance(v, list)}, node
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -191,7 +204,7 @@ def test_no_node_covers_another(name: str) -> None:
 
 
 def test_the_workflows_that_a_tool_writes_are_up_to_date(schemas: dict[str, comfy.Schema]) -> None:
-    from skipstone.tools.workflow_list import CORE
+    from skipstone.tools.workflow_core import CORE
     from skipstone.tools.workflow_list import WORKFLOWS as made
     from skipstone.tools.workflows import kinds_of, written
 
@@ -205,6 +218,17 @@ def test_every_workflow_has_a_picture_that_the_tool_draws() -> None:
     from skipstone.tools.thumbnails import THUMBNAILS
 
     assert sorted(THUMBNAILS) == WORKFLOWS
+
+
+def test_the_comparison_reads_its_times_from_the_report(schemas: dict[str, comfy.Schema]) -> None:
+    compare = graph("demo_compare", api=True)["8"]["inputs"]
+    outputs = [one.display_name for one in schemas["SkipstoneReport"].outputs]
+    sources = {name: outputs[compare[name][1]] for name in ("seconds_original", "seconds_accelerated")}
+    assert sources == {"seconds_original": "seconds_in_full", "seconds_accelerated": "seconds"}
+    (node,) = [n for n in graph("demo_compare")["nodes"] if n["type"] == "SkipstoneCompare"]
+    link = next(i["link"] for i in node["inputs"] if i["name"] == "seconds_original")
+    (drawn,) = [one for one in graph("demo_compare")["links"] if one[0] == link]
+    assert node["inputs"][drawn[4]]["name"] == "seconds_original"
 
 
 def test_both_samplers_of_the_comparison_differ_in_their_model_alone() -> None:
