@@ -80,6 +80,13 @@ COMMANDS: dict[str, Command] = {
         "reproduce",
         True,
     ),
+    "bench field": Command(
+        "compare all of it with the whole field: one table, one page",
+        ".lab.bench.field.bench",
+        "FieldBench",
+        "run_field_bench",
+        True,
+    ),
     "calibrate pairs": Command(
         "measure pair drift on your model, write checkpoints", ".cli.calibrate", "CalibratePairs", "calibrate_pairs"
     ),

@@ -83,13 +83,24 @@ class PipelineDenoiser:
 
     def begin(self, seeds: Sequence[int]) -> Trajectory:
         """Return the initial noise of each seed's own generator, scaled for the sampler, with a conditioning drawn by it."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.stack([torch.randn(self._shape, generator=g) for g in generators])
-        which = [_one_of(len(self._conditions), g) for g in generators]
+        generators, noises, which = zip(*map(self._sample, seeds), strict=True)
         weight = next(self.network.parameters())
-        x = noise.to(weight.device, weight.dtype) * initial_scale(self._scheduler)
+        x = torch.stack(noises).to(weight.device, weight.dtype) * initial_scale(self._scheduler)
         rows = self._conditions.rows(which, self._guidance > 1)
-        return Trajectory(x, rows, _History(_with_path(_twin(self._scheduler), x, seeds), generators))
+        return Trajectory(x, rows, _History(_with_path(_twin(self._scheduler), x, seeds), list(generators)))
+
+    def _sample(self, seed: int) -> tuple[torch.Generator, Tensor, int]:
+        """Return a seed's generator, and the noise and the number of the conditioning that it drew."""
+        generator = torch.Generator().manual_seed(seed)
+        return generator, torch.randn(self._shape, generator=generator), _one_of(len(self._conditions), generator)
+
+    def condition_of(self, seed: int) -> int:
+        """Return the number of the conditioning that a seed chooses.
+
+        Args:
+            seed: of a sample.
+        """
+        return self._sample(seed)[2]
 
     def predict(self, at: Trajectory, call: int) -> Tensor:
         """Return the network's output, of its input's shape. With guidance there are two rows per sample, the empty ones first.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
 from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +28,42 @@ if TYPE_CHECKING:
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What was counted.
+
+    Args:
+        macs: multiply-adds of matrix products, convolutions and attention.
+        ops: operations of torch that compute something: about the kernels that a GPU would launch.
+
+    Example:
+        >>> Counted(macs=24, ops=1) + Counted(macs=24, ops=2)
+        Counted(macs=48, ops=3)
+    """
+
+    macs: int = 0
+    ops: int = 0
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.macs + other.macs, self.ops + other.ops)
+
+
+def count(work: Callable[[], Any]) -> Counted:
+    """Run a function once without gradients and count its multiply-adds and operations. Views and empty tensors are free.
+
+    Args:
+        work: the function.
+
+    Example:
+        >>> x = torch.ones(2, 3)
+        >>> count(lambda: (x.T.T @ x.view(3, 2)).relu_())
+        Counted(macs=12, ops=2)
+    """
+    with torch.no_grad(), _Counter() as counter:
+        work()
+    return Counted(counter.flops // 2, counter.ops)
+
+
 def count_macs(work: Callable[[], Any]) -> int:
     """Run a function once without gradients and count its multiply-adds (matrix products, convolutions, attention).
 
@@ -33,32 +71,39 @@ def count_macs(work: Callable[[], Any]) -> int:
         >>> count_macs(lambda: torch.ones(2, 3) @ torch.ones(3, 4))
         24
     """
-    with torch.no_grad(), _Counter() as counter:
-        work()
-    return counter.flops // 2
+    return count(work).macs
 
 
 class _Counter(TorchDispatchMode):
     """Adds up the operations that torch has a count for. FlopCounterMode also counts by module, and takes twice the time."""
 
-    flops = 0
+    flops = ops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; in inference mode some come whole that torch counts by their parts."""
         kwargs = kwargs or {}
-        count = _COUNTS.get(func._overloadpacket)
-        if count is None and func._can_decompose():
+        flops = _COUNTS.get(func._overloadpacket)
+        if flops is None and func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
         output = func(*args, **kwargs)
-        self.flops += count(*args, **kwargs, out_val=output) if count else 0
+        self.flops += flops(*args, **kwargs, out_val=output) if flops else 0
+        self.ops += _computes(func)
         return output
+
+
+@cache
+def _computes(func: Any) -> bool:
+    """Whether an operation does more than make a view or an empty tensor."""
+    return not (func.is_view or func._overloadpacket in _FREE)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
+_FREE = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.detach}
+"""Operations that compute nothing, beside views."""
 _COUNTS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 

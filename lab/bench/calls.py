@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.calibrate.profiling import closed_loop, dense
+from ...core.calibrate.profiling import closed_loop, dense, parts
 from ...core.errors import RecipeError
 from ...core.forecast.profile import TURNED, Profile
 from ...core.measure.fidelity import relative_errors
 from ...core.measure.timing import machine, threads
 from ...core.models.family import identity
 from ...core.plan.call_choice import choose_calls
-from ...core.plan.call_plan import growing_keys
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
@@ -31,6 +30,7 @@ from ...pipelines.samplers import FLOW_SAMPLERS, SAMPLERS, check_sampler, missin
 from ..demo_models.loading import load_model
 from .call_tables import sampler_table, way_table
 from .figures import Bench, Figures, Files, Progress, Table, publish
+from .forecasters import PEERS, spectrum
 from .promise import coverage, promise_tables
 from .same_noise import noise_of
 from .skipped_call import skipped_call_costs, skipped_call_tables
@@ -40,13 +40,6 @@ _SEEDS = 40_000
 _BATCH = 8
 FEWER = "fewer steps"
 OURS = "line on eps, even"
-PEERS = {
-    "repeat the last": {"predictor": "hold", "space": "raw"},
-    "TaylorSeer, order 2": {"predictor": "taylorseer", "space": "raw"},
-    "HiCache": {"predictor": "hermite", "space": "raw"},
-    "FoCa": {"predictor": "foca", "space": "raw"},
-}
-"""Published forecasters at equal calls, evenly spread, on the network's output as they are published."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[st
 def _fewer_steps(fewer: PipelineDenoiser, denoiser: PipelineDenoiser, seeds: Sequence[int]) -> Tensor:
     """Return the final latents of fewer steps; where the sampler adds noise, with that of the full run."""
     found = []
-    for part in _parts(seeds):
+    for part in parts(seeds, _BATCH):
         with noise_of(denoiser, fewer, part):
             found.append(dense(fewer, part)[0])
     return torch.cat(found)
@@ -187,7 +180,7 @@ def _ways(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> dict[st
         ways["by profile"] = planned
     if options.peers:
         ways |= {name: CallSkip(calls=calls, **peer) for name, peer in PEERS.items()}
-        ways["Spectrum"] = CallSkip(keys=_spectrum_keys(options.steps, calls), predictor="spectrum", space="raw")
+        ways["Spectrum"] = spectrum(options.steps, calls)
     return ways
 
 
@@ -202,24 +195,10 @@ def _planned(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> Call
     return choose_calls(auto, denoiser.horizon, known.network).settings
 
 
-def _spectrum_keys(steps: int, calls: int) -> tuple[int, ...]:
-    """Return Spectrum's growing windows after its warm-up of 5 steps, shortened where the calls do not suffice."""
-    found = [
-        growing_keys(steps, warmup, tail=0, growth=growth)
-        for warmup in range(min(5, calls - 1), 0, -1)
-        for growth in np.arange(0, 3.01, 0.05)
-    ]
-    return next((keys for keys in found if len(keys) == calls), found[0])
-
-
 def _latents(denoiser: PipelineDenoiser, seeds: Sequence[int], settings: CallSkip | None) -> Tensor:
     if settings is None:
-        return torch.cat([dense(denoiser, part)[0] for part in _parts(seeds)])
-    return torch.cat([closed_loop(denoiser, part, settings)[0] for part in _parts(seeds)])
-
-
-def _parts(seeds: Sequence[int]) -> list[Sequence[int]]:
-    return [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+        return torch.cat([dense(denoiser, part)[0] for part in parts(seeds, _BATCH)])
+    return torch.cat([closed_loop(denoiser, part, settings)[0] for part in parts(seeds, _BATCH)])
 
 
 def _errors(latents: Tensor, reference: Tensor) -> np.ndarray:
