@@ -131,6 +131,11 @@ class PipelineDenoiser:
         return horizon_of(self._scheduler, self.timesteps)
 
     @property
+    def scheduler(self) -> Any:
+        """The scheduler, of which each trajectory steps a copy."""
+        return self._scheduler
+
+    @property
     def sampler(self) -> str:
         """Name of the sampler."""
         return type(self._scheduler).__name__

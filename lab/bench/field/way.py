@@ -36,7 +36,7 @@ class Host:
 
     Attributes:
         unet, transformer: the network, by the name that pipelines of its kind have for it; the other one is absent.
-        scheduler: that of the run under way.
+        scheduler: that of the run under way, or of none before it.
         source: the denoiser that was given, for what is measured once for all runs.
         on_call: called with the number of each call before it.
 
@@ -51,7 +51,7 @@ class Host:
         self.source, self.denoiser = denoiser, copy.copy(denoiser)
         self.denoiser.network = self.network = twin(denoiser.network)
         setattr(self, "unet" if hasattr(self.network, "mid_block") else "transformer", self.network)
-        self.scheduler: Any = None
+        self.scheduler = denoiser.scheduler
         self.on_call: list[Callable[[int], Any]] = []
 
     @property
