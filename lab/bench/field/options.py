@@ -60,7 +60,7 @@ class FieldBench(Files):
     Example:
         >>> FieldBench(steps=(3,)).check()
         Traceback (most recent call last):
-        skipstone.core.errors.RecipeError: --steps must be 8 or more, --noises 2 or more ...
+        skipstone.core.errors.RecipeError: --steps must be 8 or more, ...
     """
 
     models: tuple[str, ...] = tuple(DEMOS)

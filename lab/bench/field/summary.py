@@ -48,7 +48,7 @@ class Ratio:
         return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def ratio(errors: Sequence[float], others: Sequence[float]) -> Ratio:
+def ratio(errors: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> Ratio:
     """Return how the errors of the same noises compare, by a paired bootstrap over the noises. No global random state.
 
     Args:

@@ -78,6 +78,20 @@ Install = Callable[[Host], AbstractContextManager[Predict]]
 """Installs a way on a host for one run. Raises :class:`SkipstoneError` where it does not apply."""
 
 
+@contextmanager
+def plain(host: Host) -> Iterator[Predict]:
+    """Install nothing.
+
+    Args:
+        host: to draw with.
+
+    Example:
+        >>> with plain(host) as predict:  # doctest: +SKIP
+        ...     predict(host.begin([0]), 0)
+    """
+    yield host.denoiser.predict
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to draw.
@@ -96,7 +110,7 @@ class Way:
 
     name: str
     group: str
-    install: Install = field(default=lambda host: plain(host), compare=False)
+    install: Install = field(default=plain, compare=False)
     steps: int = 0
     sampler: str = ""
 
@@ -123,20 +137,6 @@ class Drawn:
     def macs(self) -> int:
         """Multiply-adds of all calls."""
         return sum(call.macs for call in self.calls)
-
-
-@contextmanager
-def plain(host: Host) -> Iterator[Predict]:
-    """Install nothing.
-
-    Args:
-        host: to draw with.
-
-    Example:
-        >>> with plain(host) as predict:  # doctest: +SKIP
-        ...     predict(host.begin([0]), 0)
-    """
-    yield host.denoiser.predict
 
 
 def by_recipe(recipe: Recipe | Method | str | Path) -> Install:
