@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..core.errors import RecipeError, SkipstoneError
-from ..core.measure.fidelity import Fidelity, fidelity
+from ..core.measure.fidelity import faster, fidelity
 from .messages import warn
 from .pictures import image, labelled, notice
 from .widgets import TOOLS, advanced, named_too
@@ -85,7 +85,7 @@ class SkipstoneCompare(io.ComfyNode):
             return io.NodeOutput(text, text, 0.0, 0.0)
         found = fidelity(other.movedim(-1, 1), one.movedim(-1, 1))
         difference = ((other - one).abs() * amplify).clamp(0, 1)
-        line = summary(found) + times(seconds_original, seconds_accelerated)
+        line = found.text() + faster(seconds_original, seconds_accelerated)
         return io.NodeOutput(
             side_by_side(one, other), difference, found.psnr_db, found.ssim,
             ui={"skipstone_original": _saved(one), "skipstone_accelerated": _saved(other), "text": [line]},
@@ -100,27 +100,6 @@ def _pair(original: Tensor, accelerated: Tensor) -> tuple[Tensor, Tensor]:
         sizes = " and ".join(f"{x.shape[2]} x {x.shape[1]}" for x in (one, other))
         raise RecipeError(f"pictures of {sizes} pixels cannot be compared: use one size for both")
     return one, other
-
-
-def summary(found: Fidelity) -> str:
-    """The figures in one line.
-
-    Args:
-        found: of the accelerated pictures.
-    """
-    if found.psnr_db == float("inf"):
-        return "identical"
-    return f"PSNR {found.psnr_db:.1f} dB, SSIM {found.ssim:.3f}"
-
-
-def times(original: float, accelerated: float) -> str:
-    """The ratio of two times, such as ", 1.83x faster"; empty where one is not known.
-
-    Args:
-        original: seconds.
-        accelerated: seconds.
-    """
-    return f", {original / accelerated:.2f}x faster" if original > 0 and accelerated > 0 else ""
 
 
 def side_by_side(original: Tensor, accelerated: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ..core.errors import SkipstoneError
 from ..core.plan.heatmap import heatmap
 from ..core.plan.liveness import State
+from ..core.plan.mask_states import states_of
 from ..core.recipe.block_skip import BlockSkip
-from .masks import mask_of, states_of
+from .masks import mask_of
 from .messages import warn
 from .pictures import image, notice
 from .widgets import MASK, MASKS, steps_input

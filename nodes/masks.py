@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..core.errors import RecipeError
 from ..core.models import unwrapped
 from ..core.models.graph import BlockGraph
-from ..core.plan.block_plan import even_timesteps, graph_of, rule_mask
-from ..core.plan.liveness import liveness
+from ..core.plan.mask_states import mask_for
 from ..core.recipe.block_skip import BlockSkip
-from ..core.recipe.mask import Mask, load_mask
+from ..core.recipe.mask import Mask
 from .serving import family_of
 
 
@@ -28,21 +25,7 @@ def mask_of(model: Any, settings: BlockSkip | None, calls: int) -> tuple[Mask, B
     """
     if settings is None:
         raise RecipeError("no mask came in: see the node before")
-    family = family_of(model)
-    graph = graph_of(settings, family, unwrapped(model.model.diffusion_model))
-    mask = load_mask(settings)
-    own = mask is not None and len(mask.timesteps) == calls
-    return rule_mask(settings, graph, family.name, mask.timesteps if own else even_timesteps(calls)), graph
-
-
-def states_of(mask: Mask, graph: BlockGraph) -> np.ndarray:
-    """[calls, blocks] of :class:`State`: which blocks run, are reused, or are not needed.
-
-    Args:
-        mask: for the graph's network.
-        graph: of the network.
-    """
-    return liveness(mask.run, graph)[:, list(graph.masked)]
+    return mask_for(unwrapped(model.model.diffusion_model), family_of(model), settings, calls)
 
 
 def summary(mask: Mask) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 
 from ..core.engine.report import Report
-from .run_log import RunLog
+from ..core.engine.run_log import RunLog, gain
 
 log = logging.getLogger("skipstone")
 
@@ -39,23 +39,6 @@ def node_text(report: Report, log: RunLog | None = None) -> str:
     """
     lines = [*([gain(report, log)] if log and log.seconds >= TIMED and not report.idle else []), *report.lines()]
     return "\n".join(wrapped(f"{line};") for line in lines)
-
-
-def gain(report: Report, log: RunLog) -> str:
-    """What a run saved, such as "1.83x faster in multiply-adds, 12.1 s, about 9.8 s saved".
-
-    Args:
-        report: of the run.
-        log: its calls.
-    """
-    fewer, saved = report.speedup or 1.0, log.seconds_saved
-    return ", ".join(
-        [
-            *([f"{fewer:.2f}x faster in multiply-adds"] if fewer >= 1.005 else []),
-            f"{log.seconds:.1f} s",
-            *([f"about {saved:.1f} s saved"] if saved >= 0.05 else []),
-        ]
-    )
 
 
 def progress(log: RunLog, of: int | None, error: str = "") -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK = (255, 255, 255), (40, 40, 48)
+from ..core.plan.heatmap import INK, PAPER
 
 
 def image(picture: Image.Image) -> torch.Tensor:

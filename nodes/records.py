@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from ..core.engine.report import Report
-from .run_log import RunLog
+from ..core.engine.run_log import RunLog
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..core.engine.report import Report
+from ..core.engine.run_log import gain
+from ..core.engine.run_plot import run_plot
 from ..core.recipe.recipe import Recipe
-from .messages import gain
 from .patch import recipe_on, record_of
 from .pictures import image, notice
 from .records import Record
-from .run_plot import run_plot
 from .whole_calls import WholeCallMethod
 from .widgets import RECIPE, TOOLS, named_too
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.engine.call import Call
 from ..core.engine.engine import Engine
 from ..core.engine.report import Report
+from ..core.engine.run_log import RunLog
 from ..core.errors import ModelError, SkipstoneError
 from ..core.models import unwrapped
 from ..core.recipe.auto import Auto
@@ -26,7 +27,6 @@ from .cond_batch import CondBatch, Conds
 from .kernels import COMFYUI, with_kernels
 from .messages import UNACCELERATED, LiveText, log, node_text, progress, show_on_node, show_run, wrapped
 from .records import Record
-from .run_log import RunLog
 from .schedules import skips_nothing
 from .serving import known, refusal, unsupported
 from .whole_calls import WholeCallMethod, WholeCalls

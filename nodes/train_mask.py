@@ -16,11 +16,11 @@ from ..core.calibrate.masks.settings import TrainSettings
 from ..core.calibrate.masks.trainer import Progress, StopTraining, Trained
 from ..core.errors import SkipstoneError
 from ..core.plan.heatmap import heatmap
+from ..core.plan.mask_states import states_of
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.mask import Mask
 from .denoiser import stoppable
 from .files import MASK_FILES
-from .masks import states_of
 from .messages import show_on_node, warn, wrapped
 from .pictures import image, notice
 from .training import Sampling, train_mask

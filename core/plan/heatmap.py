@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 COLOURS = {State.RUN: (38, 104, 140), State.REUSE: (198, 222, 230), State.DEAD: (246, 240, 228)}
 WORDS = {State.RUN: "runs", State.REUSE: "reused", State.DEAD: "not needed"}
-_BACKGROUND, _INK, _GRID = (255, 255, 255), (40, 40, 48), (255, 255, 255)
+PAPER, INK = (255, 255, 255), (40, 40, 48)
+"""Colours of all drawings: the ground, and lines and letters."""
+_GRID = PAPER
 _CELL = 14
 _MARGIN = 10
 _FONT_SIZE = 11
@@ -40,14 +42,14 @@ def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Imag
     left = _MARGIN * 2 + max((int(font.getlength(b)) for b in blocks), default=0)
     width = max(left + calls * _CELL + _MARGIN, int(font.getlength(title)) + 2 * _MARGIN, 360)
     top = 2 * _MARGIN + 2 * _FONT_SIZE
-    image = Image.new("RGB", (width, top + count * _CELL + 5 * _MARGIN), _BACKGROUND)
+    image = Image.new("RGB", (width, top + count * _CELL + 5 * _MARGIN), PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((_MARGIN, _MARGIN // 2), title, fill=_INK, font=font)
+    draw.text((_MARGIN, _MARGIN // 2), title, fill=INK, font=font)
     for k in range(0, calls, 5):  # every fifth call number: more would overlap
-        draw.text((left + k * _CELL + _CELL // 2, top - _FONT_SIZE - 3), str(k), fill=_INK, font=font, anchor="mt")
+        draw.text((left + k * _CELL + _CELL // 2, top - _FONT_SIZE - 3), str(k), fill=INK, font=font, anchor="mt")
     for i, name in enumerate(blocks):
         y = top + i * _CELL
-        draw.text((left - _MARGIN // 2, y + _CELL // 2), name, fill=_INK, font=font, anchor="rm")
+        draw.text((left - _MARGIN // 2, y + _CELL // 2), name, fill=INK, font=font, anchor="rm")
         for k in range(calls):
             box = (left + k * _CELL, y, left + (k + 1) * _CELL, y + _CELL)
             draw.rectangle(box, fill=COLOURS[State(int(states[k, i]))], outline=_GRID)
@@ -57,6 +59,6 @@ def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Imag
 
 def _legend(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, x: int, y: int) -> None:
     for state in (State.RUN, State.REUSE, State.DEAD):
-        draw.rectangle((x, y, x + _CELL, y + _CELL), fill=COLOURS[state], outline=_INK)
-        draw.text((x + _CELL + 5, y + _CELL // 2), WORDS[state], fill=_INK, font=font, anchor="lm")
+        draw.rectangle((x, y, x + _CELL, y + _CELL), fill=COLOURS[state], outline=INK)
+        draw.text((x + _CELL + 5, y + _CELL // 2), WORDS[state], fill=INK, font=font, anchor="lm")
         x += _CELL + 20 + int(font.getlength(WORDS[state]))

@@ -193,7 +193,8 @@ def test_nothing_is_saved_outside_the_folder_or_without_a_mask(
 def test_the_preview_draws_each_step_and_block(patcher: comfy.ModelPatcher, server: comfy.PromptServer) -> None:
     from skipstone.core.plan.heatmap import COLOURS
     from skipstone.core.plan.liveness import State
-    from skipstone.nodes.masks import mask_of, states_of
+    from skipstone.core.plan.mask_states import states_of
+    from skipstone.nodes.masks import mask_of
 
     image = nodes().SkipstoneMaskPreview.run("8", model=patcher, mask=SKIP, steps=9)
     assert image.dtype == torch.float32 and image.ndim == 4 and image.shape[::3] == (1, 3)

@@ -37,7 +37,8 @@ def reported(model: comfy.ModelPatcher) -> Any:
 @pytest.fixture(params=[0.5])
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, server: comfy.PromptServer) -> None:
     """Every look at the clock is so many seconds later, by default half a second."""
-    from skipstone.nodes import messages, run_log
+    from skipstone.core.engine import run_log
+    from skipstone.nodes import messages
 
     times = itertools.count(0, request.param)
     monkeypatch.setattr(messages, "TIMED", 1.0)
@@ -106,7 +107,7 @@ def test_a_steps_two_evaluations_are_two_calls_of_the_log_and_one_has_the_error(
 
 
 def test_the_plot_has_a_row_for_each_thing_that_is_known(patcher: comfy.ModelPatcher) -> None:
-    from skipstone.nodes.run_plot import rows
+    from skipstone.core.engine.run_plot import rows
 
     model = patch(patcher, FIVE)
     sample(model)
@@ -133,7 +134,7 @@ def test_each_run_has_a_log_of_its_own_and_models_without_have_none(patcher: com
 
 
 def test_seconds_saved_are_those_of_full_calls_without_the_first(server: comfy.PromptServer) -> None:
-    from skipstone.nodes.run_log import CallEntry, RunLog
+    from skipstone.core.engine.run_log import CallEntry, RunLog
 
     def run(*times: float, forecast: tuple[int, ...] = ()) -> RunLog:
         return RunLog([CallEntry(0.0, time, place in forecast) for place, time in enumerate(times)])
@@ -149,8 +150,7 @@ def test_seconds_saved_are_those_of_full_calls_without_the_first(server: comfy.P
 
 
 def test_the_gain_is_one_line_without_minus_nothing(server: comfy.PromptServer) -> None:
-    from skipstone.nodes.messages import gain
-    from skipstone.nodes.run_log import CallEntry, RunLog
+    from skipstone.core.engine.run_log import CallEntry, RunLog, gain
 
     log = RunLog([CallEntry(0.0, 0.5, forecast) for forecast in (False, False, True)])
     assert gain(Report(calls=20, calls_forecast=9), log) == "1.82x faster in multiply-adds, 1.5 s"
@@ -180,8 +180,8 @@ def test_short_runs_show_no_times(patcher: comfy.ModelPatcher, server: comfy.Pro
 def test_the_error_is_shown_beside_the_one_that_is_allowed_during_the_run_and_after_it(
     server: comfy.PromptServer,
 ) -> None:
+    from skipstone.core.engine.run_log import CallEntry, RunLog
     from skipstone.nodes.messages import node_text, progress
-    from skipstone.nodes.run_log import CallEntry, RunLog
 
     log = RunLog([CallEntry(0.0, 0.4), CallEntry(0.4)])
     saving = RunLog([CallEntry(0.0, 4.0), CallEntry(4.0, 0.0, True), CallEntry(4.0, 0.5, True), CallEntry(4.5)])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
-
-from .pictures import INK, PAPER
+from ..plan.heatmap import INK, PAPER
 from .run_log import CallEntry, RunLog
 
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 COLOURS = {"full": (38, 104, 140), "partly": (120, 170, 196), "forecast": (214, 226, 232)}
 _WIDTH, _TOP, _BARS, _ROW, _FOOT, _MARGIN = 960, 76, 240, 62, 84, 72
 _SIZE = 18
@@ -40,6 +44,10 @@ def rows(calls: list[CallEntry]) -> list[_Row]:
 
     Args:
         calls: of the run.
+
+    Example:
+        >>> [row.caption for row in rows([CallEntry(0.0, tokens=8, kept=6)])]
+        ['tokens merged or pruned: up to 25%']
     """
     merged, held = max(entry.merged for entry in calls), max(entry.held for entry in calls)
     errors = [entry.error for entry in calls if entry.error is not None]
@@ -58,7 +66,13 @@ def run_plot(log: RunLog, title: str) -> Image.Image:
     Args:
         log: with at least one call.
         title: a line above.
+
+    Example:
+        >>> run_plot(RunLog([CallEntry(0.0, 0.5), CallEntry(0.5, 0.1, forecast=True)]), "two calls").size
+        (960, 400)
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     below = rows(log.calls)
     plot = Image.new("RGB", (_WIDTH, _TOP + _BARS + _ROW * len(below) + _FOOT), PAPER)
     draw, font = ImageDraw.Draw(plot), ImageFont.load_default(_SIZE)
