@@ -23,6 +23,7 @@ from ..core.engine.kernel import SDPA
 from ..core.engine.override import beneath, override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
+from ..core.engine.run_log import RunLog
 from ..core.engine.session import Session
 from ..core.errors import Decline
 from ..core.plan.run import Horizon
@@ -47,6 +48,7 @@ class UNetBracket:
 
     Attributes:
         skips_calls: whether whole calls of the U-Net may be skipped.
+        log: the calls of the pass.
 
     Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
     """
@@ -63,6 +65,7 @@ class UNetBracket:
         self._unet, self._read_levels, self._read_timesteps = unet, levels, timesteps
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
+        self.log = RunLog()
         self._rows = StepRows()
         self._foreign = False
         self._step, self._first_step = Step(), 0
@@ -80,7 +83,10 @@ class UNetBracket:
         for remove in reversed(self._removers):
             remove()
         self._removers = []
-        return self._engine.end()
+        report = self._engine.end()
+        self.log.compare([report])
+        self.log.end()
+        return report
 
     def new_step(self, step: Step, conds: int | None, foreign: bool = False) -> None:
         """A sampler step begins.
@@ -112,6 +118,7 @@ class UNetBracket:
         """Prepare a call; returns its output where it is skipped."""
         if self._foreign:
             return None
+        self.log.begin()
         waits = self._first is not None and self._is_replaced()
         self._session = self._engine.enter(lambda: self._call(args, kwargs), parts=not waits)
         answer = self._session.forecast_or_none()
@@ -142,6 +149,7 @@ class UNetBracket:
         if waiting is not None:
             session.decline_call(_NO_PASS, self._level)
         session.leave(output)
+        self.log.update(session.meter.report, [session.meter.report])
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         if self._engine.running is None:

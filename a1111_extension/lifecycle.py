@@ -88,7 +88,7 @@ class Lifecycle:
             report = ended.bracket.end()
             if not report.calls:
                 return
-            run = self.history.add(ended.title, report)
+            run = self.history.add(ended.title, report, ended.bracket.log)
             outcome_of(ended.p).reports[ended.title] = report
             ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
             tell_done(ended.p, ended.fitting, report, ended.title)

@@ -160,7 +160,7 @@ class SkipstoneScript(scripts.Script):
 
     def _keep(self, p: Any) -> None:
         """This job is its tab's last one. A job within it, such as a face detailer's, is over when it ends."""
-        if not getattr(p, "is_api", False):
+        if not (getattr(p, "is_api", False) or getattr(p, "skipstone_apart", False)):
             OUTCOMES[_tab(self.is_img2img)] = outcome_of(p)
 
 

@@ -145,8 +145,9 @@ class RunLog:
                 self.calls[call].error = error
 
     def end(self) -> None:
-        """The run has ended."""
-        self._close(time.perf_counter())
+        """The run has ended. It may be called twice."""
+        if not self.finished:
+            self._close(time.perf_counter())
         self.finished = True
 
     def _close(self, now: float) -> None:

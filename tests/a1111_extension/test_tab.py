@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from base64 import b64decode
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -12,14 +15,14 @@ import pytest
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, fresh, runs
 
-from skipstone.a1111_extension.settings import OF_PASSES, PanelSettings, effects
-from skipstone.a1111_extension.table import CUSTOM, FIELDS, OFF, TABLE
+from skipstone.a1111_extension.settings import PanelSettings, effects
+from skipstone.a1111_extension.table import CUSTOM, OFF, TABLE
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe", *OF_PASSES)]
+SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe")]
 BLOCKS = [entry.name for entry in TABLE if entry.group is BlockSkip]
 
 pytest_plugins = ["doubles.a1111_fixtures"]
@@ -38,49 +41,113 @@ def tab(host: a1111.Host) -> dict[str, a1111.Component]:
     return host.made
 
 
-def test_the_tab_shows_the_last_run_and_both_panels_follow(
+def test_the_last_run_is_shown_and_both_panels_follow(
     host: a1111.Host, tab: dict[str, a1111.Component], job: a1111.Job
 ) -> None:
-    assert "No run yet" in tab["skipstone_refresh"].fire("click")
+    tab["skipstone_refresh"].act("click")
+    assert "No run yet" in tab["skipstone_report"].value
     script = host.script()
     assert script.log.fire("change") == ["No picture yet.", ""]
     host.process_images(script, job, *ON)
-    shown = tab["Blocks"].fire("load")
-    assert shown == tab["skipstone_refresh"].fire("click")
-    assert "in 3 layers, saved" in shown and "5 calls: " in shown and shown.count("<tr>") == 1 + LAYERS
+    for component, event in ((tab["skipstone_refresh"], "click"), (tab["Blocks"], "load")):
+        tab["skipstone_report"].value = ""
+        component.act(event)
+        assert "in 3 layers, saved" in tab["skipstone_report"].value
     assert script.log.fire("change")[0].startswith("This picture: merged ")
 
 
-def test_the_report_keeps_a_few_runs_and_escapes_their_text(host: a1111.Host, job: a1111.Job) -> None:
-    history = host.module._script.HISTORY
-    host.opts.skipstone_runs = 4
-    for _ in range(6):
+def pages() -> Any:
+    return sys.modules["_skipstone_webui.a1111_extension.tab_runs"]
+
+
+def test_twenty_runs_are_kept_and_each_is_shown_by_its_name(
+    host: a1111.Host, tab: dict[str, a1111.Component], job: a1111.Job
+) -> None:
+    for _ in range(22):
         host.process_images(host.script(), fresh(job), *ON)
-    assert len(runs(host)) == 4
+    tab["skipstone_refresh"].act("click")
+    names = tab["skipstone_run"].choices
+    assert len(runs(host)) == 20 and len(names) == 21 and names[1].startswith("Run 22, ")
+    assert names[1] in tab["skipstone_report"].value
+    tab["skipstone_run"].set(names[20])
+    assert names[20].startswith("Run 3, ") and names[20] in tab["skipstone_report"].value
+    tab["skipstone_run"].set("Run 1 <b>")
+    assert "no longer kept" in tab["skipstone_report"].value and "<b>" not in tab["skipstone_report"].value
+
+
+def test_text_of_a_run_is_escaped(host: a1111.Host, job: a1111.Job) -> None:
+    host.process_images(host.script(), job, *ON)
     runs(host)[0].report.notes.append("<script>")
-    page = sys.modules["_skipstone_webui.a1111_extension.history"].page(history)
-    assert page.count("<li>") == 3 and "&lt;script&gt;" in page and "<script>" not in page
+    page = pages().page(host.module._script.HISTORY)
+    assert "&lt;script&gt;" in page and "<script>" not in page
+
+
+def test_a_run_has_a_row_for_each_level_and_a_bar_for_each_call(host: a1111.Host, job: a1111.Job) -> None:
+    """The tiny network merges at one resolution: its three layers are one level of 2 x 256 tokens a call."""
+    host.process_images(host.script(), job, *args_of(threshold=0.0, rule="interval", every=2))
+    run = runs(host)[0]
+    (level,) = pages().by_level(run.report).items()
+    assert level[0] == 512 and len(level[1]) == LAYERS
+    row = pages()._row(*level)
+    assert row[:3] == ("512 tokens a call", "3", f"{round(100 * run.report.merged_share)}%")
+    assert [entry.ran for entry in run.log.calls] == ["partly"] * 5 and run.log.finished
+    assert sum(entry.blocks_run for entry in run.log.calls) == run.report.blocks_run
+    assert sum(entry.tokens for entry in run.log.calls) == sum(one.tokens for one in run.report.layers.values())
+
+
+def test_the_log_of_a_run_says_which_calls_were_forecast(host: a1111.Host, job: a1111.Job) -> None:
+    long = fresh(job, timesteps=tuple(999.0 - 50 * n for n in range(20)))
+    host.process_images(host.script(), long, *args_of(threshold=1, keys="0 1 5 10 15 19"))
+    run = runs(host)[0]
+    assert [n for n, entry in enumerate(run.log.calls) if entry.ran == "full"] == [0, 1, 5, 10, 15, 19]
+    assert sum(entry.ran == "forecast" for entry in run.log.calls) == run.report.calls_forecast == 14
+
+
+def test_runs_are_exported_as_json(host: a1111.Host, job: a1111.Job) -> None:
+    host.process_images(host.script(), job, *ON)
+    (plain,) = json.loads(pages().exported(runs(host)))
+    assert plain["number"] == 1 and plain["title"] == "one pass, 128 x 128" and plain["report"]["calls"] == 5
+    assert [call["ran"] for call in plain["calls"]] == ["partly"] * 5
+    link = re.search(
+        r"download='(.*?)' href='data:application/json;base64,(.*?)'", pages().page(host.module._script.HISTORY)
+    )
+    assert link is not None and link[1] == "skipstone_run_1.json" and json.loads(b64decode(link[2])) == [plain]
+
+
+# -- the settings --
 
 
 def shown(tab: dict[str, a1111.Component]) -> PanelSettings:
     """The panel that shows what the tab's controls show."""
-    return PanelSettings(enabled=True, **{name: tab[f"skipstone_tab_{name}"].value for name in SHOWN})
+    names = ("level", *SHOWN)
+    return PanelSettings(enabled=True, **{name: tab[f"skipstone_tab_{name}"].value for name in names})
+
+
+def values_of(host: a1111.Host, tabname: str = "txt2img") -> dict[str, Any]:
+    """The values of a panel's components."""
+    panel = host.module._script.PANELS[tabname]
+    return dict(zip((entry.name for entry in TABLE), (one.value for one in panel.components), strict=True))
 
 
 def sent(host: a1111.Host, tab: dict[str, a1111.Component], tabname: str = "txt2img") -> PanelSettings | None:
-    """Press "Send"; the panel's values then, or None where nothing was sent."""
-    panel = host.module._script.PANELS[tabname]
-    for component in panel.components:
+    """Press "Use in"; the panel's values then, or None where nothing was sent."""
+    before = values_of(host, tabname)
+    for component in host.module._script.PANELS[tabname].components:
         component.value = None
-    tab[f"skipstone_send_{tabname}"].act("click")
-    values = [component.value for component in panel.components]
-    if not tab["skipstone_tab_told"].value.startswith("Sent: "):
-        assert set(values) == {None}, "a message of refusal, and something was sent"
+    tab[f"skipstone_use_{tabname}"].act("click")
+    values = values_of(host, tabname)
+    if tab["skipstone_tab_told"].value:
+        assert "Not used: " in tab["skipstone_tab_told"].value
+        assert set(values.values()) == {None}, "a message of refusal, and something was sent"
+        for component, value in zip(host.module._script.PANELS[tabname].components, before.values(), strict=True):
+            component.value = value
         return None
-    assert tab["skipstone_tab_told"].value == f"Sent: Skipstone is on in {tabname}."
-    now = dict(zip(FIELDS, values, strict=True))
-    assert {now[name] for name in OF_PASSES} == {None}, "the panel's passes stay as they are"
-    return PanelSettings.of_args(values)
+    assert values["passes"] is None, "the panel's switches of the passes stay as they are"
+    found = PanelSettings.of_args(list(values.values()))
+    if tabname == "txt2img":
+        bound = PanelSettings.of_args(list((before | {"enabled": True, "passes": None}).values()))
+        assert effects(bound.as_recipe()) == effects(found.as_recipe()), "the panel had other values before"
+    return found
 
 
 def test_the_tab_sends_what_its_controls_say(host: a1111.Host, tab: dict[str, a1111.Component]) -> None:

@@ -17,6 +17,9 @@ GRADIO_ARGUMENTS = {
     "Textbox": f"lines max_lines placeholder autofocus type text_align rtl show_copy_button {_FORM}",
     "HTML": "value label every show_label visible elem_id elem_classes",
     "Button": "value variant size icon link visible interactive elem_id elem_classes scale min_width",
+    "UploadButton": "label value variant visible size scale min_width interactive elem_id elem_classes file_count file_types",
+    "Tabs": "selected visible elem_id",
+    "TabItem": "label id elem_id",
     "Row": "variant visible elem_id equal_height",
     "Column": "scale min_width variant visible elem_id",
     "Accordion": "label open visible elem_id",
@@ -25,6 +28,8 @@ GRADIO_ARGUMENTS = {
 _FIRST = {
     "Slider": "minimum maximum value",
     "Accordion": "label",
+    "TabItem": "label",
+    "UploadButton": "label",
     **dict.fromkeys(("Dropdown", "Radio", "CheckboxGroup"), "choices"),
 }
 EVENT_ARGUMENTS = {"fn", "inputs", "outputs", "api_name", "scroll_to_output", "show_progress", "queue", "every"}
@@ -47,7 +52,7 @@ class Component:
         self.__dict__.update(kwargs)
         self.made[self.elem_id or self.kind] = self
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for name in ("change", "input", "click", "load"):
+        for name in ("change", "input", "click", "load", "upload"):
             setattr(self, name, self._recorder(name))
 
     def _recorder(self, name: str) -> Callable[..., None]:

@@ -1,0 +1,112 @@
+"""The tab's page *Profile*: records one from the next picture, shows and deletes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ..core.errors import SkipstoneError
+from ..core.forecast.profile import HeldOut, Profile
+from ..core.recipe.auto import LEVELS
+from .controls import QUIET
+from .model_files import free_path, opened
+from .pages import amber, paragraph, table
+from .panel import Panel
+from .tab_files import Shelf
+from .tab_try import bound
+from .table import FIELDS, OWN
+
+
+def build(panels: Mapping[str, Panel]) -> tuple[list[Any], Callable[[], list[Any]]]:
+    """Make the page.
+
+    Args:
+        panels: by tab name.
+
+    Returns what a refresh sets, and the function that gives it.
+    """
+    gr.HTML(
+        paragraph(
+            "A profile says which steps of your model matter most. Auto then chooses the steps that run by it.",
+            "Record: the next txt2img picture runs in full, and its profile is written to models/skipstone_profiles; the "
+            "pictures after it use the profile. `skipstone profile` also measures the error that can be promised.",
+        )
+    )
+    buttons = {"record": "Record from the next picture", "use": "Use in txt2img's Auto"}
+    shelf = Shelf(("profile",), "profiles", shown, **buttons)
+    record, use = shelf.buttons
+    written = bound(panels)
+    record.click(fn=partial(_recorded, shelf), inputs=[shelf.name, *written], outputs=[shelf.told, *written], **QUIET)
+    use.click(fn=partial(_used, shelf), inputs=[shelf.chosen, *written], outputs=[shelf.told, *written], **QUIET)
+    return shelf.outputs, shelf.refreshed
+
+
+def shown(kind: str, name: str) -> str:
+    """A profile as HTML: what it was measured on, and the choices of steps that it has errors of.
+
+    Args:
+        kind: "profile".
+        name: of the file.
+    """
+    try:
+        profile = opened(kind, name)
+    except SkipstoneError as error:
+        return amber(str(error))
+    assert isinstance(profile, Profile)
+    about = [
+        f"{profile.steps} steps, from timestep {profile.timesteps[0]:.0f} to {profile.timesteps[-1]:.0f}",
+        f"network: {profile.network}",
+        *([f"sampler {profile.sampler}, guidance {profile.guidance:g}"] if profile.sampler else []),
+    ]
+    head = ("steps that run", "chosen by", "forecast", "error of 50% of pictures", "of 90%")
+    plans = table(head, [_row(plan, profile.steps) for plan in profile.plans]) if profile.plans else ""
+    return paragraph(*about) + (plans or paragraph("It was recorded from one picture, so that it promises no error."))
+
+
+def _row(plan: HeldOut, steps: int) -> tuple[str, ...]:
+    middle, most = plan.quantile(0.5), plan.quantile(0.9)
+    return (
+        f"{len(plan.keys)} of {steps}",
+        plan.name,
+        f"{plan.predictor} on {plan.space}",
+        f"{middle:.3f}",
+        f"{most:.3f}",
+    )
+
+
+def _recorded(shelf: Shelf, name: str, *values: Any) -> list[Any]:
+    """Message, and the panel's values: the next picture is recorded."""
+    try:
+        file = free_path("profile", name or "").name
+    except SkipstoneError as error:
+        return _refused(error)
+    told = f"The next txt2img picture runs in full and is recorded as {file}."
+    return [paragraph(told), *_with_profile(values, profile=file, record=True)]
+
+
+def _used(shelf: Shelf, chosen: str, *values: Any) -> list[Any]:
+    """Message, and the panel's values: Auto chooses by this profile."""
+    try:
+        _, name = shelf.kind_and_name(chosen)
+    except SkipstoneError as error:
+        return _refused(error)
+    return [
+        paragraph(f"txt2img's panel is on, and Auto uses {name}."),
+        *_with_profile(values, profile=name, record=False),
+    ]
+
+
+def _refused(error: SkipstoneError) -> list[Any]:
+    return [amber(str(error)), *(gr.update() for _ in FIELDS)]
+
+
+def _with_profile(values: tuple[Any, ...], **changes: Any) -> list[Any]:
+    """The panel's values, on, with Auto and a profile. Custom without Auto gets the balanced preset."""
+    given = dict(zip(FIELDS, values, strict=True))
+    auto = given["level"] != OWN or (given["speedup"] or 1) > 1 or (given["max_error"] or 0) > 0
+    preset = {} if auto else {"level": "Balanced", "speedup": LEVELS["balanced"]}
+    changed = {"enabled": True, **preset, **changes}
+    return [changed.get(name, gr.update()) for name in FIELDS]
