@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from html import escape
@@ -35,16 +35,17 @@ def generate_inputs(inside: Any) -> list[Any]:
     button = next((made for made in blocks.values() if getattr(made, "elem_id", None) == _BUTTON), None)
     for targets, inputs in _events(root):
         found = [blocks[one] if isinstance(one, int) else one for one in inputs]
-        if button is not None and (button._id, "click") in map(tuple, targets) and inside in found:
+        if button is not None and (button._id, "click") in targets and inside in found:
             return found
     return []
 
 
-def _events(root: Any) -> list[tuple[Any, Any]]:
-    """Targets and inputs of all events: gradio 3 keeps dicts with numbers of components, gradio 4 objects."""
+def _events(root: Any) -> Iterator[tuple[list[tuple[int, str]], Any]]:
+    """What triggers each event, and its inputs: gradio 3 keeps dicts with numbers of components, gradio 4 objects."""
     if isinstance(getattr(root, "fns", None), dict):
-        return [(event.targets, event.inputs) for event in root.fns.values()]
-    return [(event["targets"], event["inputs"]) for event in getattr(root, "dependencies", [])]
+        yield from ((event.targets, event.inputs) for event in root.fns.values())
+    for event in getattr(root, "dependencies", []):
+        yield [(target, event["trigger"]) for target in event["targets"]], event["inputs"]
 
 
 @dataclass(frozen=True)
