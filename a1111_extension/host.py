@@ -33,9 +33,14 @@ def is_hires(p: Any) -> bool:
     return bool(getattr(p, "is_hr_pass", False))
 
 
+def loaded_model() -> Any:
+    """The model that is loaded; None before one is. The host's `shared.sd_model` would load one."""
+    return getattr(getattr(_module("sd_models"), "model_data", None), "sd_model", None)
+
+
 def model_kind() -> str:
     """The kind of the model that is loaded: "sd", "sdxl", "sd3", "other", or "" before one is."""
-    model = getattr(getattr(_module("sd_models"), "model_data", None), "sd_model", None)
+    model = loaded_model()
     kinds = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd", "is_sd2": "sd"}
     found = [kind for mark, kind in kinds.items() if getattr(model, mark, False)]
     return "" if model is None else [*found, "other"][0]
@@ -49,6 +54,11 @@ def option(name: str, default: Any) -> Any:
         default: for hosts without it.
     """
     return getattr(getattr(_module("shared"), "opts", None), name, default)
+
+
+def typeface() -> str:
+    """Path of the host's TrueType letters; empty without them. Its Pillow may have letters of one size only."""
+    return str(getattr(_module("paths_internal"), "roboto_ttf_file", "") or "")
 
 
 def models_folder() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from types import SimpleNamespace
 
 from torch import nn
@@ -20,7 +19,7 @@ from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.mask import Mask
 from ..core.recipe.recipe import Method, Recipe
-from .host import unet_of
+from .host import loaded_model, unet_of
 from .model_files import located, names, opened
 from .table import title_of
 
@@ -93,29 +92,9 @@ def all_facts(*kinds: str) -> list[Facts]:
 def loaded_network() -> nn.Module:
     """The network of the model that is loaded. Raises :class:`ModelError` without one."""
     try:
-        return unet_of(SimpleNamespace(sd_model=import_module("modules.shared").sd_model))
-    except (ImportError, AttributeError):
+        return unet_of(SimpleNamespace(sd_model=loaded_model()))
+    except AttributeError:
         raise ModelError("no model is loaded yet: generate a picture first") from None
-
-
-def misfit(kind: str, name: str) -> str:
-    """Why a file does not fit the loaded model; empty where it does.
-
-    Args:
-        kind: of file.
-        name: of the file.
-    """
-    try:
-        network, found = loaded_network(), opened(kind, name)
-        if isinstance(found, Mask):
-            mask_for(network, recognise(network), BlockSkip(rule="mask", mask=found), len(found.run))
-        elif isinstance(found, Profile):
-            found.fits(identity(network))
-        else:
-            return "; ".join(dict.fromkeys(refusals(network, located(found)).values()))
-    except SkipstoneError as error:
-        return str(error)
-    return ""
 
 
 def verdict(kind: str, name: str) -> str:
@@ -125,8 +104,33 @@ def verdict(kind: str, name: str) -> str:
         kind: of file.
         name: of the file.
     """
-    reason = misfit(kind, name)
+    try:
+        network = loaded_network()
+    except ModelError as error:
+        return str(error)
+    reason = misfit(network, kind, name)
     return f"It does not fit the loaded model: {reason}" if reason else "It fits the loaded model."
+
+
+def misfit(network: nn.Module, kind: str, name: str) -> str:
+    """Why a file does not fit a network; empty where it does.
+
+    Args:
+        network: of the model.
+        kind: of file.
+        name: of the file.
+    """
+    try:
+        found = opened(kind, name)
+        if isinstance(found, Mask):
+            mask_for(network, recognise(network), BlockSkip(rule="mask", mask=found), len(found.run))
+        elif isinstance(found, Profile):
+            found.fits(identity(network))
+        else:
+            return "; ".join(dict.fromkeys(refusals(network, located(found)).values()))
+    except SkipstoneError as error:
+        return str(error)
+    return ""
 
 
 def as_recipe(kind: str, name: str) -> Recipe:

@@ -55,8 +55,10 @@ class Shelf:
         self.told = gr.HTML(_NOTHING, elem_id=self._id("told"))
         self.name = gr.Textbox("", label=f"New name of the {title}", max_lines=1, elem_id=self._id("name"))
         with gr.Row():
+            variants = ("primary", *["secondary"] * len(buttons))
             self.buttons = [
-                gr.Button(label, variant="primary", elem_id=self._id(name)) for name, label in buttons.items()
+                gr.Button(label, variant=variant, elem_id=self._id(name))
+                for (name, label), variant in zip(buttons.items(), variants, strict=False)
             ]
             rename = gr.Button(f"Rename {title}", elem_id=self._id("rename"))
             delete = gr.Button(f"Delete {title}", elem_id=self._id("delete"))

@@ -14,6 +14,7 @@ from ..core.plan.liveness import State
 from ..core.plan.mask_states import mask_for, states_of
 from ..core.recipe.block_skip import BlockSkip
 from .controls import QUIET
+from .host import typeface
 from .model_facts import loaded_network
 from .model_files import located, names, opened
 from .pages import amber, picture
@@ -24,7 +25,7 @@ from .tab_try import bound
 AS_SET = "as txt2img's panel is set"
 
 
-def build(panels: Mapping[str, Panel]) -> tuple[list[Any], Callable[[], list[Any]]]:
+def build(panels: Mapping[str, Panel]) -> tuple[list[Any], Callable[[], Any]]:
     """Make the page.
 
     Args:
@@ -41,7 +42,7 @@ def build(panels: Mapping[str, Panel]) -> tuple[list[Any], Callable[[], list[Any
     drawing = gr.HTML("", elem_id="skipstone_mask_drawing")
     written = bound(panels)
     draw.click(fn=page, inputs=[chosen, steps, *written], outputs=[drawing], **QUIET)
-    return [chosen], lambda: [gr.update(choices=_choices())]
+    return [chosen], lambda: gr.update(choices=_choices())
 
 
 def _choices() -> list[str]:
@@ -63,7 +64,7 @@ def page(chosen: str, steps: float, *values: Any) -> str:
     except SkipstoneError as error:
         return amber(str(error))
     title = f"{mask.family}, {len(states)} steps: {int((states == State.RUN).sum())} of {states.size} blocks run"
-    return picture(heatmap(states, mask.blocks, title), title)
+    return picture(heatmap(states, mask.blocks, title, typeface()), title)
 
 
 def _settings(chosen: str, values: tuple[Any, ...]) -> BlockSkip:

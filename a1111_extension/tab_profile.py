@@ -15,6 +15,7 @@ from .controls import QUIET
 from .model_files import free_path, opened
 from .pages import amber, paragraph, table
 from .panel import Panel
+from .settings import PanelSettings
 from .tab_files import Shelf
 from .tab_try import bound
 from .table import FIELDS, OWN
@@ -81,21 +82,23 @@ def _recorded(shelf: Shelf, name: str, *values: Any) -> list[Any]:
     """Message, and the panel's values: the next picture is recorded."""
     try:
         file = free_path("profile", name or "").name
+        panel = _with_auto(values)
     except SkipstoneError as error:
         return _refused(error)
     told = f"The next txt2img picture runs in full and is recorded as {file}."
-    return [paragraph(told), *_with_profile(values, profile=file, record=True)]
+    return [paragraph(told), *_written(panel.but(profile=file, record=True))]
 
 
 def _used(shelf: Shelf, chosen: str, *values: Any) -> list[Any]:
     """Message, and the panel's values: Auto chooses by this profile."""
     try:
         _, name = shelf.kind_and_name(chosen)
+        panel = _with_auto(values)
     except SkipstoneError as error:
         return _refused(error)
     return [
         paragraph(f"txt2img's panel is on, and Auto uses {name}."),
-        *_with_profile(values, profile=name, record=False),
+        *_written(panel.but(profile=name, record=False)),
     ]
 
 
@@ -103,10 +106,14 @@ def _refused(error: SkipstoneError) -> list[Any]:
     return [amber(str(error)), *(gr.update() for _ in FIELDS)]
 
 
-def _with_profile(values: tuple[Any, ...], **changes: Any) -> list[Any]:
-    """The panel's values, on, with Auto and a profile. Custom without Auto gets the balanced preset."""
-    given = dict(zip(FIELDS, values, strict=True))
-    auto = given["level"] != OWN or (given["speedup"] or 1) > 1 or (given["max_error"] or 0) > 0
-    preset = {} if auto else {"level": "Balanced", "speedup": LEVELS["balanced"]}
-    changed = {"enabled": True, **preset, **changes}
+def _with_auto(values: tuple[Any, ...]) -> PanelSettings:
+    """The panel's values; where they do not use Auto, with its balanced preset. Raises :class:`SkipstoneError`."""
+    panel = PanelSettings.of_args(values)
+    auto = panel.level != OWN or panel.speedup > 1 or panel.max_error > 0
+    return panel if auto else panel.but(level="Balanced", speedup=LEVELS["balanced"])
+
+
+def _written(panel: PanelSettings) -> list[Any]:
+    """The panel's values, switched on; those that a profile does not concern stay as they are."""
+    changed = {name: getattr(panel, name) for name in ("level", "speedup", "profile", "record")} | {"enabled": True}
     return [changed.get(name, gr.update()) for name in FIELDS]

@@ -14,6 +14,7 @@ from ..core.engine.run_log import gain
 from ..core.engine.run_plot import run_plot
 from .controls import QUIET
 from .history import History, Run
+from .host import typeface
 from .pages import amber, download, paragraph, picture, table
 
 NEWEST = "the newest"
@@ -58,7 +59,11 @@ def page(history: History, name: str = NEWEST) -> str:
 
 
 def _plot(run: Run) -> str:
-    return picture(run_plot(run.log, gain(run.report, run.log)), "a bar for each call") if run.log.calls else ""
+    return (
+        picture(run_plot(run.log, gain(run.report, run.log), typeface()), "a bar for each call")
+        if run.log.calls
+        else ""
+    )
 
 
 def exported(runs: Sequence[Run]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..plan.heatmap import INK, PAPER
+from ..plan.heatmap import INK, PAPER, lettering
 from .run_log import CallEntry, RunLog
 
 if TYPE_CHECKING:
@@ -60,22 +60,23 @@ def rows(calls: list[CallEntry]) -> list[_Row]:
     return [row for row, known in zip(found, (merged, errors, held), strict=True) if known]
 
 
-def run_plot(log: RunLog, title: str) -> Image.Image:
+def run_plot(log: RunLog, title: str, typeface: str = "") -> Image.Image:
     """Draw the calls of a run.
 
     Args:
         log: with at least one call.
         title: a line above.
+        typeface: see :func:`lettering`.
 
     Example:
         >>> run_plot(RunLog([CallEntry(0.0, 0.5), CallEntry(0.5, 0.1, forecast=True)]), "two calls").size
         (960, 400)
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     below = rows(log.calls)
     plot = Image.new("RGB", (_WIDTH, _TOP + _BARS + _ROW * len(below) + _FOOT), PAPER)
-    draw, font = ImageDraw.Draw(plot), ImageFont.load_default(_SIZE)
+    draw, font = ImageDraw.Draw(plot), lettering(_SIZE, typeface)
     draw.text((_MARGIN // 3, 16), _fitting(title, font), fill=INK, font=font)
     _bars(draw, font, log.calls, plot.height - _FOOT + 8)
     for place, row in enumerate(below):

@@ -22,22 +22,44 @@ _MARGIN = 10
 _FONT_SIZE = 11
 
 
-def heatmap(states: np.ndarray, blocks: Sequence[str], title: str) -> Image.Image:
+def lettering(size: int, typeface: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The letters of a drawing.
+
+    Args:
+        size: in pixels.
+        typeface: path of a TrueType file; Pillow's own by default, which has one size before Pillow 10.1.
+
+    Example:
+        >>> lettering(20).getlength("ab") > lettering(10).getlength("ab")
+        True
+    """
+    from PIL import ImageFont
+
+    if typeface:
+        return ImageFont.truetype(typeface, size)
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
+
+
+def heatmap(states: np.ndarray, blocks: Sequence[str], title: str, typeface: str = "") -> Image.Image:
     """Draw the states of a plan, with title, block names, call numbers and legend.
 
     Args:
         states: int8 [T, L], a :class:`State` per call and block.
         blocks: names of the L blocks.
         title: text above the picture.
+        typeface: see :func:`lettering`.
 
     Example:
         >>> heatmap(np.array([[2, 2], [1, 2]]), ("a", "b"), "two calls").mode
         'RGB'
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     calls, count = states.shape
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = lettering(_FONT_SIZE, typeface)
     # Cells are square; the left margin fits the longest block name.
     left = _MARGIN * 2 + max((int(font.getlength(b)) for b in blocks), default=0)
     width = max(left + calls * _CELL + _MARGIN, int(font.getlength(title)) + 2 * _MARGIN, 360)

@@ -34,8 +34,8 @@ def mask_for(network: nn.Module, family: Family, settings: BlockSkip, calls: int
     """
     graph = graph_of(settings, family, network)
     mask = load_mask(settings)
-    own = mask is not None and len(mask.timesteps) == calls
-    return rule_mask(settings, graph, family.name, mask.timesteps if own else even_timesteps(calls)), graph
+    own = mask.timesteps if mask is not None and len(mask.timesteps) == calls else even_timesteps(calls)
+    return rule_mask(settings, graph, family.name, own), graph
 
 
 def states_of(mask: Mask, graph: BlockGraph) -> np.ndarray:

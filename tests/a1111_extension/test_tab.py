@@ -15,14 +15,14 @@ import pytest
 from doubles import a1111
 from doubles.a1111_jobs import LAYERS, ON, args_of, fresh, runs
 
-from skipstone.a1111_extension.settings import PanelSettings, effects
+from skipstone.a1111_extension.settings import OF_PASSES, PanelSettings, effects
 from skipstone.a1111_extension.table import CUSTOM, OFF, TABLE
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 
-SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe")]
+SHOWN = [entry.name for entry in TABLE if entry.name not in ("enabled", "level", "passes", "recipe", *OF_PASSES)]
 BLOCKS = [entry.name for entry in TABLE if entry.group is BlockSkip]
 
 pytest_plugins = ["doubles.a1111_fixtures"]
@@ -142,10 +142,12 @@ def sent(host: a1111.Host, tab: dict[str, a1111.Component], tabname: str = "txt2
         for component, value in zip(host.module._script.PANELS[tabname].components, before.values(), strict=True):
             component.value = value
         return None
-    assert values["passes"] is None, "the panel's switches of the passes stay as they are"
+    assert {values[name] for name in OF_PASSES} == {None}, "the panel's passes stay as they are"
     found = PanelSettings.of_args(list(values.values()))
     if tabname == "txt2img":
-        bound = PanelSettings.of_args(list((before | {"enabled": True, "passes": None}).values()))
+        bound = PanelSettings.of_args(
+            list((before | {"enabled": True} | dict.fromkeys(("passes", *OF_PASSES))).values())
+        )
         assert effects(bound.as_recipe()) == effects(found.as_recipe()), "the panel had other values before"
     return found
 

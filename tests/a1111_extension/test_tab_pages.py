@@ -41,7 +41,7 @@ def tab(host: a1111.Host, job: a1111.Job) -> Tab:
     for img2img in (False, True):
         host.script(img2img)
     host.fire("on_ui_tabs")
-    sys.modules["modules.shared"].sd_model = job.sd_model  # type: ignore[attr-defined]
+    host.models.model_data.sd_model = job.sd_model
     found = Tab(host.made)
     found.panels = dict(host.module._script.PANELS)
     return found
@@ -295,7 +295,7 @@ def test_a_mask_of_another_network_does_not_fit(host: a1111.Host, tab: Tab) -> N
 
 
 def test_without_a_model_the_verdict_says_so(host: a1111.Host, tab: Tab, mask: Mask) -> None:
-    sys.modules["modules.shared"].sd_model = None  # type: ignore[attr-defined]
+    host.models.model_data.sd_model = None
     tab["skipstone_files_chosen"].set("mask: own.safetensors")
     assert "no model is loaded yet" in tab["skipstone_files_told"].value
 

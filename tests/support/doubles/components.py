@@ -71,8 +71,7 @@ class Component:
         for event in self.events[name]:
             assert len(values) == len(event["inputs"])
             result = event["fn"](*values)
-            several = isinstance(result, (list, tuple))
-            assert len(event["outputs"]) == (len(result) if several else 1)
+            assert len(event["outputs"]) in (1, len(result) if isinstance(result, (list, tuple)) else 1)
         return result
 
     def set(self, value: Any, event: str = "input") -> None:
@@ -84,7 +83,7 @@ class Component:
         """An event, with the present values of its inputs; its outputs take theirs."""
         for event in self.events[name]:
             result = event["fn"](*(component.value for component in event["inputs"]))
-            results = result if isinstance(result, (list, tuple)) else [result]
+            results = [result] if len(event["outputs"]) == 1 else result
             for component, value in zip(event["outputs"], results, strict=True):
                 changed = value if isinstance(value, dict) and "__type__" in value else {"value": value}
                 component.__dict__.update({name: new for name, new in changed.items() if name != "__type__"})
