@@ -269,12 +269,12 @@ def test_a_mask_made_with_diffusers_is_followed_here(host: a1111.Host, job: a111
 
 
 def test_the_report_says_pruned(host: a1111.Host, job: a1111.Job) -> None:
-    history = sys.modules["_skipstone_webui.a1111_extension.history"]
+    history, pages = (sys.modules[f"_skipstone_webui.a1111_extension.{name}"] for name in ("history", "tab_runs"))
     host.process_images(host.script(), job, *args_of(**COCO))
     shown = host.module._script.HISTORY
     line = history.first_line(shown.runs()[0])
     assert line.startswith("one pass, 128 x 128: pruned ") and "; ran " in line
-    assert "<th>tokens pruned</th>" in history.page(shown) and "merged" not in history.page(shown)
+    assert "<th>tokens pruned</th>" in pages.page(shown) and "merged" not in pages.page(shown)
 
 
 def test_calls_that_cannot_be_served_are_counted(host: a1111.Host, job: a1111.Job) -> None:

@@ -253,19 +253,22 @@ def test_a_mask_that_does_not_fit_is_told_and_the_picture_is_dense(
 
 
 def test_the_report_tells_blocks_and_multiply_adds(host: a1111.Host, job: a1111.Job) -> None:
-    history = sys.modules["_skipstone_webui.a1111_extension.history"]
+    history, pages = (sys.modules[f"_skipstone_webui.a1111_extension.{name}"] for name in ("history", "tab_runs"))
     host.process_images(host.script(), job, *args_of(**RULE))
     report = runs(host)[0].report
     saved = f"{1 - report.block_macs_run / report.block_macs_all:.0%}"
     line = f"ran {report.blocks_run} of {report.blocks} blocks in {report.calls} calls, saved {saved} of their multiply-adds"
     assert history.first_line(runs(host)[0]) == f"one pass, 128 x 128: {line}"
-    page = history.page(host.module._script.HISTORY)
-    assert f"<td>{report.blocks_run}</td><td>{report.blocks_reused}</td><td>{saved}</td>" in page
+    page = pages.page(host.module._script.HISTORY)
+    assert (
+        f"<td>{report.blocks_run}</td><td>{report.blocks_reused}</td><td>{report.blocks_dead}</td><td>{saved}</td>"
+        in page
+    )
     assert page.count("<table") == 1, "no layer was merged, so that there is no table of layers"
     host.process_images(host.script(), fresh(job), *args_of(**{**RULE, "threshold": 0.0}))
     first = history.first_line(runs(host)[0])
     assert first.startswith("one pass, 128 x 128: merged ") and "; ran " in first
-    assert history.page(host.module._script.HISTORY).count("<table") == 2
+    assert pages.page(host.module._script.HISTORY).count("<table") == 2
 
 
 @pytest.mark.parametrize(
