@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RecipeError
+from ...errors import RecipeError, reason_of, shown_path
 from .crossover import ScheduleCrossover
 from .front import Point, front
 from .space import Space, Values
@@ -143,14 +143,19 @@ def _one(study: Study, space: Space, goal: Goal) -> None:
 def _open(space: Space, goal: Goal, budget: Budget, name: str, storage: str | None) -> Study:
     import optuna
 
-    study = optuna.create_study(
-        study_name=name,
-        storage=_storage(storage),
-        sampler=_sampler(space, ScheduleCrossover(space, budget.seed, goal.allowed), budget),
-        directions=["minimize", "minimize"],
-        load_if_exists=True,
-    )
-    if not study.user_attrs:
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=_storage(storage),
+            sampler=_sampler(space, ScheduleCrossover(space, budget.seed, goal.allowed), budget),
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, optuna.exceptions.OptunaError) as error:
+        raise RecipeError(
+            f"the search in {shown_path(storage or '')} cannot go on ({reason_of(error)}): delete that file, or name another --out"
+        ) from None
+    if not study.get_trials(deepcopy=False):  # a new study, or one that was stopped before it had all of them
         for key, value in goal.settings.items():
             study.set_user_attr(key, value)
     _check_same(study, goal.settings, name)
@@ -197,11 +202,24 @@ def _storage(where: str | None) -> BaseStorage | str | None:
     if where is None or "://" in where:
         return where
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
     Path(where).parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(where) if sys.platform == "win32" else None
-    return JournalStorage(JournalFileBackend(where, lock_obj=lock))
+    lock = JournalFileOpenLock(where) if sys.platform == "win32" else JournalFileSymlinkLock(where)
+    journal = JournalFileBackend(where, lock_obj=lock)
+    lock.acquire()
+    try:
+        _drop_cut_line(Path(where))
+    finally:
+        lock.release()
+    return JournalStorage(journal)
+
+
+def _drop_cut_line(journal: Path) -> None:
+    """Remove a last line that a full disk or a kill cut short: the next line would be joined to it."""
+    with journal.open("r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
 
 
 @contextmanager

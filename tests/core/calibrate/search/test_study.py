@@ -183,6 +183,28 @@ def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
     assert len(run_study(SMALL, Goal(zdt1, {"problem": "other"}), Budget(3, 2), "yours", storage)) == 3
 
 
+@pytest.mark.parametrize("kept", [0.1, 0.2, 0.5, 0.9, 0.97])
+def test_a_journal_that_was_cut_short_anywhere_goes_on(kept: float, tmp_path: Path) -> None:
+    """By a full disk or a kill, at the start too, where the settings are written one by one."""
+    goal = Goal(zdt1, {"problem": "zdt1", "steps": 20, "levels": [0, 1]})
+    journal = tmp_path / "s.journal"
+    whole = run_study(SMALL, goal, Budget(4, 4), storage=str(journal))
+    text = journal.read_bytes()
+    journal.write_bytes(text[: int(kept * len(text))])
+    resumed = run_study(SMALL, goal, Budget(4, 4), storage=str(journal))
+    assert run_study(SMALL, goal, Budget(4, 4), storage=str(journal)) == resumed and len(resumed) == len(whole)
+
+
+def test_a_broken_journal_is_refused_in_one_line(tmp_path: Path) -> None:
+    journal = tmp_path / "s.journal"
+    run_study(SMALL, GOAL, Budget(4, 4), storage=str(journal))
+    text = journal.read_bytes()
+    journal.write_bytes(text[:200] + b"}{" + text[202:])
+    with pytest.raises(RecipeError, match=r"cannot go on .*: delete that file, or name another --out") as refused:
+        run_study(SMALL, GOAL, Budget(8, 4), storage=str(journal))
+    assert "\n" not in str(refused.value)
+
+
 def test_the_bar_is_told_after_each_trial() -> None:
     told: list[tuple[int, int]] = []
     run_study(SPACE, GOAL, Budget(5, 4), on_trial=lambda done, found: told.append((done, len(found))))
