@@ -146,6 +146,36 @@ def make_folder(path: str | Path) -> None:
         raise _refused(path, error) from None
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether there is a file. A name that no file can have, such as one that is too long, is no error.
+
+    Args:
+        path: of the file.
+
+    Example:
+        >>> is_file("x" * 5000)
+        False
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def file_in(folder: Path, name: str) -> str:
+    """Return the path of a file in a folder, or its name as it is if it is not there.
+
+    Args:
+        folder: where to look.
+        name: of the file.
+
+    Example:
+        >>> file_in(Path("no such folder"), "mine.safetensors")
+        'mine.safetensors'
+    """
+    return str(folder / name) if name and is_file(folder / name) else name
+
+
 def _refused(path: str | Path, error: Exception) -> FileError:
     return FileError(
         f"cannot write {shown_path(path)} ({reason_of(error)}): choose a folder that exists, may be written to and has room"

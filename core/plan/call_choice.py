@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import ProfileError, RecipeError
+from ..files import is_file
 from ..forecast.fitted import Fit
 from ..forecast.names import CallPredictorName, Space
 from ..forecast.profile import HeldOut, Profile
@@ -77,7 +77,7 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone:
     steps = steps_of(horizon) if horizon.timesteps else horizon.steps
     if not method.profile:
         return _without_profile(method)
-    if isinstance(method, Auto) and method.record and not Path(method.profile).exists():
+    if isinstance(method, Auto) and method.record and not is_file(method.profile):
         if horizon.timesteps is None:
             raise ProfileError("no profile can be recorded: this sampler's calls are not known ahead")
         return Choice(CallSkip(calls=len(horizon.timesteps)), record=method.profile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..files import file_in
 from .call_skip import CallSkip
 from .fields import check_fields, documented, setting, shared
 from .validate import text
@@ -64,5 +65,4 @@ class Auto:
 
     def beside(self, folder: Path) -> Auto:
         """These settings with the path of the profile in `folder`, if the file is there; else unchanged."""
-        file = folder / self.profile if self.profile else None
-        return replace(self, profile=str(file)) if file is not None and file.is_file() else self
+        return replace(self, profile=file_in(folder, self.profile))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import RecipeError, shown
+from ..files import file_in
 from ..forecast.names import PREDICTOR_NAMES, PredictorName
 from .fields import check_fields, documented, fields_of, setting
 from .validate import check_window, text
@@ -159,8 +160,7 @@ class BlockSkip:
 
     def beside(self, folder: Path) -> BlockSkip:
         """These settings with the path of the mask file in `folder`, if the file is there; else unchanged."""
-        file = folder / self.mask if isinstance(self.mask, str) and self.mask else None
-        return replace(self, mask=str(file)) if file is not None and file.is_file() else self
+        return replace(self, mask=file_in(folder, self.mask)) if isinstance(self.mask, str) else self
 
 
 RULES: dict[str, tuple[str, ...]] = {

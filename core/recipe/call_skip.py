@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
+from ..files import file_in
 from ..forecast.names import CALL_PREDICTOR_NAMES, SPACES, CallPredictorName
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, text
@@ -134,5 +135,4 @@ class CallSkip:
 
     def beside(self, folder: Path) -> CallSkip:
         """These settings with the path of the profile in `folder`, if the file is there; else unchanged."""
-        file = folder / self.profile if self.profile else None
-        return replace(self, profile=str(file)) if file is not None and file.is_file() else self
+        return replace(self, profile=file_in(folder, self.profile))

@@ -117,6 +117,17 @@ def test_every_number_and_text_has_a_bound(make: Callable[[], Any]) -> None:
     assert refusal(make)
 
 
+@pytest.mark.parametrize("name", ["x" * 3000, "a\0b", "a/" * 200 + "b"])
+@pytest.mark.parametrize("kind", ["auto", "call_skip", "block_skip"])
+def test_a_recipe_file_that_names_a_file_which_no_disk_can_hold_raises_nothing_else(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.json"
+    field = "mask" if kind == "block_skip" else "profile"
+    path.write_text(json.dumps({"skipstone": 1, "methods": [{"kind": kind, field: name}]}), encoding="utf-8")
+    refusal(lambda: Recipe.load(path))
+
+
 def test_a_recipe_file_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_bytes(b" " * ((1 << 20) + 1))
     assert "longer than" in refusal(lambda: Recipe.load(tmp_path / "r.json"))
