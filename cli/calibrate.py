@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ from ..pipelines.schedule import PipelineSchedule
 from .options import OnPipeline, helped
 
 PROMPTS = ("a photograph of a cat on a sofa", "a wide mountain landscape at dawn, oil painting")
+NUMBERS = ("0", "1")
+"""Classes, for a model that knows no words."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,16 @@ def _settings(options: CalibratePairs) -> TokenMerge:
 
 
 def default_prompts(pipe: Any) -> tuple[str, ...]:
-    """The classes of the shipped models; two prompts for others.
+    """The classes of the shipped models; two classes or prompts for others.
 
     Example:
         >>> default_prompts(load_model("demo"))[:2]
         ('sun', 'moon')
     """
-    return CLASSES if isinstance(pipe, IconPipeline) else PROMPTS
+    if isinstance(pipe, IconPipeline):
+        return CLASSES
+    known = signature(pipe.__call__).parameters
+    return NUMBERS if "class_labels" in known and "prompt" not in known else PROMPTS
 
 
 def _compare(drift: Drift, chosen: tuple[int, ...], timesteps: list[float], train_steps: float) -> dict[str, float]:

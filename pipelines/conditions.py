@@ -203,8 +203,26 @@ def _without_text(pipe: Any, embeddings: Path) -> Conditions:
 
 def _classes(pipe: Any, prompts: list[str]) -> Conditions:
     count, device = pipe.transformer.config.num_embeds_ada_norm, pipe.transformer.device
-    labels = torch.tensor(class_numbers(prompts, pipe.labels, min(count, _IMAGENET)), device=device)
+    labels = torch.tensor(classes_of(pipe, prompts), device=device)
     return Conditions({"class_labels": labels}, {"class_labels": torch.full((1,), count, device=device)}, len(labels))
+
+
+def classes_of(pipe: Any, prompts: list[str]) -> list[int]:
+    """Return class numbers for a class-conditional transformer's pipeline; all of them for no prompts.
+
+    Args:
+        pipe: with a transformer and the names of its classes.
+        prompts: names or numbers.
+
+    Raises :class:`RecipeError` for an unknown class.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(num_embeds_ada_norm=10)
+        >>> classes_of(SimpleNamespace(transformer=SimpleNamespace(config=config), labels={"cat": 5}), ["cat", "2"])
+        [5, 2]
+    """
+    return class_numbers(prompts, pipe.labels, min(pipe.transformer.config.num_embeds_ada_norm, _IMAGENET))
 
 
 def class_numbers(prompts: list[str], names: dict[str, int], count: int) -> list[int]:

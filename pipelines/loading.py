@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ModelError
+from .conditions import classes_of
 
 SUFFIX = ".safetensors"
 INDEX = "model_index.json"
@@ -70,7 +71,8 @@ def draw(pipe: Any, prompt: str, steps: int, seed: int, guidance: float | None, 
         guidance: scale of classifier-free guidance; the pipeline's own by default.
         size: picture side in pixels; the model's own by default.
 
-    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels.
+    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels, :class:`RecipeError` for a class that it
+    does not know.
 
     Example:
         >>> class Pipe:
@@ -102,7 +104,8 @@ def draw_batch(
         size: picture side in pixels; the model's own by default.
         output_type: "latent", or another type that the pipeline offers.
 
-    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels.
+    Raises :class:`ModelError` for a pipeline that takes neither a prompt nor class labels, :class:`RecipeError` for a class that it
+    does not know.
 
     Example:
         >>> class Pipe:
@@ -118,7 +121,7 @@ def draw_batch(
     if "prompt" in known:
         call["prompt"] = list(prompts)
     elif "class_labels" in known:
-        call["class_labels"] = [int(p) if p.isdigit() else pipe.get_label_ids([p])[0] for p in prompts]
+        call["class_labels"] = classes_of(pipe, list(prompts))
     else:
         raise ModelError(f"{type(pipe).__name__} takes neither a prompt nor class labels: use a pipeline that does")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.cli.calibrate import CalibratePairs, calibrate_pairs
+from skipstone.cli.calibrate import CalibratePairs, calibrate_pairs, default_prompts
 from skipstone.core.calibrate.drift import DriftMeter, as_paper_calls, choose_checkpoints, jaccard_distance, staleness
 from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.merge import PairsFound
@@ -25,6 +25,7 @@ from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.core.tokens.maps import Pairs
 from skipstone.lab.demo_models.loading import load_model
 from skipstone.pipelines.accelerate import accelerate
+from skipstone.pipelines.loading import draw_batch
 
 TOKENS = 8
 STREAM = (Stream("cond", 1),)
@@ -299,3 +300,11 @@ def tokenizer(folder: Path) -> Any:
     (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+
+
+def test_a_model_of_classes_draws_classes_by_default_and_refuses_words_in_one_line() -> None:
+    pipe = tiny.dit_pipeline()
+    prompts = default_prompts(pipe)
+    assert draw_batch(pipe, prompts, [0, 1], steps=2).images is not None
+    with pytest.raises(RecipeError, match=r"no class 'a cat': give .*numbers from 0 to 9"):
+        draw_batch(pipe, ["a cat"], [0], steps=2)
