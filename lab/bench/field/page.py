@@ -46,7 +46,9 @@ def write_page(path: Path, result: Figures, options: FieldBench) -> None:
     Raises :class:`SkipstoneError` without jinja2, or if the file cannot be written.
 
     Example:
-        >>> write_page(Path("/no such folder/page.html"), {}, FieldBench())
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_page(Path(folder, "page.html"), {}, FieldBench())
         Traceback (most recent call last):
         KeyError: ...
     """
