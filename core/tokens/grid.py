@@ -18,6 +18,9 @@ from ..errors import Decline
 TILE_CELLS = 8
 """Side of the tiles of local matching, in cells; 8 costs 7 times less than dense matching at 64 x 64 tokens."""
 
+GRIDS_KEPT = 16
+"""Grids whose indices stay on their device between runs: the layers of a few picture sizes."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -110,7 +113,7 @@ class Partition:
     tiles: Tiles
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=GRIDS_KEPT)
 def top_left(grid: Grid, stride: tuple[int, int], device: torch.device) -> Partition:
     """The partition whose destinations are the top-left tokens of the cells.
 
@@ -191,7 +194,7 @@ class Cells:
     tiles: Tiles
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=GRIDS_KEPT)
 def cells_of(grid: Grid, stride: tuple[int, int], device: torch.device) -> Cells:
     """The cells of a grid.
 

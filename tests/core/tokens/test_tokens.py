@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -12,12 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipstone.core.tokens.grid import Partition
+from skipstone.core.tokens.grid import GRIDS_KEPT, Grid, Partition, cells_of, top_left
 from skipstone.core.tokens.maps import Pairs, TokenMap, bucket_size, counts_above, select_pairs
 from skipstone.core.tokens.matching import best_pairs, normalised
 
 strides = st.tuples(st.integers(1, 4), st.integers(1, 4)).filter(lambda s: s != (1, 1))
 sides = st.tuples(st.integers(4, 13), st.integers(4, 13))
+
+
+@pytest.mark.parametrize("indices", [top_left, cells_of], ids=["partitions", "cells"])
+def test_indices_of_many_sizes_do_not_stay_in_memory(indices: Any) -> None:
+    def made(rows: int) -> Any:
+        return weakref.ref(indices(Grid(rows, 4, 1), (2, 2), torch.device("cpu")).tiles)
+
+    kept = [made(rows) for rows in range(2, 42)]
+    gc.collect()
+    assert [ref() is not None for ref in kept] == [False] * (40 - GRIDS_KEPT) + [True] * GRIDS_KEPT
 
 
 def pairs_of(
