@@ -22,6 +22,37 @@ FLAGS = (
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test --skip-version-check --no-half "
     "--use-cpu all --do-not-download-clip --no-hashing --no-download-sd-model --api --disable-console-progressbars"
 )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of web UI.
+
+    Args:
+        prefix: of its environment variables: PATH, PYTHON (its interpreter), CHECKPOINT, ARGS (flags in place of these),
+            MODELS (its models folder), EXTENSION (a folder to add to its extensions, such as one that lets a small checkpoint
+            load).
+        flags: of its command line.
+        ready: what its log says once it is ready.
+    """
+
+    prefix: str
+    flags: str
+    ready: tuple[str, ...]
+
+    def given(self, name: str) -> str:
+        """The value of a variable; empty where it is not set."""
+        return os.environ.get(f"{self.prefix}_{name}", "")
+
+
+A1111 = Kind("WEBUI", FLAGS, ("Model loaded in", "Startup time:"))
+FORGE = Kind(
+    "FORGE",
+    "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test --skip-version-check --always-cpu "
+    "--attention-pytorch --all-in-fp32 --no-hashing --no-download-sd-model --api",
+    ("Startup time:",),
+)
+
 RAISER = '''
 from modules import scripts
 
@@ -86,13 +117,13 @@ class WebUI:
 
     def __init__(
         self, webui: Path, data: Path, skipstone: bool, counts: bool = False, flags: str = "",
-        scripts: Mapping[str, str] | None = None,
+        scripts: Mapping[str, str] | None = None, kind: Kind = A1111,
     ) -> None:  # fmt: skip
         """Nothing is started. webui: the web UI's folder; data: an empty folder for this server. counts: add "Passes" to the
         infotext, how often the U-Net ran in each pass. flags: more of them for its command line. scripts: name -> text of
-        scripts of further extensions."""
+        scripts of further extensions. kind: of web UI."""
         self._webui, self._flags = webui, flags.split()
-        self._data = data
+        self._data, self._kind = data, kind
         self._log = data / "server.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -104,19 +135,21 @@ class WebUI:
             (folder / f"{name}.py").write_text(text)
         if skipstone:
             (data / "extensions" / "skipstone").symlink_to(ROOT)
+        if more := kind.given("EXTENSION"):
+            (data / "extensions" / Path(more).name).symlink_to(more)
         self.models = data / "models"
         self.models.mkdir()
-        for folder in (webui / "models").iterdir():
+        for folder in Path(kind.given("MODELS") or webui / "models").iterdir():
             (self.models / folder.name).symlink_to(folder)
         settings = {"samples_save": False, "grid_save": False, "sd_vae": "None", "show_progress_every_n_steps": -1}
-        if checkpoint := os.environ.get("WEBUI_CHECKPOINT"):
+        if checkpoint := kind.given("CHECKPOINT"):
             settings["sd_model_checkpoint"] = checkpoint
         (data / "config.json").write_text(json.dumps(settings))
 
     def __enter__(self) -> WebUI:
-        """Start, and wait until a model is loaded and the API is complete (it answers earlier)."""
-        python = os.environ.get("WEBUI_PYTHON") or str(self._webui / "venv" / "bin" / "python")
-        flags = [*os.environ.get("WEBUI_ARGS", FLAGS).split(), *self._flags]
+        """Start, and wait until the API is complete (it answers earlier), and in A1111 until a model is loaded."""
+        python = self._kind.given("PYTHON") or str(self._webui / "venv" / "bin" / "python")
+        flags = [*(self._kind.given("ARGS") or self._kind.flags).split(), *self._flags]
         places = ["--data-dir", str(self._data), "--models-dir", str(self.models)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         with self._log.open("w") as log:
@@ -127,8 +160,8 @@ class WebUI:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + 300
-        while not all(said in self.log() for said in ("Model loaded in", "Startup time:")):
+        deadline = time.monotonic() + 600
+        while not all(said in self.log() for said in self._kind.ready):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
                 raise RuntimeError(f"the web UI did not start:\n{self.log()[-3000:]}")
@@ -188,7 +221,7 @@ def pixels(pngs: list[bytes]) -> list[bytes]:
     return [b"".join(re.findall(rb"IDAT(.*?)(?=....(?:IDAT|IEND))", png, re.DOTALL)) for png in pngs]
 
 
-def place() -> Path | None:
+def place(kind: Kind = A1111) -> Path | None:
     """The web UI's folder, from WEBUI_PATH; None where it is not set. Windows has no symlinks for everyone."""
-    path = os.environ.get("WEBUI_PATH")
+    path = kind.given("PATH")
     return Path(path) if path and sys.platform != "win32" else None

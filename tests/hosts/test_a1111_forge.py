@@ -1,0 +1,93 @@
+"""The script in Forge's own web UI, driven by its API.
+
+Needs `FORGE_PATH` and `FORGE_PYTHON`, its interpreter. Optional: `FORGE_MODELS`, `FORGE_CHECKPOINT`, `FORGE_EXTENSION`,
+`FORGE_ARGS` (see `webui.Kind`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hosts.webui import FORGE, Picture, WebUI, pixels, place
+
+pytestmark = pytest.mark.skipif(
+    not (place(FORGE) and FORGE.given("PYTHON")), reason="needs Forge's web UI: set FORGE_PATH and FORGE_PYTHON"
+)
+
+BASE: dict[str, Any] = {
+    "prompt": "a cat", "seed": 1, "steps": 10, "width": 128, "height": 128, "cfg_scale": 7.0, "sampler_name": "Euler",
+    "scheduler": "Automatic",
+}  # fmt: skip
+HIRES = {
+    "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
+    "hr_additional_modules": ["Use same choices"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The pixels of a picture of a Forge that never had the extension."""
+    folder = place(FORGE)
+    assert folder is not None
+    with WebUI(folder, tmp_path_factory.mktemp("plain"), skipstone=False, kind=FORGE) as server:
+        return pixels(server.request(BASE).pngs)
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory, dense: Any) -> Iterator[WebUI]:
+    """Forge with Skipstone."""
+    folder = place(FORGE)
+    assert folder is not None
+    with WebUI(folder, tmp_path_factory.mktemp("skipstone"), skipstone=True, kind=FORGE) as server:
+        yield server
+
+
+def draw(forge: WebUI, args: dict[str, Any] | bool, **more: Any) -> Picture:
+    """One picture."""
+    return forge.request({**BASE, **more, "alwayson_scripts": {"skipstone": {"args": [args]}}})
+
+
+def figure(picture: Picture, key: str) -> str:
+    """The figures of a key of the infotext; empty without it."""
+    found = re.search(rf"Skipstone {key}: ([^,\n]*)", picture.infotext)
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "says"),
+    [
+        ({"level": "Fast"}, "calls run", r"40%"),
+        ({"threshold": 0.5}, "merged", r"[1-9]\d%"),
+        ({"threshold": 1, "rule": "deepcache", "every": 2}, "blocks run", r"[1-9]\d%"),
+        ({"threshold": 1, "dato": "custom", "ratio": 0.4}, "pruned", r"(3\d|40)%"),
+        ({"threshold": 0.5, "calls_speedup": 2.0, "rule": "interval"}, "calls run", r"50%"),
+    ],
+    ids=["preset", "merge", "blocks", "dato", "several"],
+)
+def test_off_on_off(forge: WebUI, dense: list[bytes], args: dict[str, Any], key: str, says: str) -> None:
+    on = draw(forge, {"enabled": True, **args})
+    assert pixels(on.pngs) != dense and re.fullmatch(says, figure(on, key)) and not figure(on, "refused")
+    assert pixels(draw(forge, False).pngs) == dense
+
+
+def test_the_hires_pass_has_a_strength_of_its_own(forge: WebUI) -> None:
+    own = {"enabled": True, "level": "Balanced", "hires_pass": "own", "hires_level": "Fast"}
+    assert figure(draw(forge, own, **HIRES), "calls run") == "60% / 40%"
+
+
+def test_a_wrong_value_is_told_and_the_picture_unaccelerated(forge: WebUI, dense: list[bytes]) -> None:
+    picture = draw(forge, {"enabled": True, "every": 2.5})
+    assert pixels(picture.pngs) == dense
+    assert picture.info["extra_generation_params"]["Skipstone refused"].startswith("did nothing: every=2.5 must be")
+    assert "Skipstone did nothing: every=2.5" in forge.log()
+
+
+def test_the_settings_page_and_the_axes_are_there(forge: WebUI) -> None:
+    options = forge.get("/sdapi/v1/options")
+    assert options["skipstone_preset_sdxl"] == "Balanced" and options["skipstone_runs"] == 20
+    (grid,) = [s for s in forge.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
+    axes = [name for arg in grid["args"] if arg["label"] == "X type" for name in arg["choices"]]
+    assert {"[Skipstone] Preset", "[Skipstone] Speedup", "[Skipstone] Mask file"} <= set(axes)

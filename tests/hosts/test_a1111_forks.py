@@ -1,0 +1,101 @@
+"""The script beside Forge Neo's own Spectrum, from its source (`NEO_PATH`, the folder of a checkout)."""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from doubles import a1111
+from doubles.a1111_jobs import args_of, fresh
+
+from skipstone.a1111_extension.infotext import CALLS_RUN, MERGED, REFUSED
+
+pytest_plugins = ["doubles.a1111_fixtures"]
+
+TIMES = tuple(999.0 - 50.0 * k for k in range(20))
+SPECTRUM = {
+    "w": 0.25, "m": 6, "lam": 0.5, "window_size": 2, "flex_window": 0.0, "warmup_steps": 6, "stop_caching_step": 0.9,
+}  # fmt: skip
+"""The defaults of its panel."""
+
+
+class Patcher(SimpleNamespace):
+    """Forge's patcher as far as Spectrum uses it."""
+
+    def clone(self) -> Patcher:
+        """A copy with options of its own."""
+        return copy(self)
+
+    def set_model_unet_function_wrapper(self, wrapper: Any) -> None:
+        """As Forge stores it."""
+        self.model_options = {"model_function_wrapper": wrapper}
+
+
+@pytest.fixture
+def spectrum(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Neo's own class."""
+    path = os.environ.get("NEO_PATH")
+    if not path:
+        pytest.skip("needs a checkout of Forge Neo: set NEO_PATH")
+    monkeypatch.syspath_prepend(os.path.join(path, "extensions-builtin", "sd_forge_spectrum"))
+    from lib_spectrum.forecaster import SpectrumNode
+
+    return SpectrumNode
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The timesteps at which the network is called, through the patcher's wrapper as Forge does."""
+    seen: list[float] = []
+    plain = a1111.call_unet
+
+    def call(unet: Any, x: torch.Tensor, t: float, context: torch.Tensor, **options: Any) -> torch.Tensor:
+        def network(x: torch.Tensor, timestep: torch.Tensor, **more: Any) -> torch.Tensor:
+            seen.append(t)
+            return plain(unet, x, t, context, **options)
+
+        wrapper = JOB[0].sd_model.forge_objects.unet.model_options.get("model_function_wrapper")
+        given = {"input": x, "timestep": torch.full((len(x),), t), "c": dict(options)}
+        return wrapper(network, given) if wrapper else network(x, given["timestep"])
+
+    monkeypatch.setattr(a1111, "call_unet", call)
+    return seen
+
+
+JOB: list[a1111.Job] = []
+
+
+def neo(job: a1111.Job) -> a1111.Job:
+    """A picture of Forge, whose calls go through its patcher."""
+    made = fresh(job, forge=True, timesteps=TIMES)
+    made.sd_model.forge_objects.unet = Patcher(model=made.sd_model.forge_objects.unet.model, model_options={})
+    JOB[:] = [made]
+    return made
+
+
+def test_spectrum_and_call_skipping_are_not_on_together(
+    host: a1111.Host, job: a1111.Job, spectrum: Any, calls: list[float]
+) -> None:
+    def add(p: a1111.Job, step: int) -> None:
+        if step == 0:
+            objects = p.sd_model.forge_objects
+            objects.unet = spectrum.patch(objects.unet, len(TIMES), **SPECTRUM)
+
+    host.on_step = add
+    alone = neo(job)
+    drawn = host.process_images(host.script(), alone, False)
+    by_spectrum = list(calls)
+    assert len(by_spectrum) < len(TIMES)
+    both = neo(job)
+    calls.clear()
+    picture = host.process_images(host.script(), both, *args_of(threshold=1.0, speedup=2.0))
+    assert torch.equal(picture, drawn) and calls == by_spectrum
+    assert "Spectrum" in both.extra_generation_params[REFUSED] and CALLS_RUN not in both.extra_generation_params
+    merging = neo(job)
+    calls.clear()
+    picture = host.process_images(host.script(), merging, *args_of(threshold=0.0, speedup=2.0))
+    assert not torch.equal(picture, drawn) and calls == by_spectrum and MERGED in merging.extra_generation_params
