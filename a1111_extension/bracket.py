@@ -28,9 +28,12 @@ from ..core.engine.session import Session
 from ..core.errors import Decline
 from ..core.plan.run import Horizon
 from ..core.recipe.recipe import Recipe
+from ..core.recipe.token_merge import TokenMerge
+from ..core.recipe.token_prune import TokenPrune
 from .host import Step
 from .labels import StepRows
 from .noise import Levels
+from .share import WorkShare
 
 _EXTRA_PASS = "an extension's extra passes through the U-Net (such as ControlNet's reference) ran unaccelerated"
 _NO_PASS = "an extension replaces the U-Net's forward, and no pass through the blocks starts from the picture's latent"
@@ -49,6 +52,7 @@ class UNetBracket:
     Attributes:
         skips_calls: whether whole calls of the U-Net may be skipped.
         log: the calls of the pass.
+        work: how much of the U-Net's work the layers do that merge or prune tokens.
 
     Raises :class:`SkipstoneError` for a model that cannot be served; nothing is touched then.
     """
@@ -66,6 +70,8 @@ class UNetBracket:
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
         self.log = RunLog()
+        self.work = WorkShare(unet)
+        self._counts_work = any(isinstance(m, (TokenMerge, TokenPrune)) and not m.neutral for m in recipe.methods)
         self._rows = StepRows()
         self._foreign = False
         self._step, self._first_step = Step(), 0
@@ -73,7 +79,7 @@ class UNetBracket:
         self._waiting: Tensor | None = None
         self._level = 0.0
         self._hooks = self._hook()
-        self._removers = [self._hooks.remove]
+        self._removers = [self._hooks.remove, self.work.remove]
         self._first = _first_block(unet) if self._engine.has_parts else None
         if self._first is not None:
             self._removers.append(self._first.register_forward_pre_hook(self._on_pass).remove)
@@ -124,6 +130,8 @@ class UNetBracket:
         answer = self._session.forecast_or_none()
         if waits and answer is None:
             self._waiting = self._engine.family.inputs(args, kwargs).latent
+        elif self._counts_work and answer is None:
+            self.work.begin(self._session.meter.report)
         return answer
 
     def _is_replaced(self) -> bool:
@@ -148,6 +156,7 @@ class UNetBracket:
             return
         if waiting is not None:
             session.decline_call(_NO_PASS, self._level)
+        self.work.end(session.meter.report, output is not None)
         session.leave(output)
         self.log.update(session.meter.report, [session.meter.report])
 

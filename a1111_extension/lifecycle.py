@@ -89,7 +89,7 @@ class Lifecycle:
             if not report.calls:
                 return
             run = self.history.add(ended.title, report, ended.bracket.log)
-            outcome_of(ended.p).reports[ended.title] = report
+            outcome_of(ended.p).add(ended.title, report, ended.bracket.work.found)
             ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
             tell_done(ended.p, ended.fitting, report, ended.title)
 

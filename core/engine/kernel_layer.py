@@ -246,5 +246,15 @@ class KernelLayer:
         pairs = "searched" if searched else "reused"
         self._run.meter.note(_COUNTED)
         self._run.meter.add(
-            Entry(name, self._run.index, rows * span.tokens, kept, dense, done + sum(searched), pairs, self._run.verb)
+            Entry(
+                name,
+                self._run.index,
+                rows * span.tokens,
+                kept,
+                dense,
+                done + sum(searched),
+                pairs,
+                self._run.verb,
+                sum(searched),
+            )
         )

@@ -20,6 +20,7 @@ class Entry:
         macs_done: multiply-adds done, pair search included.
         pairs: "searched" or "reused"; "" for further modules of a block whose pairs are counted already.
         verb: what happened to the tokens that are not kept: "merged" or "pruned".
+        macs_search: multiply-adds of the pair search alone.
 
     Example:
         >>> from skipstone.core.engine.meter import Meter
@@ -37,6 +38,7 @@ class Entry:
     macs_done: int
     pairs: str
     verb: str = "merged"
+    macs_search: int = 0
 
 
 @dataclass
@@ -52,6 +54,7 @@ class LayerReport:
         macs_done: multiply-adds done, pair searches included.
         kept_by_call: share of the tokens that attention ran on, per call.
         verb: what happened to the others, "merged" or "pruned".
+        macs_search: multiply-adds of the pair searches alone.
 
     Example:
         >>> layer = LayerReport()
@@ -68,6 +71,7 @@ class LayerReport:
     macs_done: int = 0
     kept_by_call: dict[int, float] = field(default_factory=dict)
     verb: str = "merged"
+    macs_search: int = 0
 
     def add(self, entry: Entry) -> None:
         """Count one entry."""
@@ -79,6 +83,7 @@ class LayerReport:
         self.macs_done += entry.macs_done
         self.kept_by_call[entry.call] = entry.kept / max(1, entry.tokens)
         self.verb = entry.verb
+        self.macs_search += entry.macs_search
 
 
 @dataclass
@@ -181,6 +186,11 @@ class Report:
     def macs_done(self) -> int:
         """Multiply-adds of the served modules as they ran, pair search included."""
         return sum(layer.macs_done for layer in self.layers.values())
+
+    @property
+    def macs_search(self) -> int:
+        """Multiply-adds of the pair searches alone."""
+        return sum(layer.macs_search for layer in self.layers.values())
 
     @property
     def searched(self) -> int:

@@ -253,4 +253,6 @@ class TokenLayer:
         name = self.site.name if role == "attn1" else f"{self.site.name}.{role}"
         kept = sum(n * k for n, k in groups)
         verb = self._run.verb
-        self._run.meter.add(Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs, verb))
+        self._run.meter.add(
+            Entry(name, self._run.index, batch * tokens, kept, dense, done + search, pairs, verb, search)
+        )

@@ -56,7 +56,7 @@ def test_each_picture_has_one_console_line(
         return capsys.readouterr().out.splitlines()
 
     (line,) = said(*ON)
-    assert line.startswith("Skipstone: merged ") and line.endswith("saved).")
+    assert line.startswith("Skipstone: merged ") and line.endswith("x less work.")
     (line,) = said(*ON, enable_hr=True)
     assert line.startswith("Skipstone: first pass: merged ") and "; hires pass: merged " in line
     (line,) = said({"enabled": True, "level": "Fast"})

@@ -17,6 +17,7 @@ from skipstone.a1111_extension.settings import PanelSettings
 from skipstone.a1111_extension.table import LEVEL_CHOICES
 from skipstone.a1111_extension.view import OFFERS, methods_of
 from skipstone.a1111_extension.xyz import with_axes
+from skipstone.core.measure.macs import count_macs
 from skipstone.core.recipe.auto import LEVELS, Auto
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.presets import preset
@@ -227,11 +228,43 @@ def test_the_status_says_what_the_picture_got(on: Page, job: a1111.Job) -> None:
     merged = (
         f"merged {report.merged_share:.0%} ({1 - report.macs_done / report.macs_dense:.0%} of their attention saved)"
     )
-    assert status == f"This picture: 6 of 12 calls run, {merged}, 2.0x fewer calls."
-    assert header == "2.0x fewer calls last time"
-    on.choose("Merge")
+    less = status.removeprefix(f"This picture: 6 of 12 calls run, {merged}, ").removesuffix(" less work.")
+    assert header == f"{less} less work last time" and 2.0 < float(less.rstrip("x")) < 4.0
+    on.choose("Merge", "Blocks")
     status, header = on.generate(fresh(job))
-    assert status.startswith("This picture: merged ") and "less work" not in status and header == ""
+    assert status.startswith("This picture: merged ") and status.endswith("x less work in calls and blocks.")
+
+
+def test_the_gain_counts_what_merging_saves_of_the_whole_network(on: Page, job: a1111.Job) -> None:
+    """Compared with torch's own count of every call, searches apart."""
+    on.set("level", "Custom")
+    on.set("threshold", 0.0)
+    per_call: list[int] = []
+    run = a1111.call_unet
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(a1111, "call_unet", lambda *a, **k: _counted(per_call, run, *a, **k))
+        on.generate(fresh(job))
+        merged = sum(per_call)
+        per_call.clear()
+        on.set("enabled", False)
+        on.generate(fresh(job))
+    report = runs(on.host)[0].report
+    outcome = on.host.module._script.OUTCOMES
+    share = 1 - (sum(per_call) - merged) / sum(per_call)
+    searches = report.macs_dense - report.macs_done - (sum(per_call) - merged)
+    assert outcome["txt2img"].reports == {}, "the last picture was made without Skipstone"
+    assert share < 0.95 and searches <= 0
+    on.set("enabled", True)
+    on.generate(fresh(job))
+    (title,) = outcome["txt2img"].reports
+    found = outcome["txt2img"].gain(title)
+    assert found == pytest.approx(sum(per_call) / (merged - searches), rel=1e-3)
+
+
+def _counted(per_call: list[int], run: Any, *args: Any, **kwargs: Any) -> Any:
+    result: list[Any] = []
+    per_call.append(count_macs(lambda: result.append(run(*args, **kwargs))))
+    return result[0]
 
 
 def test_the_status_has_both_passes_and_the_smaller_gain(on: Page, job: a1111.Job) -> None:

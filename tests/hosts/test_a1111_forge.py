@@ -86,8 +86,10 @@ def test_a_wrong_value_is_told_and_the_picture_unaccelerated(forge: WebUI, dense
 
 
 def test_the_settings_page_and_the_axes_are_there(forge: WebUI) -> None:
-    options = forge.get("/sdapi/v1/options")
-    assert options["skipstone_preset_sdxl"] == "Balanced" and options["skipstone_runs"] == 20
+    forge.post("/sdapi/v1/options", {"skipstone_results": False})
+    quiet = draw(forge, {"enabled": True, "level": "Fast"})
+    forge.post("/sdapi/v1/options", {"skipstone_results": True})
+    assert figure(quiet, "level") == "Fast" and not figure(quiet, "calls run")
     (grid,) = [s for s in forge.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
     axes = [name for arg in grid["args"] if arg["label"] == "X type" for name in arg["choices"]]
     assert {"[Skipstone] Preset", "[Skipstone] Speedup", "[Skipstone] Mask file"} <= set(axes)
