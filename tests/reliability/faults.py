@@ -3,8 +3,8 @@
     python tests/reliability/faults.py --times 20
 
 Each command runs on a small diffusers folder, in a process of its own. Killed somewhere and started again, it must end with the
-result of an undisturbed run (a search: with as many trials). On a full disk, and with a broken file of its own, it must end with exit code 2 and one line, or with
-that result; earlier files must stay as they were, and nothing half written may remain.
+result of an undisturbed run (a search with as many trials). On a full disk, and with a broken file of its own, it must end with
+exit code 2 and one line, or with that result; nothing half written may remain.
 """
 
 from __future__ import annotations
