@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from processes import run_together
 
 from skipstone.core.errors import RecipeError
+from skipstone.core.measure.fidelity import frechet_distance
 from skipstone.core.recipe.recipe import Recipe
 from skipstone.core.recipe.token_merge import TokenMerge
 from skipstone.lab.reproduce import drawing, run
@@ -117,3 +119,18 @@ def test_a_folder_of_other_settings_is_not_mixed_with(tmp_path: Path) -> None:
     options = Reproduce(folder=tmp_path, pictures=2, steps=2, only=("0.7, config_3",))
     with pytest.raises(RecipeError, match="other settings"):
         reproduce(options, lambda line: None)
+
+
+def _first_measures(rank: int, out: Path) -> None:
+    """The first process alone measures, when both have drawn."""
+    shard = this_shard(cpu=True)
+    assert (shard.index, shard.count) == (rank, 2)
+    shard.wait()
+    if rank == 0:
+        features = torch.arange(8.0).view(4, 2) ** 2
+        out.write_text(f"{frechet_distance(features + 1, features):.3f}")
+
+
+def test_the_first_of_two_processes_measures_without_the_other(tmp_path: Path) -> None:
+    run_together(_first_measures, tmp_path / "distance")
+    assert (tmp_path / "distance").read_text() == "2.000"
