@@ -13,7 +13,7 @@ from ..core.recipe.recipe import Recipe
 from .controls import CUSTOM
 from .files import PROFILE_FILES
 from .patch import off, patched, recipe_on
-from .widgets import RECIPE, Panel, advanced, found_by, model_input, shown_fields
+from .widgets import RECIPE, Panel, advanced, found_by, model_input, shown_fields, writes_on_itself
 
 _NONE, _RECORDED = "none", "record from the next picture"
 
@@ -89,7 +89,7 @@ class SkipstoneAuto(io.ComfyNode):
                     tooltip="These settings, for Save Recipe. The calls are chosen in the run: Run Report's recipe has them.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("teacache", "easycache", "skip step"),
         )
 

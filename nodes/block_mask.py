@@ -12,7 +12,7 @@ from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.recipe import Recipe
 from .mask_rule import CACHE_FIELDS, RULE_FIELDS, TOOLTIPS, WHEN, build_rule
 from .patch import off, patched
-from .widgets import MASK, Panel, found_by, model_input
+from .widgets import MASK, Panel, found_by, model_input, writes_on_itself
 
 CACHE = Panel({BlockSkip: CACHE_FIELDS}, CACHE_FIELDS)
 RULE = Panel({BlockSkip: RULE_FIELDS}, common=("depths",), tooltips=TOOLTIPS, when=WHEN)
@@ -58,7 +58,7 @@ class SkipstoneBlockMask(io.ComfyNode):
                 *RULE.inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with block skipping. The input model is not changed.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("deepcache", "fora", "skip blocks"),
         )
 

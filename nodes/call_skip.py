@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Recipe
 from .patch import off, patched
-from .widgets import Panel, found_by, model_input, shown_fields
+from .widgets import Panel, found_by, model_input, shown_fields, writes_on_itself
 
 WIDGETS = Panel(
     {CallSkip: shown_fields(CallSkip, but=("profile",))},
@@ -40,7 +40,7 @@ class SkipstoneCallSkip(io.ComfyNode):
                 *WIDGETS.inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with call skipping. The input model is not changed.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("teacache", "easycache", "spectrum", "taylorseer", "skip step"),
         )
 

@@ -12,7 +12,7 @@ from ..core.errors import RecipeError, SkipstoneError
 from ..core.measure.fidelity import faster, fidelity
 from .messages import warn
 from .pictures import image, labelled, notice
-from .widgets import TOOLS, advanced, named_too
+from .widgets import TOOLS, advanced, named_too, writes_on_itself
 
 _GAP = 8
 """Pixels between two pictures side by side."""
@@ -54,7 +54,7 @@ class SkipstoneCompare(io.ComfyNode):
                 io.Float.Output(display_name="psnr", tooltip="Peak signal-to-noise ratio in dB: higher is closer."),
                 io.Float.Output(display_name="ssim", tooltip="Structural similarity: 1 is equal."),
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             is_output_node=True,
             **named_too("compare", "difference", "psnr", "ssim", "wipe", "before after", "skipstone"),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from ..core.recipe.token_prune import TokenPrune
 from .controls import CUSTOM
 from .patch import off, patched
 from .serving import supported
-from .widgets import Panel, found_by, model_input, shown_fields
+from .widgets import Panel, found_by, model_input, shown_fields, writes_on_itself
 
 AUTO = "auto"
 
@@ -96,7 +96,7 @@ class SkipstoneDaTo(io.ComfyNode):
                     tooltip="The model with the schedule and token pruning. The input model is not changed."
                 )
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("prune", "token pruning", "deepcache"),
         )
 

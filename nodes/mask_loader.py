@@ -10,7 +10,7 @@ from ..core.recipe.mask import Mask
 from .files import MASK_FILES
 from .masks import summary
 from .messages import UNACCELERATED, show_on_node, warn
-from .widgets import MASK, MASKS
+from .widgets import MASK, MASKS, writes_on_itself
 
 
 class SkipstoneMaskLoader(io.ComfyNode):
@@ -26,7 +26,7 @@ class SkipstoneMaskLoader(io.ComfyNode):
             description="Loads a mask file: which blocks of one kind of model run at which step.",
             inputs=[MASK_FILES.input(" It is scaled to your number of steps.")],
             outputs=[MASK.Output(display_name="mask", tooltip="The mask. It fits the kind of model it was made for.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
         )
 
     @classmethod

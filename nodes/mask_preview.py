@@ -14,7 +14,7 @@ from ..core.recipe.block_skip import BlockSkip
 from .masks import mask_of
 from .messages import warn
 from .pictures import image, notice
-from .widgets import MASK, MASKS, steps_input
+from .widgets import MASK, MASKS, steps_input, writes_on_itself
 
 
 class SkipstoneMaskPreview(io.ComfyNode):
@@ -35,7 +35,7 @@ class SkipstoneMaskPreview(io.ComfyNode):
                 steps_input("Number of steps to draw."),
             ],
             outputs=[io.Image.Output(tooltip="The drawing, for Preview Image or Save Image.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..core.errors import SkipstoneError
 from ..core.recipe.block_skip import BlockSkip
 from .messages import UNACCELERATED, warn
-from .widgets import MASK, MASKS, Panel, found_by, shown_fields
+from .widgets import MASK, MASKS, Panel, found_by, shown_fields, writes_on_itself
 
 CACHE_FIELDS = ("forecast", "offload", "memory_budget")
 """How cached values are kept: settings of Block Mask, whatever the mask."""
@@ -45,7 +45,7 @@ class SkipstoneMaskRule(io.ComfyNode):
             "their cached output. Connect it to Block Mask.",
             inputs=WIDGETS.inputs(),
             outputs=[MASK.Output(display_name="mask", tooltip="A mask for any model and any number of steps.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("deepcache", "fora"),
         )
 

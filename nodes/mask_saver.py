@@ -12,7 +12,7 @@ from ..core.recipe.block_skip import BlockSkip
 from .files import MASK_FILES
 from .masks import mask_of, summary
 from .messages import show_on_node, warn
-from .widgets import MASK, MASKS, prefix_input, steps_input
+from .widgets import MASK, MASKS, prefix_input, steps_input, writes_on_itself
 
 
 class SkipstoneMaskSaver(io.ComfyNode):
@@ -34,7 +34,7 @@ class SkipstoneMaskSaver(io.ComfyNode):
                 ),
                 prefix_input("mask"),
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             is_output_node=True,
         )
 

@@ -12,7 +12,7 @@ from ..core.recipe.mask import Mask
 from ..core.recipe.recipe import Recipe
 from .files import MASK_FILES, RECIPE_FILES
 from .patch import patched
-from .widgets import RECIPES, found_by
+from .widgets import RECIPES, found_by, writes_on_itself
 
 
 class SkipstoneRecipeLoader(io.ComfyNode):
@@ -29,7 +29,7 @@ class SkipstoneRecipeLoader(io.ComfyNode):
             "or several of them.",
             inputs=[io.Model.Input("model", tooltip="The model to accelerate."), RECIPE_FILES.input()],
             outputs=[io.Model.Output(tooltip="The model with the recipe. The input model is not changed.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("preset"),
         )
 

@@ -15,7 +15,7 @@ from .files import MASK_FILES, RECIPE_FILES
 from .messages import show_on_node, warn
 from .patch import recipe_on
 from .recipe_loader import summary
-from .widgets import RECIPE, RECIPES, prefix_input
+from .widgets import RECIPE, RECIPES, prefix_input, writes_on_itself
 
 
 class SkipstoneRecipeSaver(io.ComfyNode):
@@ -35,7 +35,7 @@ class SkipstoneRecipeSaver(io.ComfyNode):
                 prefix_input("recipe"),
                 RECIPE.Input("recipe", optional=True, tooltip="Saved in place of what is on the model."),
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             is_output_node=True,
         )
 

@@ -15,7 +15,7 @@ from .patch import recipe_on, record_of
 from .pictures import image, notice
 from .records import Record
 from .whole_calls import WholeCallMethod
-from .widgets import RECIPE, TOOLS, named_too
+from .widgets import RECIPE, TOOLS, named_too, writes_on_itself
 
 _NO_RUN = "no run yet: connect the model that the sampler uses, and its latent or picture"
 
@@ -49,7 +49,7 @@ class SkipstoneReport(io.ComfyNode):
                     tooltip="What ran, for Save Recipe: the calls that Skipstone chose in this run.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             is_output_node=True,
             **named_too("report", "speedup", "plot", "statistics", "skipstone"),
         )

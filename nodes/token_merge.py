@@ -10,7 +10,7 @@ from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from .patch import off, patched
 from .serving import supported
-from .widgets import Panel, found_by, model_input, shown_fields
+from .widgets import Panel, found_by, model_input, shown_fields, writes_on_itself
 
 WIDGETS = Panel(
     {TokenMerge: shown_fields(TokenMerge)},
@@ -41,7 +41,7 @@ class SkipstoneTokenMerge(io.ComfyNode):
             "self-attention. After sampling the node shows how much was merged and saved.",
             inputs=[model_input(TokenMerge.kind), *WIDGETS.inputs()],
             outputs=[io.Model.Output(tooltip="The model with token merging. The input model is not changed.")],
-            hidden=[io.Hidden.unique_id],
+            **writes_on_itself(),
             **found_by("tome", "token merging", "ca-tome"),
         )
 

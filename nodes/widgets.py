@@ -157,6 +157,15 @@ def named_too(*words: str) -> dict[str, Any]:
     return {"search_aliases": list(words)} if known else {}
 
 
+def writes_on_itself() -> dict[str, Any]:
+    """Arguments of a schema with which a node knows its id, to write its report on itself.
+
+    ComfyUI reuses the output of an equal node with another id, such as the same node before it was put into a subgraph. A report
+    would then be written on a node that is gone, or on the other one, so a node that writes on itself runs once for each id.
+    """
+    return {"hidden": [io.Hidden.unique_id], "not_idempotent": True}
+
+
 def advanced(widget: Any) -> Any:
     """Mark a widget advanced. Newer ComfyUI has an argument for it; `extra_dict` reaches the page in all versions."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}

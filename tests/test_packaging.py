@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -145,6 +147,41 @@ def test_the_version_is_said_once() -> None:
     import skipstone
 
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == skipstone.__version__
+
+
+def registry() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the Comfy registry reads of pyproject.toml: the project, and its own table."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return data["project"], data["tool"]["comfy"]
+
+
+def test_the_comfy_registry_finds_all_that_it_asks_for() -> None:
+    """https://docs.comfy.org/registry/specifications"""
+    project, comfy = registry()
+    assert re.fullmatch(r"[a-z]\w{0,99}", project["name"]) and re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert project["description"] and project["urls"]["Repository"].startswith("https://github.com/")
+    assert comfy["PublisherId"] and comfy["DisplayName"] and comfy["requires-comfyui"] == ">=0.3.64"
+    known = "Operating System ::", "Environment :: GPU ::"
+    assert all(any(one.startswith(start) for one in project["classifiers"]) for start in known)
+    assert not {"tools/", "tests/", "docs/"} - set((ROOT / ".comfyignore").read_text().split())
+
+
+@pytest.mark.parametrize(("picture", "ratio", "most"), [("Icon", 1, 400), ("Banner", 21 / 9, 1260)])
+def test_the_registrys_pictures_exist_and_have_its_shapes(picture: str, ratio: float, most: int) -> None:
+    project, comfy = registry()
+    place = project["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    assert comfy[picture].startswith(place)
+    file = ROOT / comfy[picture].removeprefix(place)
+    data = file.read_bytes()
+    width, height = struct.unpack(">II", data[16:24])  # PNG's header
+    assert data[:4] == b"\x89PNG" and len(data) < 100_000
+    assert width <= most and width / height == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_version_tag_publishes_what_the_tag_names() -> None:
+    text = (ROOT / ".github/workflows/publish.yml").read_text()
+    assert 'tags: ["v*"]' in text and "Comfy-Org/publish-node-action@v1" in text and "branches" not in text
+    assert 'grep -qx "version = \\"${GITHUB_REF_NAME#v}\\"" pyproject.toml' in text
 
 
 def imported(path: Path, *libraries: str) -> list[tuple[str, int]]:

@@ -233,9 +233,9 @@ def _sd3() -> dict[int, Node]:
         "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors", "Comfy-Org/stable-diffusion-3.5-fp8/resolve/main",
         "an SD3.5 checkpoint with its text encoders", 1024, 4.5,
         "**2.** Run. Then the node Block Mask shows which blocks ran and what it saved.",
-        "**3.** `every` 2 runs all blocks at every second step, 3 at every third; 1 is off. The seed is fixed, so that you see the "
+        "**3.** *every* 2 runs all blocks at every second step, 3 at every third; 1 is off. The seed is fixed, so that you see the "
         "difference.",
-        "Too far from the original? Set `start_percent` to 0.2, or `last_full`.",
+        "Too far from the original? Set *start_percent* to 0.2, or *last_full*.",
     )  # fmt: skip
     made[2] = Node("SkipstoneBlockMask", (400, 120), (300, 330), (False, False, 0.0, "fora", 2), {"model": (1, 0)})
     made[5] = replace(made[5], kind="EmptySD3LatentImage")

@@ -12,7 +12,7 @@ LAKE = "a flat stone skipping over a calm lake at sunrise, rings on the water, p
 AUTO = ("balanced", 2.0, 0.0, True, "none")
 READ = "**2.** Run. The node Skipstone counts the calls as they go, and afterwards shows what was saved."
 TRY = (
-    "**3.** Too far from the original? Set `level` to gentle. Fast enough, but could be faster? fast, or custom with a "
+    "**3.** Too far from the original? Set *level* to gentle. Fast enough, but could be faster? fast, or custom with a "
     "number of your own. The seed is fixed, so that you see the difference."
 )
 

@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { keep, kept } from "./kept.js";
 
 const KEYS = ["skipstone_original", "skipstone_accelerated"];
+const NAMES = ["original", "accelerated"];
 const MIN_SIDE = 280;
 const SMALL = 256; // pixels; pictures of fewer are shown with hard edges
 const TAG = "position:absolute; padding:1px 6px; border-radius:6px; background:#000a; color:#fff; font:12px sans-serif; pointer-events:none;";
@@ -24,8 +25,7 @@ class Wipe {
     this.box.style.cssText = "position:relative; width:100%; height:100%; overflow:hidden; border-radius:6px; background:#0004; cursor:ew-resize; user-select:none;";
     this.images = KEYS.map(() => element(this.box, "img", fill));
     this.line = element(this.box, "div", "position:absolute; top:0; bottom:0; width:2px; background:#fff; pointer-events:none;");
-    element(this.box, "div", `${TAG} left:6px; top:6px;`, "original");
-    element(this.box, "div", `${TAG} right:6px; top:6px;`, "accelerated");
+    this.names = ["left", "right"].map((side) => element(this.box, "div", `${TAG} ${side}:6px; top:6px;`));
     this.figures = element(this.box, "div", `${TAG} left:6px; bottom:6px;`);
     this.place = element(this.box, "div", `${TAG} right:6px; bottom:6px;`);
     for (const image of this.images) {
@@ -51,6 +51,14 @@ class Wipe {
     this.line.style.left = `calc(${percent}% - 1px)`;
   }
 
+  // The names of the two inputs, in the page's language.
+  name(inputs) {
+    this.names.forEach((tag, side) => {
+      const input = inputs?.find((one) => one.name === NAMES[side]);
+      tag.textContent = input?.label ?? input?.localized_name ?? NAMES[side];
+    });
+  }
+
   set(files) {
     this.files = KEYS.map((key) => files[key] ?? []);
     this.figures.textContent = files.text?.[0] ?? "run to compare";
@@ -61,7 +69,7 @@ class Wipe {
     const count = this.files[0].length;
     this.index = count ? index % count : 0;
     this.line.hidden = !count;
-    this.place.textContent = `${this.index + 1} of ${count}: click`;
+    this.place.textContent = `${this.index + 1} / ${count}`;
     this.place.hidden = count < 2;
     this.images.forEach((image, side) => {
       const file = this.files[side][this.index];
@@ -86,6 +94,7 @@ app.registerExtension({
     if (definition.name !== "SkipstoneCompare") return;
     extend(type, "onNodeCreated", function () {
       this.skipstoneWipe = new Wipe();
+      this.skipstoneWipe.name(this.inputs);
       const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_SIDE };
       const widget = this.addDOMWidget("wipe", "skipstone_wipe", this.skipstoneWipe.box, options);
       widget.serialize = false;
@@ -95,10 +104,12 @@ app.registerExtension({
       if (!output?.[KEYS[0]]) return;
       const shown = Object.fromEntries([...KEYS, "text"].map((key) => [key, output[key]]));
       keep(this, "compare", shown);
+      this.skipstoneWipe?.name(this.inputs);
       this.skipstoneWipe?.set(shown);
     });
   },
   loadedGraphNode(node) {
-    if (node.skipstoneWipe) node.skipstoneWipe.set(kept(node, "compare") ?? {});
+    node.skipstoneWipe?.name(node.inputs);
+    node.skipstoneWipe?.set(kept(node, "compare") ?? {});
   },
 });

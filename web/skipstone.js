@@ -8,6 +8,7 @@ import { keep, kept } from "./kept.js";
 const LINE_HEIGHT = 17;
 const MARGIN = 24;
 const MIN_WIDTH = 280;
+const PLOTTED = "SkipstoneReport";
 const PLOT_SIZE = [480, 300];
 const REPORT_WIDGET = "$$node-text-preview";
 const reports = new WeakMap(); // node -> { id, text }; an id is a path such as "12:34", node 34 in subgraph node 12
@@ -54,7 +55,7 @@ function showOutside(id) {
   for (let length = 1; length < parts.length; length++) {
     const node = findNode(parts.slice(0, length).join(":"));
     if (!inView(node)) continue;
-    show(node, [...new Set(reportsIn(node.subgraph).map((report) => report.text))].join("\n"));
+    show(node, [...new Set(reportsIn(node.subgraph).map((report) => report.text))].join("  \n"));
   }
 }
 
@@ -72,10 +73,25 @@ function onText({ detail }) {
 
 // After a reload of the page.
 function onLoaded(node) {
+  if (node.comfyClass === PLOTTED) setTimeout(() => showPlot(node), 500);
   const report = isOurs(node) && kept(node, "report");
   if (!report) return;
   if (report.id.includes(":")) reports.set(node, report);
   setTimeout(() => (inView(node) ? show(node, report.text) : showOutside(report.id)), 500);
+}
+
+// The plot of Run Report: a file of the server's, which it deletes when it starts again.
+async function showPlot(node) {
+  const output = kept(node, "plot");
+  if (!output || !inView(node)) return;
+  const file = await api.fetchApi(`/view?${new URLSearchParams(output.images[0])}`, { method: "HEAD" });
+  const detail = { node: String(node.id), display_node: String(node.id), output };
+  if (file.ok) api.dispatchEvent(new CustomEvent("executed", { detail }));
+}
+
+function onExecuted({ detail }) {
+  const node = findNode(detail?.display_node ?? detail?.node);
+  if (node?.comfyClass === PLOTTED && detail.output?.images) keep(node, "plot", { images: detail.output.images });
 }
 
 function onGraphOpened() {
@@ -90,10 +106,11 @@ app.registerExtension({
   name: "Skipstone.Report",
   loadedGraphNode: onLoaded,
   nodeCreated(node) {
-    if (node.comfyClass === "SkipstoneReport") node.setSize(PLOT_SIZE);
+    if (node.comfyClass === PLOTTED) node.setSize(PLOT_SIZE);
   },
   setup() {
     api.addEventListener("progress_text", onText);
+    api.addEventListener("executed", onExecuted);
     app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => setTimeout(onGraphOpened, 100));
   },
 });

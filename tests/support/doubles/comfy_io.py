@@ -93,6 +93,7 @@ class Schema:
     outputs: list[Any] = field(default_factory=list)
     hidden: list[Any] = field(default_factory=list)
     is_output_node: bool = False
+    not_idempotent: bool = False
     is_experimental: bool = False
 
 
