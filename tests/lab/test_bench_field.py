@@ -17,7 +17,7 @@ import torch
 from skipstone.core.errors import RecipeError
 from skipstone.core.measure import timing
 from skipstone.core.measure.macs import Counted, count
-from skipstone.lab.bench.field import judge, measuring, peers, subject
+from skipstone.lab.bench.field import caches, judge, measuring, peers, subject
 from skipstone.lab.bench.field.bench import run_field_bench
 from skipstone.lab.bench.field.measuring import Measuring
 from skipstone.lab.bench.field.options import Cell, FieldBench
@@ -68,18 +68,33 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     whole = file.read_text()
     kept = json.loads(whole)
     lost = kept["rows"].pop()
+    kept["machine"]["date"] = "2026-01-01"
     file.write_text(json.dumps(kept))
     drawn: list[str] = []
     monkeypatch.setattr(measuring, "draw", lambda *given, **more: pytest.fail("all times stand in the file"))
     once = Measuring._row
     monkeypatch.setattr(Measuring, "_row", lambda self, way: drawn.append(way.name) or once(self, way))
     again = run_field_bench(options, lambda line: None, "skipstone bench field")
-    assert drawn == [lost["name"]] and again["cells"] == result["cells"] and file.read_text() == whole
+    assert drawn == [lost["name"]] and again["machine"]["date"] == "2026-01-01"
+    assert [cell["rows"] for cell in again["cells"]] == [cell["rows"] for cell in result["cells"]]
 
 
 def test_rows_of_other_noises_are_not_mixed_in(result: dict[str, Any], options: FieldBench) -> None:
     with pytest.raises(RecipeError, match="holds a run with other options: remove it, or give another --work"):
         run_field_bench(replace(options, noises=3), lambda line: None)
+
+
+def test_a_file_of_something_else_is_refused(options: FieldBench, tmp_path: Path) -> None:
+    bench = Measuring(CELL, replace(options, work=tmp_path))
+    bench.file.write_text("[]")
+    with pytest.raises(RecipeError, match="holds no rows of this bench: remove it"):
+        bench.rows(print)
+
+
+def test_magcache_is_calibrated_on_the_model_with_one_ratio_for_each_call() -> None:
+    denoiser = denoiser_of(tiny.dit_pipeline(), 6, 1.0)
+    ratios = caches._mag_ratios(denoiser)
+    assert len(ratios) == 6 and ratios[0] == 1.0 and all(ratio > 0 for ratio in ratios)
 
 
 def test_a_package_that_fails_is_a_line(options: FieldBench) -> None:

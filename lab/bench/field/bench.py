@@ -56,9 +56,10 @@ def measure(options: FieldBench, say: Progress, command: str = "") -> Figures:
         []
     """
     cells = list(dict.fromkeys(options.cells()))
+    found = [_cell(cell, options, say, f"{number} of {len(cells)}") for number, cell in enumerate(cells, 1)]
+    where = next((cell["machine"] for cell in found if cell["rows"]), machine(options.device))
     return {
-        "command": command, "machine": machine(options.device), "absent": judge.missing(), "noises": options.noises,
-        "cells": [_cell(cell, options, say, f"{number} of {len(cells)}") for number, cell in enumerate(cells, 1)],
+        "command": command, "machine": where, "absent": judge.missing(), "noises": options.noises, "cells": found,
     }  # fmt: skip
 
 
@@ -79,4 +80,5 @@ def _cell(cell: Cell, options: FieldBench, say: Progress, which: str) -> Figures
             bar.set_postfix_str(name)
             bar.update()
 
-        return {**found, "rows": measuring.rows(done)}
+        rows = measuring.rows(done)
+    return {**found, "rows": rows, "machine": measuring.machine}

@@ -14,7 +14,7 @@ import torch
 
 from ....core.errors import RecipeError, SkipstoneError
 from ....core.files import make_folder, write_json
-from ....core.measure.timing import clock_of, interleave, wait
+from ....core.measure.timing import clock_of, interleave, machine, wait
 from .judge import judge
 from .options import Cell, FieldBench
 from .ours import autos, fewer_steps, methods, other_samplers, profile_for
@@ -38,6 +38,9 @@ class Measuring:
         cell: model, sampler, steps and guidance.
         options: of the command.
 
+    Attributes:
+        machine: on which the first row was measured.
+
     Example:
         >>> Measuring(Cell("demo-dit", "ddim", 20, 1.0), FieldBench()).file.name
         'demo-dit-ddim-20-1.json'
@@ -47,6 +50,7 @@ class Measuring:
         """Nothing is loaded yet."""
         self.cell, self.options = cell, options
         self.subject = Subject(cell, options)
+        self.machine = machine(options.device)
         self.file = options.work / f"{cell.file}.json"
 
     def ways(self) -> list[Way]:
@@ -90,17 +94,19 @@ class Measuring:
     def _stored(self) -> list[Row]:
         if not self.file.exists():
             return []
-        kept = json.loads(self.file.read_text(encoding="utf-8"))
-        if kept["settings"] != self._settings():
-            raise RecipeError(
-                f"{str(self.options.work)!r} holds a run with other options: remove it, or give another --work"
-            )
-        rows: list[Row] = kept["rows"]
+        try:
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            settings, self.machine, rows = kept["settings"], kept["machine"], list(kept["rows"])
+        except (ValueError, KeyError, TypeError):
+            raise RecipeError(f"{str(self.file)!r} holds no rows of this bench: remove it") from None
+        if settings != self._settings():
+            folder = str(self.options.work)
+            raise RecipeError(f"{folder!r} holds a run with other options: remove it, or give another --work")
         return rows
 
     def _store(self, rows: Sequence[Row]) -> None:
         make_folder(self.file.parent)
-        write_json(self.file, {"settings": self._settings(), "rows": rows})
+        write_json(self.file, {"settings": self._settings(), "machine": self.machine, "rows": rows})
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self.options, name) for name in ("noises", "batch", "device", "half", "ode_steps")}
