@@ -1,0 +1,250 @@
+"""The panel and the tab in a browser, on a real AUTOMATIC1111 web UI.
+
+Needs `WEBUI_PATH` and what goes with it (see test_a1111.py), Playwright for Python, and Chromium: Playwright's own, or the one
+that `CHROMIUM_PATH` names or that is in the PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hosts.webui import WebUI, place
+
+pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
+
+PATIENCE = 300_000
+"""Milliseconds to wait for the page: a loaded machine is slow."""
+STEPS = 12
+
+
+class Page:
+    """The web UI's page.
+
+    Args:
+        page: of Playwright.
+    """
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        page.set_default_timeout(PATIENCE)
+        page.wait_for_selector("#txt2img_generate")
+        self.until("!!document.querySelector('#script_txt2img_skipstone_enable')")
+        page.locator("#txt2img_prompt textarea").fill("a cat")
+        for name, value in (("width", 64), ("height", 64), ("steps", STEPS)):
+            self.number(f"#txt2img_{name}", value)
+
+    def until(self, condition: str) -> None:
+        """Wait for a condition in the page's own language."""
+        self.page.wait_for_function(condition)
+
+    def panel(self, name: str) -> str:
+        """The selector of a part of txt2img's panel."""
+        return f"#script_txt2img_skipstone_{name}"
+
+    def text(self, selector: str) -> str:
+        """What an element shows."""
+        return str(self.page.locator(selector).first.inner_text()).strip()
+
+    def says(self, selector: str, *words: str) -> str:
+        """Wait until an element shows these words; its text."""
+        for word in words:
+            self.page.locator(selector).first.filter(has_text=word).wait_for(state="attached")
+        return self.text(selector)
+
+    def number(self, selector: str, value: float) -> None:
+        """Type a number beside a slider."""
+        box = self.page.locator(f"{selector} input[type=number]").first
+        box.fill(str(value))
+        box.press("Enter")
+        box.blur()
+
+    def value(self, selector: str) -> str:
+        """The number beside a slider, or the chosen button of a group."""
+        found = self.page.evaluate(
+            "s => (document.querySelector(`${s} input:checked`) ?? document.querySelector(`${s} input`))?.value ?? ''",
+            selector,
+        )
+        return str(found)
+
+    def has(self, selector: str, value: str) -> None:
+        """Wait until a control has a value."""
+        self.page.wait_for_function(
+            "([s, v]) => (document.querySelector(`${s} input:checked`) ?? document.querySelector(`${s} input`))?.value === v",
+            arg=[selector, value],
+        )
+
+    def choose(self, selector: str, choice: str) -> None:
+        """Press a button of a group, or choose from a list."""
+        if self.page.locator(f"{selector} label", has_text=choice).count():
+            self.page.locator(f"{selector} label", has_text=choice).first.click()
+        else:
+            self.page.locator(f"{selector} input").first.click()
+            self.page.locator(f"{selector} ul li", has_text=choice).first.click()
+
+    def switch(self, on: bool) -> None:
+        """Switch txt2img's panel on or off."""
+        box = self.page.locator(f"{self.panel('enable')} input[type=checkbox]").first
+        box = box if box.count() else self.page.locator(f"{self.panel('enable')}-checkbox input").first
+        box.set_checked(on, force=True)
+
+    def go(self, tab: str) -> None:
+        """Show a tab of the web UI."""
+        self.page.locator("#tabs > .tab-nav").get_by_role("button", name=tab, exact=True).click()
+
+    def turn(self, page: str) -> None:
+        """Show a page of the Skipstone tab."""
+        self.page.locator("#skipstone_pages > .tab-nav").get_by_role("button", name=page, exact=True).click()
+
+    def generate(self) -> str:
+        """Make a picture; its infotext."""
+        before = self.text("#html_log_txt2img")
+        self.page.click("#txt2img_generate")
+        self.page.wait_for_function(
+            "b => { const t = document.querySelector('#html_log_txt2img')?.innerText.trim() ?? ''; "
+            "return t !== b && t.includes('Time taken'); }",
+            arg=before,
+        )
+        return self.text("#html_info_txt2img")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright for Python: pip install playwright")
+    with api.sync_playwright() as play:
+        path = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+        try:
+            found = play.chromium.launch(
+                executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            )
+        except api.Error as error:
+            pytest.skip(
+                f"needs Chromium, by `playwright install chromium` or CHROMIUM_PATH: {str(error).splitlines()[0]}"
+            )
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def webui(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A web UI with Skipstone."""
+    folder = place()
+    assert folder is not None
+    with WebUI(folder, tmp_path_factory.mktemp("page"), skipstone=True) as server:
+        yield server
+
+
+@pytest.fixture
+def ui(browser: Any, webui: WebUI) -> Iterator[Page]:
+    """A page that was just opened. What it raises in its own code fails the test."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.goto(f"http://127.0.0.1:{webui.port}/?__theme=light")
+    yield Page(page)
+    page.close()
+
+
+@pytest.fixture
+def on(ui: Page) -> Page:
+    """A page on which the panel was switched on."""
+    ui.switch(True)
+    ui.has(ui.panel("level"), "Balanced")
+    return ui
+
+
+def test_a_panel_that_is_switched_on_opens_on_balanced_and_says_what_it_will_do(on: Page) -> None:
+    on.has(on.panel("speedup"), "1.8")
+    assert "steps" in on.says(on.panel("told"), f"of {STEPS} steps")
+
+
+def test_presets_set_the_strength_and_the_strength_the_preset(on: Page) -> None:
+    on.choose(on.panel("level"), "Fast")
+    on.has(on.panel("speedup"), "2.5")
+    on.number(on.panel("speedup"), 1.4)
+    on.has(on.panel("level"), "Gentle")
+
+
+def test_the_status_line_is_of_the_job_that_just_ended(on: Page) -> None:
+    infotext = on.generate()
+    run = re.search(r"Skipstone calls run: (\d+)%", infotext)
+    status = on.says(on.panel("last_run"), "This picture: ")
+    calls = re.search(r"(\d+) of (\d+) calls run", status)
+    assert run and calls and round(100 * int(calls[1]) / int(calls[2])) == int(run[1])
+    assert "x last time" in on.says(on.panel("gain"), "last time")
+    on.switch(False)
+    assert "Skipstone" not in on.generate()
+    on.page.locator(on.panel("last_run")).first.filter(has_text="Skipstone was off").wait_for(state="attached")
+
+
+def test_infotext_pasted_back_makes_the_same_picture(on: Page) -> None:
+    on.choose(on.panel("level"), "Fast")
+    on.has(on.panel("speedup"), "2.5")
+    first = on.generate()
+    on.choose(on.panel("level"), "Gentle")
+    on.has(on.panel("speedup"), "1.3")
+    on.page.locator("#txt2img_prompt textarea").fill(first)
+    on.page.click("#paste")
+    on.has(on.panel("level"), "Fast")
+    assert on.generate() == first
+
+
+def test_the_tab_compares_two_pictures_of_one_seed_and_leads_back(ui: Page) -> None:
+    ui.go("Skipstone")
+    ui.choose("#skipstone_tab_level", "Fast")
+    ui.has(ui.panel("level"), "Fast")
+    ui.page.click("#skipstone_compare")
+    ui.page.wait_for_selector(".skipstone-wipe")
+    told = ui.text("#skipstone_compared")
+    assert re.search(r"PSNR \d+\.\d dB, SSIM 0\.\d+", told) and "calls run" in told
+    assert ui.page.locator("#skipstone_compared img").count() == 4
+    box = ui.page.locator(".skipstone-wipe")
+    box.hover(position={"x": 20, "y": 20})
+    assert 0 < float(box.evaluate("e => e.style.getPropertyValue('--wipe')").rstrip("%")) < 50
+    ui.turn("Last runs")
+    ui.page.click("#skipstone_refresh")
+    assert "calls" in ui.says("#skipstone_report", "Run ")
+    ui.turn("Try")
+    ui.page.click("#skipstone_use_txt2img")
+    ui.page.locator("#txt2img_generate").wait_for(state="visible")
+    assert "calls run" in ui.generate()
+
+
+def test_what_is_set_in_the_panel_is_in_the_tab_when_it_is_opened(on: Page) -> None:
+    on.choose(on.panel("level"), "Gentle")
+    on.has(on.panel("speedup"), "1.3")
+    on.go("Skipstone")
+    on.has("#skipstone_tab_level", "Gentle")
+
+
+def test_recipes_are_saved_renamed_and_deleted(ui: Page, webui: WebUI) -> None:
+    folder = webui.models / "skipstone_recipes"
+    ui.go("Skipstone")
+    ui.turn("Recipes and masks")
+    name = ui.page.locator("#skipstone_files_name textarea, #skipstone_files_name input").first
+    name.fill("mine")
+    ui.page.click("#skipstone_files_save")
+    ui.says("#skipstone_files_list", "mine.json")
+    name.fill("ours")
+    ui.page.click("#skipstone_files_rename")
+    ui.says("#skipstone_files_list", "ours.json")
+    assert [path.name for path in folder.iterdir()] == ["ours.json"]
+    assert not ui.page.locator("#skipstone_files_really").is_visible()
+    ui.page.click("#skipstone_files_delete")
+    ui.page.locator("#skipstone_files_really").wait_for(state="visible")
+    assert [path.name for path in folder.iterdir()] == ["ours.json"]
+    ui.page.click("#skipstone_files_really")
+    ui.says("#skipstone_files_told", "ours.json is deleted")
+    assert list(folder.iterdir()) == []
+
+
+def test_an_axis_of_the_xyz_plot_makes_one_picture_a_value(ui: Page) -> None:
+    plot = "#script_txt2img_xyz_plot"
+    ui.choose("#script_list", "X/Y/Z plot")
+    ui.choose(f"{plot}_x_type", "[Skipstone] Speedup")
+    ui.page.locator(f"{plot}_x_values textarea, {plot}_x_values input").first.fill("1, 2.5")
+    assert "X Type: [Skipstone] Speedup" in ui.generate()
+    assert ui.page.locator("#txt2img_gallery .thumbnail-item, #txt2img_gallery .grid-wrap img").count() >= 2
