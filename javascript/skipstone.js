@@ -20,10 +20,15 @@
     const tabButton = (name) =>
         [...document.querySelectorAll("#tabs > .tab-nav button")].find((button) => button.innerText.trim() === name);
 
-    document.addEventListener("click", (event) => {
-        const used = event.target.closest?.("[id^=skipstone_use_]");
-        if (used) setTimeout(() => tabButton(used.id.replace("skipstone_use_", ""))?.click(), 300);
-        if (event.target.closest?.("#tabs > .tab-nav button") && event.target.innerText.trim() === "Skipstone")
-            document.querySelector("#skipstone_refresh")?.click();
-    });
+    // In the capture phase: the host replaces the button of a tab that is chosen, so that it is no longer in the page afterwards.
+    document.addEventListener(
+        "click",
+        (event) => {
+            const used = event.target.closest?.("[id^=skipstone_use_]");
+            if (used) setTimeout(() => tabButton(used.id.replace("skipstone_use_", ""))?.click(), 300);
+            const tab = event.target.closest?.("#tabs > .tab-nav button");
+            if (tab?.innerText.trim() === "Skipstone") setTimeout(() => document.querySelector("#skipstone_refresh")?.click(), 50);
+        },
+        true,
+    );
 })();
