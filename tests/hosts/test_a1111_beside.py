@@ -34,8 +34,8 @@ TWICE: dict[str, Any] = {"enabled": True, "threshold": 1.0, "calls_speedup": 2.0
 ALL: dict[str, Any] = {"enabled": True, "threshold": 0.5, "rule": "deepcache", "every": 2, "calls_speedup": 1.5}
 
 NESTED = '''
-import copy
-from modules import scripts, processing, shared
+import torch
+from modules import scripts, processing
 
 class Nested(scripts.Script):
     """Draws each picture again in an image to image job of its own before it is returned, as face detailers do."""
@@ -51,6 +51,7 @@ class Nested(scripts.Script):
             width=p.width, height=p.height, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True)
         inner.scripts, inner.script_args = p.scripts, p.script_args
         inner.is_nested = True
+        torch.manual_seed(0)  # of the VAE's sample
         done = processing.process_images(inner)
         pp.image = done.images[0]
         for key in ("Skipstone calls run", "Skipstone refused"):
@@ -140,7 +141,7 @@ def test_a_lora(webui: WebUI) -> None:
         webui.post("/sdapi/v1/refresh-loras", {})
         with_it = {**BASE, "prompt": "a cat <lora:skipstone_test:2>"}
         on = changed_and_back(webui, with_it)
-        assert figure(on.infotext, "Skipstone merged") and figure(on.infotext, "Passes") == "8"
+        assert figure(on.infotext, "Skipstone merged") and figure(on.infotext, "Passes") == "4", "8 calls"
         assert pixels(webui.generate(with_it, False).pngs) != pixels(webui.generate(BASE, False).pngs)
     finally:
         (folder / "skipstone_test.safetensors").unlink()

@@ -1,21 +1,18 @@
-"""The script in Forge's own web UI, driven by its API.
+"""The script in the web UIs of Forge and reForge, driven by their API.
 
-Needs `FORGE_PATH` and `FORGE_PYTHON`, its interpreter. Optional: `FORGE_MODELS`, `FORGE_CHECKPOINT`, `FORGE_EXTENSION`,
-`FORGE_ARGS` (see `webui.Kind`).
+Needs `FORGE_PATH` and `FORGE_PYTHON`, its interpreter, or `REFORGE_PATH` and `REFORGE_PYTHON`. Optional: `FORGE_MODELS`,
+`FORGE_CHECKPOINT`, `FORGE_EXTENSION`, `FORGE_SITE`, `FORGE_ARGS`, and the same for reForge (see `webui.Kind`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts.webui import FORGE, Picture, WebUI, pixels, place
-
-pytestmark = pytest.mark.skipif(
-    not (place(FORGE) and FORGE.given("PYTHON")), reason="needs Forge's web UI: set FORGE_PATH and FORGE_PYTHON"
-)
+from hosts.webui import FORGE, REFORGE, Kind, Picture, WebUI, pixels, place
 
 BASE: dict[str, Any] = {
     "prompt": "a cat", "seed": 1, "steps": 10, "width": 128, "height": 128, "cfg_scale": 7.0, "sampler_name": "Euler",
@@ -27,22 +24,34 @@ HIRES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=[FORGE, REFORGE], ids=lambda kind: kind.prefix)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each that is there."""
+    found: Kind = request.param
+    if not (place(found) and found.given("PYTHON")):
+        pytest.skip(f"needs the web UI: set {found.prefix}_PATH and {found.prefix}_PYTHON")
+    return found
+
+
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """The pixels of a picture of a Forge that never had the extension."""
-    folder = place(FORGE)
-    assert folder is not None
-    with WebUI(folder, tmp_path_factory.mktemp("plain"), skipstone=False, kind=FORGE) as server:
+def dense(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The pixels of a picture of a web UI that never had the extension."""
+    with started(kind, tmp_path_factory.mktemp("plain"), skipstone=False) as server:
         return pixels(server.request(BASE).pngs)
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory, dense: Any) -> Iterator[WebUI]:
-    """Forge with Skipstone."""
-    folder = place(FORGE)
-    assert folder is not None
-    with WebUI(folder, tmp_path_factory.mktemp("skipstone"), skipstone=True, kind=FORGE) as server:
+def forge(kind: Kind, tmp_path_factory: pytest.TempPathFactory, dense: Any) -> Iterator[WebUI]:
+    """The web UI with Skipstone."""
+    with started(kind, tmp_path_factory.mktemp("skipstone"), skipstone=True) as server:
         yield server
+
+
+def started(kind: Kind, data: Path, skipstone: bool) -> WebUI:
+    """A server of this kind, to be entered."""
+    folder = place(kind)
+    assert folder is not None
+    return WebUI(folder, data, skipstone=skipstone, kind=kind)
 
 
 def draw(forge: WebUI, args: dict[str, Any] | bool, **more: Any) -> Picture:

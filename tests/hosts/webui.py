@@ -29,9 +29,9 @@ class Kind:
     """A kind of web UI.
 
     Args:
-        prefix: of its environment variables: PATH, PYTHON (its interpreter), CHECKPOINT, ARGS (flags in place of these),
-            MODELS (its models folder), EXTENSION (a folder to add to its extensions, such as one that lets a small checkpoint
-            load).
+        prefix: of its environment variables: PATH, PYTHON (its interpreter), SITE (its PYTHONPATH), CHECKPOINT, ARGS (flags in
+            place of these), MODELS (its models folder), EXTENSION (a folder to add to its extensions, such as one that lets a
+            small checkpoint load).
         flags: of its command line.
         ready: what its log says once it is ready.
     """
@@ -50,6 +50,12 @@ FORGE = Kind(
     "FORGE",
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test --skip-version-check --always-cpu "
     "--attention-pytorch --all-in-fp32 --no-hashing --no-download-sd-model --api",
+    ("Startup time:",),
+)
+REFORGE = Kind(
+    "REFORGE",
+    "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test --skip-version-check --always-cpu --no-half "
+    "--no-hashing --no-download-sd-model --do-not-download-clip --api",
     ("Startup time:",),
 )
 
@@ -142,6 +148,7 @@ class WebUI:
         for folder in Path(kind.given("MODELS") or webui / "models").iterdir():
             (self.models / folder.name).symlink_to(folder)
         settings = {"samples_save": False, "grid_save": False, "sd_vae": "None", "show_progress_every_n_steps": -1}
+        settings["live_previews_enable"] = False
         if checkpoint := kind.given("CHECKPOINT"):
             settings["sd_model_checkpoint"] = checkpoint
         (data / "config.json").write_text(json.dumps(settings))
@@ -152,6 +159,7 @@ class WebUI:
         flags = [*(self._kind.given("ARGS") or self._kind.flags).split(), *self._flags]
         places = ["--data-dir", str(self._data), "--models-dir", str(self.models)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONPATH": site} if (site := self._kind.given("SITE")) else {}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [python, "launch.py", *flags, *places, "--port", str(self.port)],
