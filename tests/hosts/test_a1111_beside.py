@@ -34,11 +34,10 @@ TWICE: dict[str, Any] = {"enabled": True, "threshold": 1.0, "calls_speedup": 2.0
 ALL: dict[str, Any] = {"enabled": True, "threshold": 0.5, "rule": "deepcache", "every": 2, "calls_speedup": 1.5}
 
 NESTED = '''
-import torch
 from modules import scripts, processing
 
 class Nested(scripts.Script):
-    """Draws each picture again in an image to image job of its own before it is returned, as face detailers do."""
+    """Replaces each picture by one of a job of its own before it is returned, as face detailers do in part."""
     def title(self): return "nested"
     def show(self, is_img2img): return scripts.AlwaysVisible
     def ui(self, is_img2img):
@@ -46,12 +45,12 @@ class Nested(scripts.Script):
         return [gr.Checkbox(False, label="nested", visible=False)]
     def postprocess_image(self, p, pp, nested):
         if not nested or getattr(p, "is_nested", False): return
-        inner = processing.StableDiffusionProcessingImg2Img(
-            init_images=[pp.image], denoising_strength=0.9, sd_model=p.sd_model, prompt=p.prompt, seed=7, steps=12,
-            width=p.width, height=p.height, sampler_name="Euler", do_not_save_samples=True, do_not_save_grid=True)
+        inner = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=p.sd_model, prompt="a face", seed=7, steps=12, width=p.width, height=p.height, sampler_name="Euler",
+            do_not_save_samples=True, do_not_save_grid=True)
+        inner.scripts_setup_complete = True  # else the page's own seed and steps replace these
         inner.scripts, inner.script_args = p.scripts, p.script_args
         inner.is_nested = True
-        torch.manual_seed(0)  # of the VAE's sample
         done = processing.process_images(inner)
         pp.image = done.images[0]
         for key in ("Skipstone calls run", "Skipstone refused"):
