@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from skipstone.lab.bench.field.measuring import Measuring
 from skipstone.lab.bench.field.options import Cell, FieldBench
 from skipstone.lab.bench.field.ours import AUTO
 from skipstone.lab.bench.field.summary import aims, beside_fewer, fewer_at, front, ratio
-from skipstone.lab.bench.field.way import DENSE, FEWER, Host, Way, by_recipe, draw, plain
+from skipstone.lab.bench.field.way import DENSE, FEWER, Host, Way, by_recipe, draw, live_bytes, plain
 from skipstone.pipelines.denoiser import denoiser_of
 
 CELL = Cell("tiny", "ddim", 10, 1.0)
@@ -203,6 +204,14 @@ def test_a_sampler_that_a_model_lacks_is_a_line(options: FieldBench) -> None:
         patch.setattr(subject, "is_flow", lambda scheduler: True)
         (cell,) = measure(replace(options, samplers=("euler_a",)), said.append)["cells"]
     assert "no sampler 'euler_a' of flow models" in cell["reason"] and cell["rows"] == [] and len(said) == 1
+
+
+def test_bytes_alive_count_each_storage_once() -> None:
+    gc.collect()
+    before = live_bytes(torch.device("cpu"))
+    kept = torch.zeros(1000)
+    views = [kept, kept[1:], kept.view(10, 100)]
+    assert live_bytes(torch.device("cpu")) - before == 4000 and len(views) == 3
 
 
 def test_views_and_empty_tensors_are_no_operations() -> None:
