@@ -20,8 +20,9 @@ from skipstone.core.recipe.mask import Mask
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).resolve().parent / "comfy_probe"
 FLAGS = "--cpu --use-pytorch-cross-attention"
-ALWAYS = "--disable-api-nodes --cache-none --listen 127.0.0.1 --database-url sqlite:///:memory:"
-"""Without caching of nodes every prompt runs all of its nodes anew."""
+ALWAYS = "--disable-api-nodes --listen 127.0.0.1 --database-url sqlite:///:memory:"
+UNCACHED = "--cache-none"
+"""Every prompt runs all of its nodes."""
 
 _TIMES = re.compile(r"(\d+\.\d\dx faster in multiply-adds,\s)?\d+\.\d s(,\sabout\s\d+\.\d\ss\ssaved)?;\s?")
 """What a report says of a run's times, which no two runs share."""
@@ -46,9 +47,9 @@ class Result:
 class ComfyUI:
     """One server with Skipstone and the probe nodes linked into its custom_nodes."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
-        """Nothing is started. folder: ComfyUI's checkout; base: an empty folder for this server."""
-        self._folder, self._base, self._log = folder, base, base / "server.log"
+    def __init__(self, folder: Path, base: Path, flags: str = UNCACHED) -> None:
+        """Nothing is started. folder: ComfyUI's checkout; base: an empty folder for this server; flags: further ones."""
+        self._folder, self._base, self._log, self._flags = folder, base, base / "server.log", flags
         nodes = base / "custom_nodes"
         nodes.mkdir(parents=True)
         (nodes / "skipstone").symlink_to(ROOT)
@@ -66,7 +67,7 @@ class ComfyUI:
     def __enter__(self) -> ComfyUI:
         """Start, and wait until the server answers."""
         python = os.environ.get("COMFYUI_PYTHON") or str(self._folder / "venv" / "bin" / "python")
-        flags = [*os.environ.get("COMFYUI_ARGS", FLAGS).split(), *ALWAYS.split()]
+        flags = [*os.environ.get("COMFYUI_ARGS", FLAGS).split(), *ALWAYS.split(), *self._flags.split()]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -98,6 +99,16 @@ class ComfyUI:
         return self._log.read_text(errors="replace")
 
     @property
+    def folder(self) -> Path:
+        """ComfyUI's checkout."""
+        return self._folder
+
+    @property
+    def base(self) -> Path:
+        """The server's own folder."""
+        return self._base
+
+    @property
     def masks(self) -> Path:
         """Where the server's nodes write masks."""
         return self._base / "output" / "skipstone_masks"
@@ -123,11 +134,23 @@ class ComfyUI:
 
     def run(self, prompt: Prompt, seconds: float = 300) -> Result:
         """Queue a prompt and wait for its end."""
-        answer = self.post("/prompt", {"prompt": prompt})
-        if "prompt_id" not in answer:
-            return Result("rejected", {}, {}, answer)
+        answer = self.queue(prompt)
+        return (
+            self.result(answer["prompt_id"], seconds) if "prompt_id" in answer else Result("rejected", {}, {}, answer)
+        )
+
+    def queue(self, prompt: Prompt) -> dict[str, Any]:
+        """Queue a prompt. The answer has its prompt_id, or why it is rejected."""
+        return self.post("/prompt", {"prompt": prompt})
+
+    def cancel(self) -> None:
+        """Press the cancel button."""
+        self.post("/interrupt", {})
+
+    def result(self, prompt_id: str, seconds: float = 300) -> Result:
+        """Wait for the end of a prompt."""
         deadline = time.monotonic() + seconds
-        while not (entry := json.loads(self.get(f"/history/{answer['prompt_id']}")).get(answer["prompt_id"])):
+        while not (entry := json.loads(self.get(f"/history/{prompt_id}")).get(prompt_id)):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError(f"no result after {seconds} s:\n{self.log()[-3000:]}")
             time.sleep(0.05)

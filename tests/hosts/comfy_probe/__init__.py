@@ -21,6 +21,8 @@ from server import PromptServer
 
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
 from .families import FAMILIES
+from .patches import PATCHES, patch, t2i, vae
+from .state import marks, state
 from .stored import DTYPES, WAYS, with_lora, wrap
 
 _models = {}
@@ -72,9 +74,9 @@ def _build(kind, way="fp32"):
     return comfy.model_patcher.ModelPatcher(model, load, offload)
 
 
-def _node(function, returns, inputs, output=False):
+def _node(function, returns, inputs, output=False, optional=None):
     attributes = {
-        "INPUT_TYPES": classmethod(lambda cls: {"required": inputs}),
+        "INPUT_TYPES": classmethod(lambda cls: {"required": inputs, "optional": optional or {}}),
         "RETURN_TYPES": returns,
         "FUNCTION": "run",
         "CATEGORY": "probe",
@@ -115,9 +117,12 @@ def conditioning(kind, tokens, rng):
     return ([[torch.randn(1, tokens, channels, generator=generator), extra]],)
 
 
-def latent(kind):
-    """An empty latent."""
-    return ({"samples": torch.zeros(FAMILIES[kind].latent if kind in FAMILIES else LATENTS[kind])},)
+def latent(kind, height=0, width=0, batch=1, rng=0):
+    """An empty latent, or with rng a random one: of the kind's own size, or of another one in latent pixels."""
+    shape = list(FAMILIES[kind].latent if kind in FAMILIES else LATENTS[kind])
+    shape[0], shape[-2], shape[-1] = batch * shape[0], height or shape[-2], width or shape[-1]
+    samples = torch.randn(shape, generator=torch.Generator().manual_seed(rng)) if rng else torch.zeros(shape)
+    return ({"samples": samples},)
 
 
 def lora(model):
@@ -181,9 +186,10 @@ def compiled(model):
     return (clone,)
 
 
-def controlnet():
-    """A ControlNet for "SD1.5", random."""
-    config = {k: v for k, v in CONFIGS["SD1.5"].items() if k not in ("out_channels", "transformer_depth_output")}
+def controlnet(kind="SD1.5"):
+    """A ControlNet for a U-Net, random."""
+    given = FAMILIES[kind].config if kind in FAMILIES else CONFIGS[kind]
+    config = {k: v for k, v in given.items() if k not in ("out_channels", "transformer_depth_output")}
     net = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init)
     _randomise(net)
     net.forward = _counting("control", net.forward)
@@ -210,6 +216,15 @@ def forward(model, positive, at):
     return {"ui": {"text": [path]}}
 
 
+def save(model):
+    """Saves the network as models/diffusion_models/probe.safetensors, for ComfyUI's own loader."""
+    found = [one for one in folder_paths.get_folder_paths("diffusion_models") if one.endswith("diffusion_models")]
+    os.makedirs(found[0], exist_ok=True)
+    tensors = {name: one.contiguous() for name, one in model.model.diffusion_model.state_dict().items()}
+    save_file(tensors, os.path.join(found[0], "probe.safetensors"))
+    return {"ui": {"text": ["probe.safetensors"]}}
+
+
 def counts(samples, other):
     """Rows of the network and of the ControlNet, and the relative distance of two latents."""
     x, y = samples["samples"].float(), other["samples"].float()
@@ -218,12 +233,7 @@ def counts(samples, other):
 
 def leftovers(model, samples):
     """Whatever stands on the network's modules that a fresh one has not."""
-    found = []
-    for name, module in model.model.diffusion_model.named_modules():
-        hooks = [k for k, v in module.__dict__.items() if "hook" in k and v]
-        if hooks or "forward" in module.__dict__ or "skipstone" in str(list(module.__dict__)).lower():
-            found.append(name or "root")
-    return {"ui": {"text": [", ".join(found)]}}
+    return {"ui": {"text": [", ".join(marks(model.model.diffusion_model))]}}
 
 
 _KIND = ([*CONFIGS, *FAMILIES],)
@@ -232,17 +242,26 @@ NODE_CLASS_MAPPINGS = {
     "ProbeModel": _node(model, ("MODEL",), {"kind": _KIND}),
     "ProbeStored": _node(stored, ("MODEL",), {"kind": _KIND, "way": (list(WAYS),)}),
     "ProbeConditioning": _node(conditioning, ("CONDITIONING",), {"kind": _KIND, "tokens": _INT, "rng": _INT}),
-    "ProbeLatent": _node(latent, ("LATENT",), {"kind": ([*LATENTS, *FAMILIES],)}),
+    "ProbeLatent": _node(
+        latent,
+        ("LATENT",),
+        {"kind": ([*LATENTS, *FAMILIES],)},
+        optional=dict.fromkeys(("height", "width", "batch", "rng"), _INT),
+    ),
     "ProbeLowVram": _node(low_vram, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCompiled": _node(compiled, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
-    "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}),
+    "ProbeControlNet": _node(controlnet, ("CONTROL_NET",), {}, optional={"kind": (["SD1.5", "U-Net"],)}),
+    "ProbeT2I": _node(t2i, ("CONTROL_NET",), {"channels": _INT}),
+    "ProbeVAE": _node(vae, ("VAE",), {}),
+    "ProbePatch": _node(patch, ("MODEL",), {"model": ("MODEL",), "how": (list(PATCHES),)}),
     "ProbeDigest": _node(digest, (), {"samples": ("LATENT",)}, output=True),
     "ProbeForward": _node(
         forward, (), {"model": ("MODEL",), "positive": ("CONDITIONING",), "at": ("FLOAT", {"max": 1000.0})}, output=True
     ),
+    "ProbeSave": _node(save, (), {"model": ("MODEL",)}, output=True),
     "ProbeCounts": _node(counts, (), {"samples": ("LATENT",), "other": ("LATENT",)}, output=True),
     "ProbeLeftovers": _node(leftovers, (), {"model": ("MODEL",), "samples": ("LATENT",)}, output=True),
 }
@@ -265,6 +284,10 @@ def _listen():
         answer = web.json_response(list(_texts))
         _texts.clear()
         return answer
+
+    @server.routes.get("/probe/state")
+    async def held(request):
+        return web.json_response(state([one.model.diffusion_model for one in _models.values()]))
 
 
 _listen()

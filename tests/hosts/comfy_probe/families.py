@@ -37,8 +37,14 @@ _LUMINA = {
     "n_kv_heads": 1, "axes_dims": [32, 32, 32], "axes_lens": [300, 512, 512], "rope_theta": 10000.0, "n_refiner_layers": 1,
     "multiple_of": 32,
 }  # fmt: skip
+_UNET = {
+    **CONFIGS["SD1.5"], "model_channels": 32, "context_dim": 64, "num_heads": 2, "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 4], "transformer_depth": [1, 1, 1], "transformer_depth_output": [1] * 6,
+}  # fmt: skip
 IMAGE, VIDEO = (1, 16, 16, 16), (1, 16, 2, 16, 16)
 FAMILIES = {
+    "U-Net": Kind(_UNET, 64, 0, (1, 4, 16, 16), of="SD15"),
+    "U-Net inpaint": Kind({**_UNET, "in_channels": 9}, 64, 0, (1, 4, 16, 16), of="SD15"),
     "AuraFlow": Kind({"cond_seq_dim": 2048, "max_seq": 256, "dim": 128, "n_layers": 8, "n_double_layers": 4,
         "n_heads": 2, "global_conddim": 128}, 2048, 0, (1, 4, 16, 16)),
     "HunyuanDiT": Kind({"image_model": "hydit1", "hidden_size": 128, "depth": 8, "num_heads": 2, "size_cond": True,
