@@ -79,5 +79,5 @@ def test_a_new_setting_is_an_axis_and_is_sent_by_the_tab(host: a1111.Host) -> No
     script = host.script()
     host.fire("on_ui_tabs")
     host.made["skipstone_tab_glow"].set(1.5)
-    host.made["skipstone_send_txt2img"].act("click")
+    host.made["skipstone_use_txt2img"].act("click")
     assert script.components[len(ORDER)].value == 1.5
