@@ -120,7 +120,10 @@ def test_labels_help_and_ranges_are_those_of_the_settings(host: a1111.Host) -> N
             if component.kind == "Slider":
                 assert (component.minimum, component.maximum) == (field.usual or (field.low, field.high))
     written = {path.name: re.findall(r"gr\.(?:Slider|Number|Checkbox)\(", path.read_text("utf-8")) for path in ROOM}
-    assert [name for name, found in written.items() if found] == ["controls.py"], "a control is written by hand"
+    by_hand = {name for name, found in written.items() if found} - {"tab_mask.py"}
+    assert by_hand == {"controls.py"}, (
+        "a setting's control is written by hand; the mask's page has steps, which are none"
+    )
 
 
 def test_no_two_controls_have_one_label(host: a1111.Host) -> None:
