@@ -121,6 +121,8 @@ def test_a_package_that_fails_is_a_line(options: FieldBench) -> None:
 def test_the_page_holds_all_it_shows(result: dict[str, Any], options: FieldBench) -> None:
     page = options.html.read_text(encoding="utf-8")
     assert "<svg" in page and "Auto 2x" in page and "it serves U-Nets alone" in page
+    svg = page[page.index("<svg") : page.index("</svg>")]
+    assert ">Auto 2x<" in svg and ">5 steps<" not in svg, "the plot names what is on the front"
     assert not any(outside in page for outside in ("<script", "<link", 'src="http'))
 
 

@@ -139,15 +139,11 @@ def plot(rows: Sequence[Row], best: set[str]) -> str:
         axes.scatter(
             [r["share"] for r in inside], [typical(r["errors"]) for r in inside], s=26, color=colour, label=name
         )
-    on = sorted((row["share"], typical(row["errors"])) for row in rows if row["name"] in best)
-    axes.plot(
-        [share for share, _ in on],
-        [error for _, error in on],
-        color="#444444",
-        linewidth=0.8,
-        zorder=0,
-        label="Pareto front",
-    )
+    front_rows = sorted((row for row in rows if row["name"] in best), key=lambda row: row["share"])
+    places = [(row["share"], typical(row["errors"])) for row in front_rows]
+    axes.plot(*zip(*places, strict=True), color="#444444", linewidth=0.8, zorder=0, label="Pareto front")
+    for row, place in zip(front_rows, places, strict=True):
+        axes.annotate(row["name"], place, xytext=(6, 4), textcoords="offset points", fontsize=7)
     axes.set(yscale="log", xlabel="share of the multiply-adds", ylabel="relative error, geometric mean")
     axes.grid(alpha=0.25, which="both", linewidth=0.5)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
