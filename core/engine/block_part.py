@@ -235,7 +235,7 @@ class BlockPart:
         """Cache what blocks added to their inputs, in sums."""
         for number, values in differences:
             if self._proof.gives(number, values, self._call.rows):
-                self._caches[number].note(values)
+                self._caches[number].note(self._call, values)
                 alone = self._seen.refuses_sums(number)
                 self._store(*(self._sums.add(number, values, alone) if self._keep[number] else ()))
 
@@ -286,14 +286,14 @@ class BlockPart:
             state = State(self._row[number])
             values = self._reused(number) if state == State.REUSE else None
             if state == State.DEAD:  # never consumed, but the model's own code may still write to it
-                values = cache.blank(self._call.rows)
+                values = cache.blank(self._call)
             if values is not None:
                 self._tally.add(number, state, self._call.rows)
                 return as_output(values, kwargs)
             output = self._tally.run(number, self._call.rows, inner, args, kwargs)
             values = as_values(output)
             if self._proof.gives(number, values, self._call.rows):
-                cache.note(values)
+                cache.note(self._call, values)
                 self._store(*([(number, values)] if self._keep[number] else ()))
             return output
 

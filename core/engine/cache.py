@@ -36,7 +36,7 @@ class BlockCache:
         self._offload, self._predictor = offload, predictor
         self._held: dict[Hashable, CachedValue] = {}
         self._made: dict[Hashable, int] = {}
-        self._like: Values | None = None
+        self._like: dict[Hashable, Values] = {}
         self.nbytes = 0
 
     def keep(self, index: int, call: Call, values: Values) -> None:
@@ -57,10 +57,16 @@ class BlockCache:
             self.nbytes += held.nbytes
             at += stream.rows
 
-    def note(self, values: Values) -> None:
-        """Store the shape of the block's output."""
-        if self._like is None:
-            self._like = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
+    def note(self, call: Call, values: Values) -> None:
+        """Store the shape of the block's output, which streams of other sizes or text lengths do not share.
+
+        Args:
+            call: its streams.
+            values: tensors [rows, ...] of the whole batch.
+        """
+        for key in call.keys():
+            if key not in self._like:
+                self._like[key] = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
     def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
         """Return whether all streams have a recent value.
@@ -81,11 +87,14 @@ class BlockCache:
         columns = zip(*(self._held[key].mapped(self._loaded).at(timestep) for key in keys), strict=True)
         return tuple(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
-    def blank(self, rows: int) -> Values | None:
-        """Return uninitialised tensors of the output's shape, for values that are never consumed; None before the block has run."""
-        if self._like is None:
-            return None
-        return tuple(None if v is None else v.new_empty((rows, *v.shape[1:])) for v in self._like)
+    def blank(self, call: Call) -> Values | None:
+        """Return uninitialised tensors of the output's shape, for values that are never consumed; None before the block has run.
+
+        Args:
+            call: its streams and rows.
+        """
+        like = self._like.get(call.keys()[0])
+        return like and tuple(None if v is None else v.new_empty((call.rows, *v.shape[1:])) for v in like)
 
     def drop(self, keys: tuple[Hashable, ...]) -> None:
         """Free the values of these streams."""
@@ -98,7 +107,11 @@ class BlockCache:
 
     def bytes_per_row(self) -> int:
         """Return the bytes of one row's value; 0 before the block has run."""
-        return sum(v.shape[1:].numel() * v.element_size() for v in self._like or () if v is not None)
+        return sum(v.shape[1:].numel() * v.element_size() for v in self._any_like if v is not None)
+
+    @property
+    def _any_like(self) -> Values:
+        return next(iter(self._like.values()), ())
 
     def _pop(self, key: Hashable) -> CachedValue | None:
         held = self._held.pop(key, None)
@@ -112,7 +125,7 @@ class BlockCache:
         return waiting.copy_(value, non_blocking=True)
 
     def _loaded(self, values: Values) -> Values:
-        like = self._like or values
+        like = self._any_like or values
         return tuple(
             None if v is None or k is None else v.to(k.device, non_blocking=True)
             for v, k in zip(values, like, strict=True)

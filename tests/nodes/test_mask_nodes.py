@@ -31,6 +31,9 @@ from comfy_models import (
 from doubles import comfy
 from torch import Tensor, nn
 
+from skipstone.core.engine.call import Call
+from skipstone.core.engine.clock import Stream
+from skipstone.core.engine.engine import Engine
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
@@ -40,6 +43,21 @@ __all__ = ["network", "patcher", "server"]
 
 
 # on a model
+
+
+def test_forwards_of_two_sizes_in_one_call_are_skipped_each_at_its_own(
+    server: comfy.PromptServer, network: nn.Module
+) -> None:
+    """As ComfyUI's areas: blocks whose output is not consumed have the shape of their own forward."""
+    engine = Engine(network, Recipe(skip=BlockSkip(rule="interval", every=2)))
+    engine.begin([999.0, 500.0], 1000.0)
+    for timestep in (999.0, 500.0):
+        for key, size in (("area", (16, 8)), ("whole", (16, 16))):
+            x, time = tiny.noise(1, 4, *size), torch.full((1,), timestep)
+            with engine.call(lambda: Call(timestep, size, (Stream(key, 1),), input=x)):  # noqa: B023
+                assert network(x, time, tiny.noise(1, *tiny.CONTEXT)).shape == x.shape
+    report = engine.end()
+    assert report.blocks_run * 2 == report.blocks
 
 
 class Keyframes:

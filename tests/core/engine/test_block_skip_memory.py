@@ -86,7 +86,7 @@ def call(timestep: float) -> Call:
 def test_an_offloaded_value_waits_on_the_cpu_and_comes_back_to_its_device() -> None:
     cache = BlockCache(offload=True)
     value = torch.randn(2, 3, device="cuda")
-    cache.note((value,))
+    cache.note(call(9.0), (value,))
     cache.keep(0, call(9.0), (value,))
     (held,) = {t.device.type for h in cache._held.values() for t in h.values if t is not None}
     assert held == "cpu"
@@ -98,7 +98,7 @@ def test_a_forecast_continues_the_last_two_values_in_a_straight_line() -> None:
     cache = BlockCache(predictor=LINE)
     for index, t in enumerate((900.0, 600.0)):
         value = torch.tensor([[t], [2 * t]])
-        cache.note((value,))
+        cache.note(call(t), (value,))
         cache.keep(index, call(t), (value,))
         if index == 0:
             (same,) = cache.take(call(700.0).keys(), 700.0)
@@ -113,7 +113,7 @@ def test_a_forecast_continues_the_last_two_values_in_a_straight_line() -> None:
 def test_going_back_up_in_noise_begins_a_new_line() -> None:
     cache = BlockCache(predictor=LINE)
     for index, t in enumerate((900.0, 600.0, 800.0)):
-        cache.note((torch.tensor([[t], [t]]),))
+        cache.note(call(t), (torch.tensor([[t], [t]]),))
         cache.keep(index, call(t), (torch.tensor([[t], [t]]),))
     (value,) = cache.take(call(700.0).keys(), 700.0)
     assert value is not None and torch.equal(value, torch.tensor([[800.0], [800.0]]))
