@@ -127,6 +127,7 @@ def plot(rows: Sequence[Row], best: set[str]) -> str:
         '<svg'
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.6), layout="constrained")
@@ -149,5 +150,5 @@ def plot(rows: Sequence[Row], best: set[str]) -> str:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "skipstone", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
