@@ -85,17 +85,23 @@ def alone(host: ComfyUI, name: str, change: Change, prompt: Prompt) -> Result:
     return _alone[host, name]
 
 
-def check(name: str, method: str, result: Result, dense: Result) -> None:
-    """Either the report says what was done, and counts agree with it; or it says why nothing was, and the picture is plain."""
+def check(name: str, method: str, result: Result, dense: Result, counted: bool = True) -> None:
+    """Either the report says what was done, and counts agree with it; or it says why nothing was, and the picture is plain.
+
+    counted: whether the probe counts the network's rows, as it does for the models that it makes itself.
+    """
     text, same = said(result, ON[method]), drawn(result) == drawn(dense)
     blocks = [(int(ran), int(of)) for ran, of in re.findall(r"ran (\d+) of (\d+) blocks", text)]
     assert all(ran < of for ran, of in blocks), text
     if reason := REASONS.get((name, method)):
-        assert re.search(reason, text) and same == (not blocks), text
+        some = blocks or re.search(
+            r"(merged|pruned) \d+% of tokens", text
+        )  # in layers that the other node leaves alone
+        assert re.search(reason, text) and same == (not some), text
         return
     done = re.findall(DONE[method], text)
     assert done and not same and not re.search(r"unaccelerated: (?!coarser|never entered)", text), text
-    if method == "calls" and name not in CHANGING:
+    if method == "calls" and counted and name not in CHANGING:
         ran, of = (sum(map(int, numbers)) for numbers in zip(*done, strict=True))
         assert [count * of for count in rows(result)] == [count * ran for count in rows(dense)], text
 
@@ -200,5 +206,5 @@ def test_a_server_with_a_flag(host: ComfyUI, flag: str, tmp_path: Path) -> None:
         dense = drawn(flagged.run(loaded))
         assert drawn(flagged.run(ours(loaded, IDLE))) == dense
         for method in ON:
-            check(flag, method, flagged.run(ours(loaded, ON[method])), flagged.run(loaded))
+            check(flag, method, flagged.run(ours(loaded, ON[method])), flagged.run(loaded), counted=False)
         assert drawn(flagged.run(loaded)) == dense
