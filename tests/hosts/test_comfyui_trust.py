@@ -16,6 +16,7 @@ import torch
 from hosts.comfy_prompts import node
 from hosts.comfyui import UNCACHED, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
+from hosts.test_comfyui_families import OLD
 from hosts.test_comfyui_windows import FRAMES
 from hosts.trust_methods import IDLE, OFF, ON, STEPS, UNET, Case, Change, drawn, ours, picture, rows, said
 from hosts.trust_neighbours import NEIGHBOURS
@@ -62,7 +63,10 @@ def start(host: ComfyUI, name: str, case: Case) -> tuple[Prompt, Result]:
     if json.loads(host.get(f"/object_info/{quote(case.needs)}")) == {}:
         pytest.skip(f"{case.needs} is not in {host.name}")
     prompt = picture(case.kind, batch=BATCHES.get(name, 1))
-    return prompt, alone(host, name, case.change, prompt)
+    dense = alone(host, name, case.change, prompt)
+    if host.name in OLD and dense.status != "success":
+        pytest.skip(f"{host.name} cannot draw this without us")
+    return prompt, dense
 
 
 _alone: dict[tuple[ComfyUI, str], Result] = {}
@@ -171,7 +175,8 @@ def test_to_another_size_and_back(host: ComfyUI, method: str) -> None:
 
 
 def test_a_queue_of_ten_with_changing_models(host: ComfyUI) -> None:
-    kinds = (UNET, "Flux 2", "Wan 2.1 t2v", "Z-Image", "SD3")
+    newer = () if host.name in OLD else ("Flux 2", "Z-Image")
+    kinds = (UNET, "Wan 2.1 t2v", "SD3", "HunyuanDiT", "LTX Video", *newer)
     prompts = [ours(picture(kind), ON[method]) for method in ("calls", "parts") for kind in kinds]
     apart = [drawn(host.run(prompt)) for prompt in reversed(prompts)][::-1]
     queued = [host.queue(prompt)["prompt_id"] for prompt in prompts]
@@ -181,7 +186,7 @@ def test_a_queue_of_ten_with_changing_models(host: ComfyUI) -> None:
 def test_cancel_and_again(host: ComfyUI) -> None:
     """Cancel is pressed from outside, in the middle of a run."""
     made = {**picture(), "sampler": {**picture()["sampler"]}}
-    made["sampler"]["inputs"] = {**made["sampler"]["inputs"], "steps": 200}
+    made["sampler"]["inputs"] = {**made["sampler"]["inputs"], "steps": 1000}
     again = {method: drawn(host.run(ours(picture(), ON[method]))) for method in ON}
     for method in ON:
         queued = host.queue(ours(made, ON[method]))["prompt_id"]
