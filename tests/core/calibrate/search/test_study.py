@@ -195,6 +195,15 @@ def test_a_journal_that_was_cut_short_anywhere_goes_on(kept: float, tmp_path: Pa
     assert run_study(SMALL, goal, Budget(4, 4), storage=str(journal)) == resumed and len(resumed) == len(whole)
 
 
+@pytest.mark.parametrize("lines", range(5))
+def test_a_search_that_was_stopped_before_it_had_all_its_settings_goes_on(lines: int, tmp_path: Path) -> None:
+    goal = Goal(zdt1, {"problem": "zdt1", "steps": 20, "levels": [0, 1]})
+    journal = tmp_path / "s.journal"
+    run_study(SMALL, goal, Budget(4, 4), storage=str(journal))
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:lines]))
+    assert len(run_study(SMALL, goal, Budget(4, 4), storage=str(journal))) == 4
+
+
 def test_a_broken_journal_is_refused_in_one_line(tmp_path: Path) -> None:
     journal = tmp_path / "s.journal"
     run_study(SMALL, GOAL, Budget(4, 4), storage=str(journal))
