@@ -18,7 +18,7 @@ from .infotext import read_infotext
 from .options import opening_preset
 from .planned import Planned
 from .settings import EXCLUSIVE, OF_PASSES, SETTLED, PanelSettings, level_of
-from .table import FIELDS, OWN, Entry
+from .table import FIELDS, OWN, WINDOW, Entry
 from .view import CONDITIONAL, OFFERS, SHARED, methods_of, outlook, refused, visible, with_methods
 
 
@@ -37,7 +37,7 @@ def infotext_reader(name: str) -> Callable[..., Any]:
 _LED = ("level", *SETTLED, "recipe")
 """Fields that another control may set."""
 
-_SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe", *OF_PASSES))
+_SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe", *OF_PASSES, *WINDOW))
 """Fields on whose change the page changes."""
 
 
@@ -133,6 +133,9 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
         with gr.Column(visible=not img2img, elem_id=elem_id("passes_part")):
             made |= rows([FIELDS[name] for name in OF_PASSES[:2]], elem_id)
             made |= rows([FIELDS[name] for name in OF_PASSES[2:]], elem_id, visible=False)
+        parts["window"] = gr.Column(elem_id=elem_id("window_part"))
+        with parts["window"]:
+            made |= rows([FIELDS[name] for name in WINDOW], elem_id)
         told = gr.HTML("", elem_id=elem_id("told"))
         parts["custom"] = gr.Column(visible=False, elem_id=elem_id("custom_part"))
         with parts["custom"]:

@@ -26,6 +26,9 @@ SHARING = (TokenMerge, TokenPrune, BlockSkip)
 WHOLE = (Auto, CallSkip, *(cls for cls in METHODS if cls not in (*SHARING, Auto, CallSkip)))
 """The others. Where two have a setting of one name, an earlier one's keeps it, and a later one's gets its method's name."""
 
+WINDOW = ("start", "end")
+"""Settings of which all methods share one control."""
+
 BOTH, FIRST, HIRES = "both passes", "first pass only", "hires pass only"
 PASSES = (BOTH, FIRST, HIRES)
 """What `passes` took before each pass had a field."""
@@ -232,12 +235,17 @@ def table(methods: Iterable[type[Any]]) -> tuple[Entry, ...]:
 
 
 def _settings(methods: tuple[type[Any], ...]) -> Iterator[Entry]:
-    """One entry for each setting that is shown; the methods of :data:`SHARING` have one for each name."""
+    """One entry for each setting that is shown; the methods of :data:`SHARING` have one for each name, and all have one for
+    each of :data:`WINDOW`."""
+    for name in WINDOW:
+        if windowed := tuple(cls for cls in methods if name in fields_of(cls)):
+            yield _setting(name, name, windowed)
     taken: set[str] = set()
     groups = [tuple(cls for cls in methods if cls in SHARING), *((cls,) for cls in WHOLE if cls in methods)]
     for group in groups:
         shown = {
-            cls: [name for name, field in fields_of(cls).items() if field.shown and name not in VIDEO] for cls in group
+            cls: [name for name, one in fields_of(cls).items() if one.shown and name not in (*VIDEO, *WINDOW)]
+            for cls in group
         }
         names = dict.fromkeys(name for found in shown.values() for name in found)
         for name in names:

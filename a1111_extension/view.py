@@ -20,10 +20,14 @@ from ..core.recipe.fields import default_of
 from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
-from .planned import Planned
+from ..core.recipe.windows import is_whole
+from .planned import Planned, PlannedPass
 from .sampler import refusal_of
 from .settings import COUNTS, PanelSettings
-from .table import DATO_CHOICES, FIELDS, OFF, OWN, TABLE, Entry
+from .table import DATO_CHOICES, FIELDS, OFF, OWN, TABLE, WINDOW, Entry
+
+_NOISIEST = 999.0
+"""Timestep of the first call of a whole run."""
 
 AMBER = "<span style='color: #c77700'>{}</span>"
 """HTML of what was refused."""
@@ -86,8 +90,8 @@ OFFERS = (
 )
 """The methods, in the order of the page."""
 
-SHARED = [entry for entry in TABLE if entry.group is None and entry.methods]
-"""Fields of several methods."""
+SHARED = [entry for entry in TABLE if entry.group is None and entry.methods and entry.name not in WINDOW]
+"""Fields of several methods, but not of all."""
 
 CONDITIONAL = [entry for entry in TABLE if entry.only and not entry.expert and not entry.hidden]
 """Fields that are shown only where another one has a certain value."""
@@ -134,6 +138,7 @@ def visible(panel: PanelSettings, used: Iterable[str]) -> set[str]:
     parts = {f"{name}_part" for name in active} | {f"{name}_expert" for name in active}
     parts |= {"blocks_expert"} if "mask" in active else set()
     parts |= {"shared_expert"} if active & {"merge", "dato", "blocks", "mask"} else set()
+    parts |= {"window"} if active - {"recipe"} else set()
     return parts | ({"custom"} if own else set()) | ({"strength"} if "auto" in active else set())
 
 
@@ -144,20 +149,20 @@ def outlook(panel: PanelSettings, planned: Planned) -> str:
         panel: the settings.
         planned: the next picture.
     """
-    passes = {"First pass": planned.steps}
-    passes |= {"Hires pass": planned.hires_steps} if planned.hires_steps else {}
+    passes = {"First pass": planned.first}
+    passes |= {"Hires pass": planned.hires} if planned.hires else {}
     try:
         recipes = [panel.recipe_of(hires=name != "First pass") for name in passes]
     except SkipstoneError as error:
         return refused(str(error))
     if all(recipe.neutral for recipe in recipes):
         return refused(_idle(panel))
-    told = [_of_pass(r, steps, planned.sampler) for r, steps in zip(recipes, passes.values(), strict=True)]
+    told = [_of_pass(r, one, planned.sampler) for r, one in zip(recipes, passes.values(), strict=True)]
     return told[0] if len(told) == 1 else " ".join(f"{name}: {line}" for name, line in zip(passes, told, strict=True))
 
 
-def _of_pass(recipe: Recipe, steps: int | None, sampler: str) -> str:
-    return " ".join(filter(None, (_calls(recipe, steps, sampler), _others(recipe)))) or "unaccelerated."
+def _of_pass(recipe: Recipe, planned: PlannedPass, sampler: str) -> str:
+    return " ".join(filter(None, (_calls(recipe, planned, sampler), _others(recipe)))) or "unaccelerated."
 
 
 def refused(reason: str) -> str:
@@ -168,41 +173,52 @@ def refused(reason: str) -> str:
 def _idle(panel: PanelSettings) -> str:
     if not panel.serves(hires=False):
         return "the first pass is off, and no hires pass is on."
+    if panel.start >= panel.end:
+        return "it ends where it starts. Set End above Start."
     return "all of its methods are off." if panel.level == OWN else "at Strength 1 the model runs at every step."
 
 
-def _calls(recipe: Recipe, steps: int | None, sampler: str) -> str:
+def _calls(recipe: Recipe, planned: PlannedPass, sampler: str) -> str:
     """HTML: what is skipped of whole calls, in steps of the sampler, and the bound of the gain, or why nothing is."""
     asked = recipe.calls or recipe.auto
     if asked is None or asked.neutral:
         return ""
     try:
-        return escape(_reduced(asked, steps, sampler, by=" by this" if _others(recipe) else ""))
+        return escape(_reduced(asked, planned, sampler, by=" by this" if _others(recipe) else ""))
     except SkipstoneError as error:
         return AMBER.format(escape(f"The model would run at every step: {error}."))
 
 
-def _reduced(asked: CallSkip | Auto, steps: int | None, sampler: str, by: str) -> str:
+def _reduced(asked: CallSkip | Auto, planned: PlannedPass, sampler: str, by: str) -> str:
     """The same as text. Raises :class:`SkipstoneError` for steps and samplers with which all calls run."""
     if reason := refusal_of(sampler):
         raise SkipstoneError(reason)
     if isinstance(asked, Auto) and asked.max_error and asked.profile:
         return f"The model runs at as few steps as keep the error under {asked.max_error:g}, by the profile."
-    settings = CallSkip(speedup=asked.speedup) if isinstance(asked, Auto) else asked
+    settings = (
+        asked if isinstance(asked, CallSkip) else CallSkip(speedup=asked.speedup, start=asked.start, end=asked.end)
+    )
     if settings.gated:
         return (
             "The model runs at the steps at which its input has changed enough; at the others its output is forecast."
         )
-    return _counted(settings, steps, by)
+    return _counted(settings, planned, by)
 
 
-def _counted(settings: CallSkip, steps: int | None, by: str) -> str:
-    keys = CallPlan(settings, Horizon(steps=steps)).keys
+def _counted(settings: CallSkip, planned: PlannedPass, by: str) -> str:
+    steps = planned.steps
+    keys = CallPlan(settings, _horizon(planned) if not is_whole(settings) else Horizon(steps=steps)).keys
     if not steps or keys is None:
         return f"The model runs at 1 of {settings.speedup:g} steps; at the others its output is forecast."
     ran, rest = len(keys), steps - len(keys)
     bound = f"At most {steps / ran:.1f}x faster{by}."
     return f"The model runs at {ran} of {steps} steps; at the other {rest} its output is forecast. {bound}"
+
+
+def _horizon(planned: PlannedPass) -> Horizon:
+    """The pass's calls, if its steps are evenly spaced."""
+    steps, noisiest = planned.steps or 0, _NOISIEST * planned.noise
+    return Horizon(tuple(noisiest * (1 - step / max(1, steps - 1)) for step in range(steps)))
 
 
 def _others(recipe: Recipe) -> str:

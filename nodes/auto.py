@@ -70,7 +70,7 @@ class SkipstoneAuto(io.ComfyNode):
                     default="balanced",
                     tooltip="gentle runs the model at 1 of 1.3 steps, balanced at 1 of 1.8, fast at 1 of 2.5.",
                 ),
-                *WIDGETS.inputs(),
+                *WIDGETS.released(),
                 advanced(
                     io.Combo.Input(
                         "profile_file",
@@ -81,6 +81,7 @@ class SkipstoneAuto(io.ComfyNode):
                         "profile), or recorded from one picture in full.",
                     )
                 ),
+                *WIDGETS.later(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The accelerated model. The input model is not changed."),

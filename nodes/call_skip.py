@@ -13,9 +13,12 @@ from .widgets import Panel, found_by, model_input, shown_fields, writes_on_itsel
 
 WIDGETS = Panel(
     {CallSkip: shown_fields(CallSkip, but=("profile",))},
-    ("speedup", "calls", "every", "keys", "rule", "space", "predictor", "warmup", "tail", "max_gap", "threshold"),
+    (
+        "speedup", "calls", "every", "keys", "rule", "space", "predictor", "warmup", "tail", "max_gap", "threshold", "start",
+        "end",
+    ),
     empty=("keys",),
-)
+)  # fmt: skip
 
 
 def build_calls(**widgets: Any) -> Recipe:

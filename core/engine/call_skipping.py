@@ -230,7 +230,7 @@ class CallSkipping:
         return self._horizon.positions.at(self._call.timestep)
 
     def _runs(self, step: int, call: Call) -> bool:
-        if self._plan.runs(step, call.last):
+        if self._plan.runs(step, call.last) or not self._horizon.inside(self._settings, call.timestep):
             return True
         if self._gate is None or call.input is None:
             return False

@@ -16,6 +16,7 @@ from ..forecast.shortest_path import best_keys, one_call_costs
 from ..recipe.auto import Auto
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Method, Recipe
+from ..recipe.windows import is_whole
 from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
 from .rules.base import steps_of
 from .run import Horizon
@@ -74,6 +75,19 @@ def choose_calls(method: Auto | CallSkip, horizon: Horizon, network: str, alone:
         >>> choose_calls(Auto(speedup=2.0), Horizon(steps=20), "toy").settings.speedup
         2.0
     """
+    chosen = _choose(method, horizon, network, alone and is_whole(method))
+    return chosen if is_whole(method) else _in_window(chosen, method)
+
+
+def _in_window(choice: Choice, method: Auto | CallSkip) -> Choice:
+    """Return a choice for the method's part of the run. More calls run than were measured, so that no error is promised."""
+    settings = replace(choice.settings, start=method.start, end=method.end)
+    why = f"{choice.why}, and all outside start to end: no error is promised" if choice.promise else choice.why
+    return replace(choice, settings=settings, why=why, promise=None)
+
+
+def _choose(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool) -> Choice:
+    """Return the settings for a whole run."""
     steps = steps_of(horizon) if horizon.timesteps else horizon.steps
     if not method.profile:
         return _without_profile(method)

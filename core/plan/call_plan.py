@@ -235,7 +235,8 @@ class CallPlan:
         self.keys: Keys | None = None
         if self.steps and not settings.gated:
             noisy = _noisy(horizon, self.steps, settings.tail)
-            self.keys = keys_for(settings, self.steps, _spread(horizon), noisy)
+            keys = keys_for(settings, self.steps, _spread(horizon), noisy)
+            self.keys = tuple(sorted({*keys, *horizon.steps_outside(settings)}))
 
     def _refuse_few(self) -> None:
         if self.settings.keys or self.settings.calls or self.settings.every:

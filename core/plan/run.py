@@ -115,3 +115,12 @@ class Horizon:
         """
         position = self.positions.at(timestep)
         return window.start <= position and (position < window.end or window.end >= 1.0)
+
+    def steps_outside(self, window: Window) -> list[int]:
+        """Return the numbers of the steps that do not begin in the window, if the calls are known.
+
+        Args:
+            window: settings with `start` and `end`.
+        """
+        known = (self.timesteps or ())[:: self.stages]
+        return [step for step, timestep in enumerate(known) if not self.inside(window, timestep)]

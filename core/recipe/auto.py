@@ -8,7 +8,8 @@ from pathlib import Path
 from ..files import file_in
 from .call_skip import CallSkip
 from .fields import check_fields, documented, setting, shared
-from .validate import text
+from .validate import check_window, text
+from .windows import window_end, window_start
 
 LEVELS = {"gentle": 1.3, "balanced": 1.8, "fast": 2.5}
 """Names of speed-ups."""
@@ -50,6 +51,8 @@ class Auto:
         "If the profile file does not exist: run the next picture in full and record the file from it.",
         advanced=True,
     )
+    start: float = window_start()
+    end: float = window_end()
 
     kind = "auto"
 
@@ -57,11 +60,12 @@ class Auto:
         """Refuse what cannot run."""
         check_fields(self)
         text("profile", self.profile, _MOST_PATH)
+        check_window(self.start, self.end)
 
     @property
     def neutral(self) -> bool:
         """Whether the network runs at every call."""
-        return self.speedup == 1 and not self.max_error
+        return (self.speedup == 1 and not self.max_error) or self.start >= self.end
 
     def beside(self, folder: Path) -> Auto:
         """These settings with the path of the profile in `folder`, if the file is there; else unchanged."""

@@ -10,7 +10,8 @@ from ..errors import RecipeError, shown
 from ..files import file_in
 from ..forecast.names import CALL_PREDICTOR_NAMES, SPACES, CallPredictorName
 from .fields import check_fields, documented, setting
-from .validate import MOST_CALLS, text
+from .validate import MOST_CALLS, check_window, text
+from .windows import window_end, window_start
 
 CallRule = Literal["even", "growing", "easycache", "seacache"]
 GATED: tuple[CallRule, ...] = ("easycache", "seacache")
@@ -41,8 +42,8 @@ class CallSkip:
     """Call skipping: the network runs at some steps only, and its output at the others is forecast from earlier ones.
 
     Use with `accelerate(pipe, CallSkip(...))`. It needs no knowledge of the network. The number of calls follows from the
-    first of `keys`, `calls`, `every` and `speedup` that is set. The published forecasters are predictors: TaylorSeer (arXiv
-    2503.06923), HiCache (2508.16984), FoCa (2508.16211), Spectrum (2603.01623).
+    first of `keys`, `calls`, `every` and `speedup` that is set; outside `start` to `end` all steps run besides. The published
+    forecasters are predictors: TaylorSeer (arXiv 2503.06923), HiCache (2508.16984), FoCa (2508.16211), Spectrum (2603.01623).
 
     Raises :class:`RecipeError` for values that cannot run.
 
@@ -108,6 +109,8 @@ class CallSkip:
         "", "A profile of this model (`skipstone profile`), which chooses the steps and how they are forecast.",
         label="Profile file", advanced=True,
     )  # fmt: skip
+    start: float = window_start()
+    end: float = window_end()
 
     kind = "call_skip"
 
@@ -115,6 +118,7 @@ class CallSkip:
         """Normalise lists and refuse what cannot run."""
         check_fields(self)
         text("profile", self.profile, _MOST_PATH)
+        check_window(self.start, self.end)
         given = [name for name in _COUNTS if getattr(self, name)]
         if len(given) > 1:
             raise RecipeError(f"{' and '.join(given)} both choose the steps that run: give one of them")
@@ -129,6 +133,8 @@ class CallSkip:
     @property
     def neutral(self) -> bool:
         """Whether the network runs at every call."""
+        if self.start >= self.end:
+            return True
         if self.gated:
             return self.threshold == 0
         return self.every == 1 if any(getattr(self, n) for n in _COUNTS) else self.speedup == 1 and not self.profile

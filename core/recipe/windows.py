@@ -39,6 +39,20 @@ def window_end() -> Any:
     )
 
 
+def is_whole(settings: Any) -> bool:
+    """Return whether a method works in the whole run.
+
+    Args:
+        settings: of the method.
+
+    Example:
+        >>> from .token_merge import TokenMerge
+        >>> is_whole(TokenMerge()), is_whole(TokenMerge(end=0.8))
+        (True, False)
+    """
+    return bool(settings.start == 0.0 and settings.end == 1.0)
+
+
 def _position(default: float, help: str) -> Any:
     remedy = "0 is the noisiest call, 1 the last"
     return setting(default, help, low=0.0, high=1.0, step=0.01, remedy=remedy, advanced=True)

@@ -42,7 +42,7 @@ def job(models: tuple[tiny.Case, tiny.Case]) -> Iterator[a1111.Job]:
 
 def test_the_panel_opens_on_balanced_and_says_what_it_does(on: Page) -> None:
     assert (on["level"], on["speedup"], on.told) == ("Balanced", 1.8, OPENED)
-    assert on.shown == {"strength", "auto_part", "auto_expert"}
+    assert on.shown == {"strength", "window", "auto_part", "auto_expert"}
 
 
 @pytest.mark.parametrize("level", LEVEL_CHOICES[:-1])
@@ -151,7 +151,7 @@ def test_a_host_that_shows_no_steps_has_the_share(host: a1111.Host, monkeypatch:
 def test_custom_shows_the_methods_in_use_and_their_controls_only(on: Page) -> None:
     on.set("level", "Custom")
     assert on.panel.methods.value == ["Merge"] and on["speedup"] == 1.0
-    assert on.shown == {"custom", "merge_part", "merge_expert", "shared_expert"} & on.panel.parts.keys()
+    assert on.shown == {"custom", "window", "merge_part", "merge_expert", "shared_expert"} & on.panel.parts.keys()
     assert on.made["custom"].visible is False
     on.set("checkpoints", "custom")
     assert on.made["custom"].visible is True

@@ -2,8 +2,9 @@
 
 After each job, a picture without Skipstone must equal, pixel by pixel, that of a web UI that never had the extension.
 
-    WEBUI_PATH=... python tests/hosts/soak_a1111.py [--jobs 100] [--seed 0]
+    WEBUI_PATH=... python tests/hosts/soak_a1111.py [--jobs 100] [--seed 0] [--without]
 
+With --without, the same jobs run on a web UI that does not have the extension, to compare what the server holds.
 What else it needs is said in `test_a1111.py`. Prints one line per job and the figures as JSON. Fails at the first difference.
 """
 
@@ -58,6 +59,26 @@ WRONG: list[Any] = [None, "abc", -1, 1e9, [0.7], True, "", {"a": 1}]
 EVENTS = ("none", "none", "interrupt", "skip", "exception")
 
 
+LIVING = '''
+import gc
+import torch
+from modules import script_callbacks
+
+def count(_, app):
+    """Adds an address that counts the tensors and Skipstone's own objects that live in this process."""
+    def living():
+        gc.collect()
+        objects = gc.get_objects()
+        held = [one.untyped_storage() for one in objects if issubclass(type(one), torch.Tensor)]
+        storages = {storage.data_ptr(): storage.nbytes() / 2**20 for storage in held}
+        ours = sum(str(type(one).__module__).startswith("_skipstone_webui") for one in objects)
+        return {"tensors": len(storages), "MiB of tensors": sum(storages.values()), "ours": ours}
+    app.add_api_route("/living", living, methods=["GET"])
+
+script_callbacks.on_app_started(count)
+'''
+
+
 @dataclass
 class Soak:
     """What was seen so far.
@@ -68,7 +89,9 @@ class Soak:
         raised: jobs that ended in an exception.
         accelerated: jobs whose infotext has results.
         refused: jobs whose infotext has a refusal.
-        memory: MiB that the server held after each job; of the figures, the mean of each quarter of the jobs.
+        memory: MiB that the server held after each job.
+        tensors: how many tensors lived in the server then.
+        ours: how many objects of Skipstone's classes lived there.
     """
 
     jobs: int = 0
@@ -77,13 +100,28 @@ class Soak:
     accelerated: int = 0
     refused: int = 0
     memory: list[float] = field(default_factory=list)
+    tensors: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+
+    def look(self, server: WebUI) -> str:
+        """Note what the server holds. Return it as text."""
+        living = server.get("/living")
+        self.memory.append(memory_of(server))
+        self.tensors.append(living["tensors"])
+        self.ours.append(living["ours"])
+        return f"{self.memory[-1]:.0f} MiB, " + ", ".join(f"{name} {value:.0f}" for name, value in living.items())
 
     def figures(self) -> dict[str, Any]:
-        """For the documentation."""
-        quarter = max(1, len(self.memory) // 4)
-        quarters = [self.memory[at : at + quarter] for at in range(0, len(self.memory), quarter)][:4]
-        memory = [round(sum(part) / len(part)) for part in quarters]
-        return {**vars(self), "events": dict(self.events), "memory": memory}
+        """For the documentation: of what the server held, the mean of each quarter of the jobs."""
+        held = {name: quarters(getattr(self, name)) for name in ("memory", "tensors", "ours")}
+        return {**vars(self), "events": dict(self.events), **held}
+
+
+def quarters(values: list[float]) -> list[int]:
+    """The mean of each quarter."""
+    size = max(1, len(values) // 4)
+    parts = [values[at : at + size] for at in range(0, len(values), size)][:4]
+    return [round(sum(part) / len(part)) for part in parts]
 
 
 def settings(random: Random) -> list[Any]:
@@ -118,8 +156,8 @@ def request(random: Random) -> dict[str, Any]:
     )
 
 
-def run(server: WebUI, random: Random, seen: Soak) -> str:
-    """One job with its event. Return what became of it."""
+def run(server: WebUI, random: Random, seen: Soak, skipstone: bool) -> str:
+    """One job with its event, with Skipstone's arguments or without. Return what became of it."""
     event, asked = random.choice(EVENTS), request(random)
     seen.jobs += 1
     seen.events[event] += 1
@@ -128,11 +166,12 @@ def run(server: WebUI, random: Random, seen: Soak) -> str:
 
     def generate() -> None:
         try:
-            done.append(server.generate(asked, *args, call=call))
+            done.append(server.generate(asked, *(args if skipstone else ()), call=call))
         except urllib.error.HTTPError:
             seen.raised += 1
 
     args, changed = settings(random), random.choice(OPTIONS)
+    changed = {name: value for name, value in changed.items() if skipstone or not name.startswith("skipstone")}
     with ExitStack() as stack:
         if changed:
             stack.enter_context(server.options(**changed))
@@ -160,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Soak test in a real AUTOMATIC1111 web UI")
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without", action="store_true", help="the same jobs without the extension")
     asked, folder = parser.parse_args(), place()
     if folder is None:
         sys.exit("set WEBUI_PATH to the web UI's folder")
@@ -167,13 +207,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as own:
         with WebUI(folder, Path(plain), skipstone=False) as server:
             never = [pixels(server.generate(one).pngs) for one in REQUESTS]
-        with WebUI(folder, Path(own), skipstone=True) as server:
+        with WebUI(folder, Path(own), skipstone=not asked.without, scripts={"living": LIVING}) as server:
             for _ in range(asked.jobs):
-                what = run(server, random, seen)
+                what = run(server, random, seen, not asked.without)
                 which = random.randrange(len(REQUESTS))
-                off = pixels(server.generate(REQUESTS[which], False).pngs)
-                seen.memory.append(memory_of(server))
-                print(f"{seen.jobs}: {what}: {'equal' if off == never[which] else 'DIFFERENT'}", flush=True)
+                off = pixels(server.generate(REQUESTS[which], *([] if asked.without else [False])).pngs)
+                same = "equal" if off == never[which] else "DIFFERENT"
+                print(f"{seen.jobs}: {what}: {same}, {seen.look(server)}", flush=True)
                 if off != never[which]:
                     print(server.log()[-3000:])
                     return 1

@@ -171,6 +171,27 @@ def test_a_run_with_every_call_full_is_bit_identical_and_keeps_nothing() -> None
     assert one.engine.report.cache_bytes == 0 and one.engine.report.calls_forecast == 0
 
 
+WINDOW = CallSkip(calls=5, start=0.3, end=0.8)
+"""The steps 3 to 7 of ten lie in it. Half of the calls would leave out 1, 3, 5, 6 and 8."""
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["calls known", "steps known"])
+def test_outside_of_start_and_end_every_call_runs(known: bool) -> None:
+    one = host(WINDOW)
+    one.engine.start(Horizon(STEPS) if known else Horizon(steps=10))
+    one.sample(lambda t: BATCHED)
+    report = one.engine.end()
+    assert [k for k, t in enumerate(STEPS) if t not in one.net.seen] == [3, 5, 6]
+    assert (report.calls_run, report.calls_forecast) == (7, 3)
+
+
+def test_a_gate_stays_open_outside_of_start_and_end() -> None:
+    one = host(CallSkip(rule="easycache", threshold=10.0, start=0.3, end=0.8))
+    with one.engine.run(STEPS):
+        one.sample(lambda t: BATCHED)
+    assert [k for k, t in enumerate(STEPS) if t not in one.net.seen] == [3, 4, 5, 6, 7]
+
+
 # What stands in
 
 

@@ -54,6 +54,15 @@ def test_a_measured_plan_is_taken_with_its_promise(path: str, speedup: float, ca
     assert chosen.bounds and set(chosen.bounds) == set(even_keys(12, calls)[1:])
 
 
+def test_a_plan_for_a_part_of_the_run_promises_nothing(path: str) -> None:
+    chosen = choose_calls(Auto(speedup=2.0, profile=path, start=0.2, end=0.9), RUN, NETWORK)
+    assert chosen.settings.keys == even_keys(12, 6) and chosen.bounds
+    assert (chosen.settings.start, chosen.settings.end, chosen.promise) == (0.2, 0.9, None)
+    assert chosen.why.endswith("and all outside start to end: no error is promised")
+    plain = choose_calls(Auto(speedup=2.0, end=0.5), RUN, NETWORK)
+    assert plain.settings == CallSkip(speedup=2.0, end=0.5)
+
+
 def test_without_the_guard_no_calls_are_added(path: str) -> None:
     assert not choose_calls(Auto(speedup=2.0, profile=path, guard=False), RUN, NETWORK).bounds
 
@@ -74,7 +83,8 @@ def test_auto_adds_methods_where_that_measured_better_and_others_do_not(tmp_path
     assert chosen.promise == pytest.approx(joint.quantile(0.9))
     within = choose_calls(Auto(max_error=0.06, profile=str(file)), RUN, NETWORK)
     assert within.beside == (skip,), "the cheaper of two that keep the error, not the one with fewer calls"
-    for method, alone in ((Auto(speedup=2.0, profile=str(file)), False), (CallSkip(calls=6, profile=str(file)), True)):
+    part = Auto(speedup=2.0, profile=str(file), end=0.9)
+    for method, alone in ((replace(part, end=1.0), False), (CallSkip(calls=6, profile=str(file)), True), (part, True)):
         other = choose_calls(method, RUN, NETWORK, alone)
         assert other.beside == () and other.settings.keys == even_keys(12, 6)
     dearer = with_plans(profile(ToyDenoiser(), range(2)), [plan(6, 0.05), replace(joint, share=0.6)])  # type: ignore[arg-type]
