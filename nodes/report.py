@@ -37,8 +37,10 @@ class SkipstoneReport(io.ComfyNode):
                 io.AnyType.Input("after", tooltip="The sampler's latent, or the picture: the report is made after it."),
             ],
             outputs=[
-                io.String.Output(display_name="report", tooltip="The report, one fact a line."),
-                io.Image.Output(display_name="plot", tooltip="A bar for each call, as high as it took time."),
+                io.String.Output(display_name="report", tooltip="The report, one fact per line."),
+                io.Image.Output(
+                    display_name="plot", tooltip="A bar for each call; its height is the time that the call took."
+                ),
                 io.Float.Output(display_name="seconds", tooltip="How long the run took."),
                 io.Float.Output(
                     display_name="seconds_in_full",

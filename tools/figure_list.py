@@ -83,7 +83,7 @@ class Wiped:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar for each call of a run, as high as it took time, as Run Report's plot has them.
+    """A bar for each call of a run, its height the call's time, as in Run Report's plot.
 
     Args:
         label: the line above; `{run}` is filled in with what was counted.
@@ -204,7 +204,7 @@ FIGURES: dict[str, Figure] = {
         [Wiped("PSNR {psnr} dB, SSIM {ssim}", "2.5x", "a red boat on a blue background")],
     ),
     "SkipstoneReport": Figure(
-        "A bar for each call, as high as it took time.", [Bars("{run} of 20 calls ran", "1.8x")]
+        "A bar for each call; its height is the time that the call took.", [Bars("{run} of 20 calls ran", "1.8x")]
     ),
     "SkipstoneDemoModel": Figure(
         "Pictures of both models.",

@@ -4,8 +4,9 @@
 markers `<!-- description -->` or `<!-- inputs -->` and `<!-- end -->`. A node without a page gets one. The pictures are drawn by
 :mod:`skipstone.tools.help_pictures`. ComfyUI need not be installed: the schemas are made with the doubles of the tests.
 
-`tools/translations/<language>.json` maps each English text to its translation, once for all nodes. A text without one stays
-English.
+`tools/translations/<language>.json` maps each English text to its translation, once for all nodes, and
+`tools/translations/help/<language>.json` what else the help pages say. A text without one stays English. ComfyUI shows
+`web/docs/<node>/<language>.md` where it exists, else `web/docs/<node>.md`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .figure_list import FIGURES
+from .page_texts import translated_page
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
@@ -60,7 +62,16 @@ def _leaves(texts: Any) -> Iterator[str]:
 
 def translations() -> dict[str, dict[str, str]]:
     """Of each language but English, by ComfyUI's code: English text -> its translation."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(TRANSLATIONS.glob("*.json"))}
+    return _by_language(TRANSLATIONS)
+
+
+def help_translations() -> dict[str, dict[str, str]]:
+    """Like :func:`translations`, of what the help pages have beside the schemas' texts."""
+    return _by_language(TRANSLATIONS / "help")
+
+
+def _by_language(folder: Path) -> dict[str, dict[str, str]]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def _texts(schema: Any) -> dict[str, Any]:
@@ -115,7 +126,9 @@ def _row(one: Any) -> str:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+    if isinstance(default, str):
+        return f"`{default}`" if default else ""
+    return "" if default is None else f"{default:g}"
 
 
 def written(schemas: Iterable[Any]) -> dict[Path, str]:
@@ -125,7 +138,20 @@ def written(schemas: Iterable[Any]) -> dict[Path, str]:
     texts = {path: page(schema, path.read_text("utf-8") if path.exists() else "") for path, schema in pages.items()}
     languages: dict[str, dict[str, str]] = {"en": {}, **translations()}
     locales = {LOCALES / code / "nodeDefs.json": locale(schemas, language) for code, language in languages.items()}
-    return locales | texts
+    other = {
+        path.with_suffix("") / f"{code}.md": translated_page(text, page_translation(schemas, code), code)
+        for code in help_translations()
+        for path, text in texts.items()
+    }
+    return locales | texts | other
+
+
+def page_translation(schemas: Iterable[Any], code: str) -> dict[str, str]:
+    """English text -> text of a language, for help pages. An input has its id beside the name that the node shows."""
+    language = translations()[code]
+    ids = {one.id for schema in schemas for one in schema.inputs}
+    named = {one: f"{language[one]} `{one}`" for one in ids if language.get(one, one) != one}
+    return language | help_translations()[code] | named
 
 
 def schemas_of(extension: Any) -> list[Any]:

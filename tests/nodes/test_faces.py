@@ -58,7 +58,8 @@ def test_the_locales_and_the_help_pages_are_those_of_the_schemas(schemas: dict[s
     from skipstone.tools.node_texts import translations, written
 
     files = written(schemas.values())
-    assert len(files) == len(schemas) + len(["en", *translations()])
+    languages = ["en", *translations()]
+    assert len(files) == len(languages) * (len(schemas) + 1)
     for path, text in files.items():
         assert path.read_text("utf-8") == text, f"{path.name} is out of date: run python -m skipstone.tools.node_texts"
 

@@ -11,24 +11,11 @@ from unicodedata import east_asian_width
 
 import pytest
 from doubles import comfy
+from languages import HOSTS_NODES, LANGUAGES, numbers
 
-from skipstone.tools.node_texts import locale, schemas_of, texts_of, translations
+from skipstone.tools.node_texts import locale, schemas_of, texts_of
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGES = translations()
-HOSTS_NODES = {
-    "zh": {"Checkpoint加载器（简易）", "空Latent图像", "条件合并", "CLIP文本编码", "预览图像", "保存图像"},
-    "ja": {
-        "チェックポイントを読み込む",
-        "空の潜在画像",
-        "条件付け（組み合わせ）",
-        "CLIPテキストエンコード（プロンプト）",
-        "画像プレビュー",
-        "画像を保存",
-    },
-}
-"""Names that ComfyUI's own nodes have in a language; tooltips quote them."""
-
 each_language = pytest.mark.parametrize("code", LANGUAGES)
 
 
@@ -43,10 +30,6 @@ def schemas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[An
 
 def keys(texts: Any) -> Any:
     return {key: keys(part) for key, part in texts.items()} if isinstance(texts, dict) else None
-
-
-def numbers(text: str) -> set[str]:
-    return set(re.findall(r"\d+(?:\.\d+)?", text))
 
 
 def test_chinese_and_japanese_are_there_under_the_codes_of_comfyui() -> None:
@@ -88,7 +71,7 @@ def test_a_tooltip_keeps_the_names_of_options(schemas: list[Any], code: str) -> 
 
 @each_language
 def test_a_tooltip_quotes_names_that_people_see(code: str) -> None:
-    shown = {*LANGUAGES[code].values(), *HOSTS_NODES.get(code, ())}
+    shown = {*LANGUAGES[code].values(), *HOSTS_NODES[code].values()}
     quoted = {name for text in shown for name in re.findall("[“「](.+?)[”」]", text)}
     assert quoted and quoted <= shown
 
