@@ -30,7 +30,6 @@ TRANSLATIONS = ROOT / "tools/translations"
 PAGES = ROOT / "web/docs"
 
 _NEW_PAGE = "# {title}\n\n<!-- description -->\n<!-- end -->\n\n## Inputs\n\n<!-- inputs -->\n<!-- end -->\n"
-_HEAD = ["| input | default | what it does |", "|---|---|---|"]
 
 
 def locale(schemas: Iterable[Any], translation: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -94,7 +93,7 @@ def page(schema: Any, text: str) -> str:
         text: the page as it is; empty for a node without one.
     """
     text = text or _NEW_PAGE.format(title=schema.display_name)
-    for name, part in (("description", schema.description + _picture(schema.node_id)), ("inputs", _tables(schema))):
+    for name, part in (("description", schema.description + _picture(schema.node_id)), ("inputs", _inputs(schema))):
         text = _filled(text, name, part)
     return text
 
@@ -110,17 +109,17 @@ def _filled(text: str, name: str, part: str) -> str:
     return marked.sub(lambda found: f"{found[1]}\n{part}\n\n{found[2]}", text)
 
 
-def _tables(schema: Any) -> str:
+def _inputs(schema: Any) -> str:
+    """A list, because ComfyUI's help panel is narrow and cuts tables off."""
     rare = [one for one in schema.inputs if one.as_dict().get("advanced")]
     common = [one for one in schema.inputs if one not in rare]
-    lines = [*_HEAD, *map(_row, common)] if common else []
-    if rare:
-        lines += ["", "Advanced:", "", *_HEAD, *map(_row, rare)] if common else [*_HEAD, *map(_row, rare)]
-    return "\n".join(lines)
+    advanced = ["", "Advanced:", "", *map(_item, rare)] if rare else []
+    return "\n".join([*map(_item, common), *advanced])
 
 
-def _row(one: Any) -> str:
-    return f"| {one.id} | {_shown(getattr(one, 'default', None))} | {one.tooltip} |".replace("|  |", "| |")
+def _item(one: Any) -> str:
+    default = _shown(getattr(one, "default", None))
+    return f"- **{one.id}**{default and f' ({default})'}: {one.tooltip}"
 
 
 def _shown(default: Any) -> str:
@@ -147,7 +146,7 @@ def written(schemas: Iterable[Any]) -> dict[Path, str]:
 
 
 def page_translation(schemas: Iterable[Any], code: str) -> dict[str, str]:
-    """English text -> text of a language, for help pages. An input has its id beside the name that the node shows."""
+    """English text -> text of a language, for help pages. An input has its id after the name that the node shows."""
     language = translations()[code]
     ids = {one.id for schema in schemas for one in schema.inputs}
     named = {one: f"{language[one]} `{one}`" for one in ids if language.get(one, one) != one}

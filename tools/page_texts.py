@@ -14,6 +14,7 @@ _MARKER = re.compile(r"<!-- .*? -->\n?")
 _CODE = re.compile(r"`[^`]*`")
 _CAPTION = re.compile(r"(!\[)(.*)(\]\(.*\))")
 _HEADING = re.compile(r"(#+ )(.*)()")
+_INPUT = re.compile(r"- \*\*([a-z]\w*)\*\*(?: \((`.*?`|\w.*?)\))?: (.*)", re.DOTALL)
 _ITEM = re.compile(r"((?:-|\d+\.) )(.*)()", re.DOTALL)
 _PARAGRAPH = re.compile(r"()(.*)()", re.DOTALL)
 
@@ -70,6 +71,9 @@ def _row(line: str, change: Callable[[str], str]) -> str:
 
 def _line(part: str, change: Callable[[str], str]) -> str:
     """A heading, the caption of a picture, an item of a list, or a paragraph."""
+    if of_input := _INPUT.fullmatch(part):
+        name, default, tooltip = (_changed(" ".join((text or "").split()), change) for text in of_input.groups())
+        return f"- **{name}**{default and f' ({default})'}: {tooltip}"
     found = next(filter(None, (form.fullmatch(part) for form in (_CAPTION, _HEADING, _ITEM, _PARAGRAPH))))
     before, text, after = found.groups()
     return before + _changed(" ".join(text.split()), change) + after

@@ -11,7 +11,7 @@ import pytest
 from doubles import comfy
 from languages import HOSTS_NODES, LANGUAGES, numbers
 
-from skipstone.tools.node_texts import PAGES, help_translations, page_translation, schemas_of, texts_of, written
+from skipstone.tools.node_texts import PAGES, help_translations, page_translation, schemas_of, texts_of
 from skipstone.tools.page_texts import texts_of_page, translated_page
 
 HELP = help_translations()
@@ -86,13 +86,15 @@ def test_a_help_page_quotes_names_that_people_see(code: str) -> None:
 
 
 @each_language
-def test_the_inputs_table_has_the_name_on_the_node_and_the_id(schemas: list[Any], code: str) -> None:
-    pages = {path: text for path, text in written(schemas).items() if path.stem == code}
+def test_inputs_have_the_name_on_the_node_and_their_id(schemas: list[Any], code: str) -> None:
     for schema in schemas:
-        rows = [line.split(" | ")[0] for line in pages[PAGES / schema.node_id / f"{code}.md"].splitlines()]
+        page = (PAGES / schema.node_id / f"{code}.md").read_text("utf-8")
         for one in schema.inputs:
             name = LANGUAGES[code][one.id]
-            assert (f"| {name} `{one.id}`" if name != one.id else f"| {name}") in rows
+            head = f"{name} `{one.id}`" if name != one.id else name
+            assert re.search(
+                rf"^- \*\*{head}\*\*( \(.*\))?: {re.escape(LANGUAGES[code][one.tooltip])}$", page, re.MULTILINE
+            ), name
 
 
 def test_a_changed_english_text_stays_english_until_it_is_translated(schemas: list[Any]) -> None:

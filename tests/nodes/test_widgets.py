@@ -83,7 +83,7 @@ ADDED = [
 
 
 @pytest.mark.parametrize(("module", "cls", "node", "build"), ADDED, ids=[node for _, _, node, _ in ADDED])
-def test_a_new_field_of_the_settings_is_a_widget_a_text_and_a_row_of_the_help_page(
+def test_a_new_field_of_the_settings_is_a_widget_a_text_and_an_item_of_the_help_page(
     server: comfy.PromptServer, monkeypatch: pytest.MonkeyPatch, module: str, cls: type[Any], node: str, build: Any
 ) -> None:
     larger = dataclasses.make_dataclass(cls.__name__, [("blur", int, MORE)], bases=(cls,), frozen=True)
@@ -96,7 +96,7 @@ def test_a_new_field_of_the_settings_is_a_widget_a_text_and_a_row_of_the_help_pa
     assert widget["optional"] and widget["advanced"]
     text = "Size of the blur that nobody has added yet."
     assert json.loads(locale([schema]))[node]["inputs"]["blur"] == {"name": "blur", "tooltip": text}
-    assert f"| blur | 3 | {text} |" in page(schema, "")
+    assert f"- **blur** (3): {text}\n" in page(schema, "")
     file = import_module("skipstone.nodes").NODES[node]
     assert build(import_module(f"skipstone.nodes.{file}"), {"blur": 5}).blur == 5
 
@@ -120,7 +120,7 @@ def test_a_node_without_a_help_page_gets_one(server: comfy.PromptServer) -> None
     schema = schemas()["SkipstoneMaskPreview"]
     made = page(schema, "")
     assert made.startswith("# Preview Block Mask\n") and schema.description in made
-    assert "| steps | 20 | Number of steps to draw. |" in made and page(schema, made) == made
+    assert "- **steps** (20): Number of steps to draw.\n" in made and page(schema, made) == made
 
 
 # nothing is written twice
