@@ -40,8 +40,10 @@ class SkipstoneDemoModel(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The small model. Good settings: 20 steps, cfg 3, euler, sgm_uniform."),
                 io.Clip.Output(tooltip="Encodes prompts, with CLIP Text Encode."),
-                io.Vae.Output(tooltip="Turns its latents into pictures. Nothing is lost, and nothing takes time."),
-                io.Latent.Output(tooltip="An empty latent of its size. Empty Latent Image has another one."),
+                io.Vae.Output(tooltip="Turns this model's latents into pictures, without loss and at once."),
+                io.Latent.Output(
+                    tooltip="An empty latent of this model's size; Empty Latent Image makes another size."
+                ),
             ],
         )
 

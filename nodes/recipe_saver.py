@@ -33,7 +33,7 @@ class SkipstoneRecipeSaver(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A model with Skipstone nodes on it."),
                 prefix_input("recipe"),
-                RECIPE.Input("recipe", optional=True, tooltip="Saved in place of what is on the model."),
+                RECIPE.Input("recipe", optional=True, tooltip="A recipe to save in place of what is on the model."),
             ],
             **writes_on_itself(),
             is_output_node=True,
