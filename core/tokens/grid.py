@@ -6,8 +6,8 @@ DaTo calls it the base token and chooses it per sample. Tokens outside whole cel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import ceil, sqrt
 
 import torch
@@ -76,6 +76,7 @@ class Tiles:
     Args:
         src: indices into the partition's sources [tiles, S], padded with 0.
         dst: indices into the partition's destinations [tiles, D], padded with 0.
+        order: both, one tile after the other, as indices into the partition's order [tiles * (S + D)].
         dst_bias: added to similarities [tiles, 1, D]: 0, or -inf at padding. None where nothing is padded.
         src_slot: position of each source in the flattened `src` [n_src].
 
@@ -87,6 +88,7 @@ class Tiles:
 
     src: Tensor
     dst: Tensor
+    order: Tensor
     dst_bias: Tensor | None
     src_slot: Tensor
 
@@ -97,8 +99,8 @@ class Partition:
 
     Args:
         grid: the grid.
-        src: positions of the sources [n_src], ascending; [B, n_src], cell by cell, where each sample has its own.
-        dst: positions of the destinations, [n_dst] or [B, n_dst] in the same way.
+        order: positions of all tokens, sources first [N]; [B, N] where each sample has its own.
+        sources: number of sources, n_src.
         tiles: both, sorted for local matching.
 
     Example:
@@ -108,9 +110,39 @@ class Partition:
     """
 
     grid: Grid
-    src: Tensor
-    dst: Tensor
+    order: Tensor
+    sources: int
     tiles: Tiles
+
+    @property
+    def src(self) -> Tensor:
+        """Positions of the sources, [n_src] or [B, n_src]."""
+        return self.order[..., : self.sources]
+
+    @property
+    def dst(self) -> Tensor:
+        """Positions of the destinations, [n_dst] or [B, n_dst]."""
+        return self.order[..., self.sources :]
+
+    @cached_property
+    def tiled(self) -> Tensor:
+        """Positions of the tokens of all tiles, [tiles * (S + D)] or [B, tiles * (S + D)]."""
+        return self.order.index_select(-1, self.tiles.order)
+
+
+@lru_cache(maxsize=GRIDS_KEPT)
+def positions(count: int, device: torch.device) -> Tensor:
+    """The numbers 0, 1, ... below a count. They are kept: do not change them.
+
+    Args:
+        count: how many.
+        device: where they are kept.
+
+    Example:
+        >>> positions(3, torch.device("cpu")).tolist()
+        [0, 1, 2]
+    """
+    return torch.arange(count, device=device)
 
 
 @lru_cache(maxsize=GRIDS_KEPT)
@@ -128,7 +160,12 @@ def top_left(grid: Grid, stride: tuple[int, int], device: torch.device) -> Parti
         >>> top_left(Grid(4, 4, 1), (2, 2), torch.device("cpu")).dst.tolist()
         [0, 2, 8, 10]
     """
-    return _partition(grid, stride, torch.zeros(_cells(grid, stride), dtype=torch.long), device)
+    (sy, sx), (rows, columns) = stride, _cells(grid, stride)
+    is_dst = torch.zeros(grid.h, grid.w, dtype=torch.bool)
+    is_dst[: rows * sy : sy, : columns * sx : sx] = True
+    tile, order = _tile_of_token(grid, stride, rows, columns), is_dst.flatten().argsort(stable=True)
+    sources = grid.tokens - rows * columns
+    return Partition(grid, order.to(device), sources, _tiles(tile[order[:sources]], tile[order[sources:]], device))
 
 
 def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, device: torch.device) -> Partition:
@@ -146,9 +183,10 @@ def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, devic
         >>> drawn(Grid(4, 4, 1), (2, 2), torch.Generator().manual_seed(0), torch.device("cpu")).dst.shape
         torch.Size([4])
     """
-    cells = _cells(grid, stride)
-    offsets = torch.randint(stride[0] * stride[1], cells, generator=generator)
-    return _partition(grid, stride, offsets, device)
+    rows, columns = _cells(grid, stride)
+    offsets = torch.randint(stride[0] * stride[1], (1, rows * columns), generator=generator)
+    one = chosen(grid, stride, offsets.to(device))
+    return replace(one, order=one.order[0])
 
 
 def chosen(grid: Grid, stride: tuple[int, int], offsets: Tensor) -> Partition:
@@ -169,10 +207,10 @@ def chosen(grid: Grid, stride: tuple[int, int], offsets: Tensor) -> Partition:
     members = cells.members.expand(len(offsets), -1, -1)
     at = offsets.unsqueeze(2)
     # Column k of the others is member k of the cell, or k + 1 from the destination on: the destination is left out.
-    others = torch.arange(members.shape[2] - 1, device=offsets.device)
-    src = members.gather(2, others + (others >= at).long()).flatten(1)
-    rest = cells.rest.expand(len(offsets), -1)
-    return Partition(grid, torch.cat([src, rest], 1), members.gather(2, at).squeeze(2), cells.tiles)
+    others = positions(members.shape[2] - 1, offsets.device)
+    src = members.gather(2, others + (others >= at)).flatten(1)
+    rest, dst = cells.rest.expand(len(offsets), -1), members.gather(2, at).squeeze(2)
+    return Partition(grid, torch.cat([src, rest, dst], 1), grid.tokens - dst.shape[1], cells.tiles)
 
 
 @dataclass(frozen=True)
@@ -228,19 +266,6 @@ def _cells(grid: Grid, stride: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def _partition(grid: Grid, stride: tuple[int, int], offsets: Tensor, device: torch.device) -> Partition:
-    """offsets [rows, columns]: index of the destination inside each cell, row by row."""
-    (sy, sx), (rows, columns) = stride, offsets.shape
-    row = torch.arange(rows)[:, None] * sy + offsets // sx
-    column = torch.arange(columns)[None, :] * sx + offsets % sx
-    is_dst = torch.zeros(grid.tokens, dtype=torch.bool)
-    is_dst[(row * grid.w + column).flatten()] = True
-    dst, src = is_dst.nonzero().flatten(), (~is_dst).nonzero().flatten()
-    tile = _tile_of_token(grid, stride, rows, columns)
-    tiles = _tiles(tile[src], tile[dst], device)
-    return Partition(grid, src.to(device), dst.to(device), tiles)
-
-
 def _tile_of_token(grid: Grid, stride: tuple[int, int], rows: int, columns: int) -> Tensor:
     """Tile number of each token [h*w]; tokens outside whole cells belong to the nearest cell."""
 
@@ -259,7 +284,8 @@ def _tiles(src_tile: Tensor, dst_tile: Tensor, device: torch.device) -> Tiles:
     bias = None
     if not bool(filled.all()):
         bias = torch.zeros(filled.shape).masked_fill_(~filled, float("-inf"))[:, None].to(device)
-    return Tiles(src.to(device), dst.to(device), bias, src_slot.to(device))
+    order = torch.cat([src, dst + len(src_tile)], 1).flatten()
+    return Tiles(src.to(device), dst.to(device), order.to(device), bias, src_slot.to(device))
 
 
 def _table(group: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

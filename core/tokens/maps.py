@@ -1,21 +1,21 @@
 """Token maps: run a layer on fewer tokens and bring the result back to all of them.
 
 :class:`Pairs` lists the partner of each token. Tokens with one partner become their mean (merging) or the partner alone
-(pruning). :class:`TokenMap` prepares pairs as flat indices for one batch: `reduce` is one index_select (and one index_add
-for means), `expand` is one index_select.
+(pruning). :class:`TokenMap` prepares pairs as flat indices for one batch: `reduce` is one index_select (for means another, an
+index_add and a division), `expand` is one index_select.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import floor
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .grid import Partition
+from .grid import Partition, positions
 
 Combine = Literal["mean", "keep"]
 
@@ -121,24 +121,21 @@ def select_pairs(
         >>> select_pairs(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 0]]), partition, (1,)).partner.tolist()
         [[0, 2, 2, 3]]
     """
-    batch, tokens = score.shape[0], partition.grid.tokens
-    partner = torch.arange(tokens, device=score.device).repeat(batch, 1)
-    # topk takes one count, so samples of equal counts are handled together; their order in the result does not matter.
-    for count in sorted(set(counts) - {0}):
-        rows = [b for b, c in enumerate(counts) if c == count]
-        whole = len(rows) == batch
-        at = slice(None) if whole else _upload(rows, score.device)
-        chosen = score[at].topk(count, dim=1, sorted=False).indices
-        target = _looked_up(partition.dst, best[at].gather(1, chosen), at)
-        merged = partner[at].scatter_(1, _looked_up(partition.src, chosen, at), target)
-        if not whole:
-            partner[at] = merged
-    return Pairs(partner, counts, combine)
+    partner = positions(partition.grid.tokens, score.device).expand(len(counts), -1)
+    if not any(counts):
+        return Pairs(partner, counts, combine)
+    most, uneven = max(counts), len(set(counts)) > 1
+    chosen = score.topk(most, dim=1, sorted=uneven).indices
+    at, target = _looked_up(partition.src, chosen), _looked_up(partition.dst, best.gather(1, chosen))
+    if uneven:  # of the most similar ones of each sample, those past its own count stay their own partners
+        wanted = positions(most, score.device) < _upload(list(counts), score.device).unsqueeze(1)
+        target = torch.where(wanted, target, at)
+    return Pairs(partner.scatter(1, at, target), counts, combine)
 
 
-def _looked_up(positions: Tensor, index: Tensor, rows: slice | Tensor) -> Tensor:
-    """Positions at index [rows, k]: of one list [n] for all samples, or of these rows of [B, n]."""
-    return positions[index] if positions.ndim == 1 else positions[rows].gather(1, index)
+def _looked_up(places: Tensor, index: Tensor) -> Tensor:
+    """Places at index [B, k]: of one list [n] for all samples, or of each sample's own [B, n]."""
+    return places[index] if places.ndim == 1 else places.gather(1, index)
 
 
 class TokenMap:
@@ -160,29 +157,34 @@ class TokenMap:
         self.groups = _groups(pairs.merged)
         self.kept = [tokens - pairs.merged[group[0]] for group in self.groups]
         self.identity = not any(pairs.merged)
-        self._means: _Means | None = None
+        self._merged: Tensor | None = None
         if not self.identity:
             self._prepare(pairs)
 
     def _prepare(self, pairs: Pairs) -> None:
         device, (batch, tokens) = pairs.partner.device, self.shape
-        position = torch.arange(tokens, device=device)
-        keep = pairs.partner == position
-        order = [b for group in self.groups for b in group]
-        slot_base = _bases(order, [tokens - m for m in pairs.merged], device)
-        total = batch * tokens - sum(pairs.merged)
-        # Kept tokens are laid out group by group, then sample by sample: cumsum numbers those of one sample, and slot_base
-        # is where the sample begins. A merged token shares its partner's slot.
-        everyone = torch.arange(batch * tokens, device=device)
-        slots = slot_base + keep.cumsum(1) - 1
-        self._slot = slots.gather(1, pairs.partner).flatten()
-        self._source = _placed(everyone, slots, keep, total)
-        self._rows = [_upload(group, device) for group in self.groups]
-        self._order = _upload(sorted(range(batch), key=order.__getitem__), device)
-        if pairs.combine == "mean":
-            merged_base = _bases(order, list(pairs.merged), device)
-            merged = _placed(everyone, merged_base + (~keep).cumsum(1) - 1, ~keep, sum(pairs.merged))
-            self._means = _Means(merged, self._slot.index_select(0, merged), self._sizes)
+        everyone = positions(batch * tokens, device)
+        merged = (pairs.partner != positions(tokens, device)).flatten()
+        # Kept tokens are laid out group by group, then sample by sample; a merged token shares its partner's slot.
+        before = merged.cumsum(0)
+        slots = everyone - before
+        if shifts := self._shifts(pairs.merged):
+            slots.view(batch, tokens).add_(_upload(shifts, device).unsqueeze(1))
+        self._slot = slots.view(batch, tokens).gather(1, pairs.partner).flatten()
+        kept = batch * tokens - sum(pairs.merged)
+        # Kept tokens in the order of their slots, then all merged ones: a scatter, as boolean indexing waits for the device.
+        place = torch.where(merged, before + (kept - 1), slots)
+        order = torch.empty_like(place).scatter_(0, place, everyone)
+        self._source, self._merged = order.tensor_split((kept,))
+        if pairs.combine == "keep":
+            self._source, self._merged = self._source.clone(), None
+
+    def _shifts(self, merged: tuple[int, ...]) -> list[int]:
+        """How far each sample's slots move when samples are laid out group by group; [] where none moves."""
+        samples = [b for group in self.groups for b in group]
+        kept = [self.shape[1] - count for count in merged]
+        shifts = [sum(kept[s] for s in samples[: samples.index(b)]) - sum(kept[:b]) for b in range(len(kept))]
+        return shifts if any(shifts) else []
 
     def reduce(self, x: Tensor) -> list[Tensor]:
         """The kept tokens of x [B, N, C], as they are or as means: one tensor [B_g, N_g, C] per group."""
@@ -190,7 +192,10 @@ class TokenMap:
             return [x]
         flat = x.reshape(-1, x.shape[-1])
         kept = flat.index_select(0, self._source)
-        return self._split(self._means.of(flat, kept) if self._means else kept)
+        if self._merged is None:
+            return self._split(kept)
+        sums = kept.float().index_add_(0, self._partners, flat.index_select(0, self._merged).float())
+        return self._split(sums.div_(self._sizes).to(x.dtype))
 
     def expand(self, parts: list[Tensor]) -> Tensor:
         """All tokens [B, N, C'] from one tensor [B_g, N_g, C'] per group: every token gets the row of its partner."""
@@ -205,14 +210,19 @@ class TokenMap:
         2210.09461, section 3)."""
         if self.identity:
             return [torch.zeros(len(g), k) for g, k in zip(self.groups, self.kept, strict=True)]
-        return self._split(self._sizes.log().unsqueeze(1), squeeze=True)
+        return self._split(self._sizes.log(), squeeze=True)
 
     @cached_property
     def _sizes(self) -> Tensor:
-        """How many tokens each kept token represents [total]."""
-        total = sum(len(g) * k for g, k in zip(self.groups, self.kept, strict=True))
-        ones = torch.ones(len(self._slot), device=self._slot.device)
-        return torch.zeros(total, device=self._slot.device).index_add_(0, self._slot, ones)
+        """How many tokens each kept token represents [total, 1]."""
+        zero, one = (_constant(value, self._slot.device) for value in (0.0, 1.0))
+        return zero.expand(len(self._source), 1).index_add(0, self._slot, one.expand(len(self._slot), 1))
+
+    @cached_property
+    def _partners(self) -> Tensor:
+        """Slot of each merged token's partner, in their order."""
+        assert self._merged is not None
+        return self._slot.index_select(0, self._merged)
 
     def rows(self, x: Tensor) -> list[Tensor]:
         """The rows of x [B, ...], one tensor per group."""
@@ -224,16 +234,22 @@ class TokenMap:
         Args:
             parts: one tensor [B_g, ...] per group.
         """
-        return torch.cat(parts).index_select(0, self._order) if len(parts) > 1 else parts[0]
+        return torch.cat(parts).index_select(0, self._back) if len(parts) > 1 else parts[0]
+
+    @cached_property
+    def _rows(self) -> list[Tensor]:
+        """The samples of each group."""
+        return [_upload(group, self._slot.device) for group in self.groups]
+
+    @cached_property
+    def _back(self) -> Tensor:
+        """Where each sample stands when samples are laid out group by group [B]."""
+        return torch.cat(self._rows).argsort()
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        if self.identity:
-            return 0
-        return sum(t.nbytes for t in (self._slot, self._source, self._sizes)) + (
-            self._means.nbytes if self._means else 0
-        )
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
     def _split(self, flat: Tensor, squeeze: bool = False) -> list[Tensor]:
         sizes = [len(g) * k for g, k in zip(self.groups, self.kept, strict=True)]
@@ -242,52 +258,16 @@ class TokenMap:
         return [p.squeeze(-1) for p in shaped] if squeeze else shaped
 
 
-class _Means:
-    """The merged tokens, the slots that they are added to, and the share of each token in its slot."""
-
-    def __init__(self, merged: Tensor, slot: Tensor, size: Tensor) -> None:
-        """Prepare the shares.
-
-        Args:
-            merged: flat positions of the merged tokens [m].
-            slot: the slot that each of them is added to [m].
-            size: how many tokens each slot represents [total].
-        """
-        self._merged, self._slot = merged, slot
-        self._share = size.reciprocal().unsqueeze(1)
-
-    def of(self, flat: Tensor, kept: Tensor) -> Tensor:
-        """Means [total, C] of each row of `kept` [total, C] and the rows of `flat` [B * N, C] merged into it, in fp32."""
-        out = kept.float().index_add_(0, self._slot, flat.index_select(0, self._merged).float())
-        return out.mul_(self._share).to(flat.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(t.nbytes for t in (self._merged, self._slot, self._share))
+@cache
+def _constant(value: float, device: torch.device) -> Tensor:
+    """A number that is kept on its device."""
+    return torch.full((1,), value, device=device)
 
 
 def _groups(merged: tuple[int, ...]) -> list[list[int]]:
     return [[b for b, m in enumerate(merged) if m == count] for count in sorted(set(merged))]
 
 
-def _bases(order: list[int], lengths: list[int], device: torch.device) -> Tensor:
-    """Where each sample's entries begin when samples are laid out in `order` [B, 1]."""
-    base, at = [0] * len(order), 0
-    for b in order:
-        base[b], at = at, at + lengths[b]
-    return _upload(base, device).unsqueeze(1)
-
-
 def _upload(values: list[int], device: torch.device) -> Tensor:
     """A list of indices on the device, without waiting for it (MPS cannot copy so)."""
     return torch.tensor(values).to(device, non_blocking=device.type == "cuda")
-
-
-def _placed(items: Tensor, slots: Tensor, where: Tensor, total: int) -> Tensor:
-    """items[i] placed at slots[i] where `where` is True.
-
-    The others go to one slot at the end that is cut off: boolean indexing would have to wait for the device.
-    """
-    target = torch.where(where, slots, total).flatten()
-    return items.new_empty(total + 1).scatter_(0, target, items)[:total]

@@ -39,7 +39,8 @@ def best_pairs(metric: Tensor, partition: Partition, matching: Literal["dense", 
     unit = normalised(metric)
     if matching == "local":
         return _local(unit, partition)
-    return most_similar(tokens_at(unit, partition.src), tokens_at(unit, partition.dst))
+    src, dst = tokens_at(unit, partition.order).tensor_split((partition.sources,), dim=1)
+    return most_similar(src, dst)
 
 
 def normalised(metric: Tensor) -> Tensor:
@@ -72,8 +73,9 @@ def most_similar(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = max(1, _CHUNK_ELEMENTS // (src.shape[0] * dst.shape[1]))
     across = dst.transpose(1, 2)
-    parts = [(chunk @ across).max(dim=-1) for chunk in src.split(rows, dim=1)]
-    return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
+    parts = [torch.bmm(chunk, across).max(dim=-1) for chunk in src.split(rows, dim=1)]
+    values, indices = zip(*parts, strict=True)
+    return (values[0], indices[0]) if len(parts) == 1 else (torch.cat(values, 1), torch.cat(indices, 1))
 
 
 def tokens_at(x: Tensor, at: Tensor) -> Tensor:
@@ -94,9 +96,8 @@ def _local(unit: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
     # Tiles join the batch, so that one product compares each tile's sources with its own destinations.
     tiles, (batch, _, channels) = partition.tiles, unit.shape
     count, depth = tiles.src.shape
-    tiled_src = tokens_at(unit, partition.src[..., tiles.src.flatten()]).view(batch * count, depth, channels)
-    tiled_dst = tokens_at(unit, partition.dst[..., tiles.dst.flatten()]).view(batch * count, -1, channels)
-    similarity = (tiled_src @ tiled_dst.transpose(1, 2)).view(batch, count, depth, -1)
+    tiled = tokens_at(unit, partition.tiled).view(batch * count, -1, channels)
+    similarity = torch.bmm(tiled[:, :depth], tiled[:, depth:].transpose(1, 2)).view(batch, count, depth, -1)
     if tiles.dst_bias is not None:
         similarity = similarity + tiles.dst_bias.to(similarity.dtype)
     score, inside = similarity.max(dim=-1)

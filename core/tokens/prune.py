@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .grid import Grid, Partition, cells_of
+from .grid import Grid, Partition, cells_of, positions
 from .maps import Pairs, select_pairs
 from .matching import best_pairs, most_similar, normalised, tokens_at
 
@@ -112,7 +112,7 @@ def _from_kept(metric: Tensor, pairs: Pairs, count: int) -> Pairs:
     """The same tokens pruned, each with the most similar kept token as its partner."""
     unit = normalised(metric)
     # A stable sort of "kept" puts the `count` pruned tokens of each sample first, without counting them on the device.
-    kept = pairs.partner == torch.arange(pairs.partner.shape[1], device=metric.device)
+    kept = pairs.partner == positions(pairs.partner.shape[1], metric.device)
     order = kept.to(torch.uint8).argsort(dim=1, stable=True)
     gone, stay = order[:, :count], order[:, count:]
     nearest = most_similar(tokens_at(unit, gone), tokens_at(unit, stay))[1]

@@ -28,17 +28,17 @@ def _block_table(block: dict[str, Any]) -> Table:
         f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, rounds: {block['runs']}; "
         f"outputs agree within {block['largest_difference']:.1g}"
     )
-    header = ("way", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer")
+    header = ("way", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer", "more ops")
     return Table(title, header, tuple(_block_row(row, block["rows"]) for row in block["rows"]))
 
 
 def _block_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
     cells = (row["name"], f"{row['min_ms']:.1f} / {row['median_ms']:.1f}")
     if "merging_ms" not in row:
-        return (*cells, "", "", "", "")
+        return (*cells, "", "", "", "", "")
     overhead = f"{row['overhead_min_ms']:.1f} / {row['overhead_median_ms']:.1f}"
     savings = [_saving(row, rows, key) for key in ("overhead_min_ms", "merging_ms")]
-    return (*cells, overhead, savings[0], f"{row['merging_ms']:.2f}", savings[1])
+    return (*cells, overhead, savings[0], f"{row['merging_ms']:.2f}", savings[1], str(row.get("more_ops", "")))
 
 
 def _saving(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> str:
@@ -69,11 +69,17 @@ def best_peer(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> dict
 def _unet_table(unet: dict[str, Any]) -> Table:
     """One U-Net call of one size."""
     rows = [
-        (r["name"], f"{r['min_ms'] / 1e3:.2f}", f"{r['median_ms'] / 1e3:.2f}", f"{r['speedup']:.2f}x")
+        (
+            r["name"],
+            f"{r['min_ms'] / 1e3:.2f}",
+            f"{r['median_ms'] / 1e3:.2f}",
+            f"{r['speedup']:.2f}x",
+            str(r.get("more_ops", "")),
+        )
         for r in unet["rows"]
     ]
     title = f"whole SD1.5 U-Net, {unet['size']} px, batch 2, rounds: {unet['runs']}"
-    return Table(title, ("way", "min s", "median s", "speed-up"), tuple(rows))
+    return Table(title, ("way", "min s", "median s", "speed-up", "more ops"), tuple(rows))
 
 
 def _wrapper_table(wrapper: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import RecipeError
+from ...core.measure.macs import count
 from ...core.measure.timing import Timing, interleave, machine, threads
 from .figures import Figures, Files, Progress, publish
 from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
@@ -115,6 +116,7 @@ def _measure_size(
     full = {f: ways(block, inputs, m) for f, m in merged.items()}
     differ = {f: check(found, merged[f], inputs) for f, found in full.items()}
     bare = {f: ways(hollow(block), inputs, m) for f, m in merged.items()}
+    plain = count(dense(block, inputs)).ops
     heading = f"{size} px, {inputs.count} tokens"
     took = interleave(
         {"dense": dense(block, inputs), **_cases(full)}, runs, lambda done: say(f"{heading}: round {done} of {runs}")
@@ -128,7 +130,7 @@ def _measure_size(
             "merged": merged[f],
             "runs": runs,
             "largest_difference": differ[f],
-            "rows": _rows(found, f, took, alone),
+            "rows": _rows(found, f, took, alone, plain),
         }
         for f, found in full.items()
     ]
@@ -138,10 +140,13 @@ def _cases(found: dict[float, list[Way]]) -> dict[str, Callable[[], Tensor]]:
     return {f"{v.name} {f}": v.run for f, some in found.items() for v in some}
 
 
-def _rows(found: list[Way], fraction: float, took: dict[str, Timing], alone: dict[str, Timing]) -> list[dict[str, Any]]:
+def _rows(
+    found: list[Way], fraction: float, took: dict[str, Timing], alone: dict[str, Timing], plain: int
+) -> list[dict[str, Any]]:
     """The dense block, the ideal one, and each way with its overhead in milliseconds.
 
     overhead_*: whole block against ideal block. merging_ms: the same on hollow blocks, where no attention drowns it.
+    more_ops: operations beyond `plain`, those of the dense block.
     """
     ideal, bare = took[f"ideal {fraction}"], alone[f"ideal {fraction}"]
     rows = [{"name": "dense", "calls": "dense", **took["dense"].to_dict()}]
@@ -152,5 +157,6 @@ def _rows(found: list[Way], fraction: float, took: dict[str, Timing], alone: dic
             row["overhead_min_ms"] = (time.minimum - ideal.minimum) * 1e3
             row["overhead_median_ms"] = time.over(ideal) * 1e3
             row["merging_ms"] = (merging.minimum - bare.minimum) * 1e3
+            row["more_ops"] = count(way.run).ops - plain
         rows.append(row)
     return rows

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ModelError
+from ...core.measure.macs import count
 from ...core.measure.timing import interleave
 from ...core.recipe.token_merge import TokenMerge
 from ...pipelines.accelerate import accelerate
@@ -104,8 +105,11 @@ def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[
 
     cases = {name: call(network) for name, network in _networks(unet).items()}
     took = interleave(cases, runs, lambda done: say(f"U-Net at {size} px: round {done} of {runs}"))
-    base = took["dense"].minimum
-    rows = [{"name": n, **t.to_dict(), "speedup": base / t.minimum} for n, t in took.items()]
+    base, ops = took["dense"].minimum, {name: count(case).ops for name, case in cases.items()}
+    rows = [
+        {"name": n, **t.to_dict(), "speedup": base / t.minimum, "more_ops": ops[n] - ops["dense"]}
+        for n, t in took.items()
+    ]
     return {"size": size, "runs": runs, "rows": rows}
 
 

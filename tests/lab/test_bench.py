@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from skipstone.core.errors import RecipeError, SkipstoneError
+from skipstone.core.measure.macs import count
 from skipstone.core.measure.timing import Timing, interleave, threads
 from skipstone.core.tokens.grid import Grid, top_left
 from skipstone.core.tokens.maps import counts_above
@@ -120,6 +121,17 @@ def test_recompute_rows_search_anew_and_reuse_rows_do_not(block: torch.nn.Module
     reused = new["ca-tome reused"]
     assert torch.allclose(new["Skipstone reused"], reused, rtol=0, atol=1e-5)
     assert (reused - fresh).abs().max() > 0.01 and (old["tomesd"] - fresh).abs().max() > 0.01
+
+
+def test_merging_takes_fewer_operations_than_its_peers(block: torch.nn.Module, inputs) -> None:
+    """As many kernels fewer are launched on a GPU, where they cost more than their arithmetic."""
+    found = ways.ways(block, inputs, 128)
+    ways.check(found, 128, inputs)  # runs all once, so that what is kept between runs is there
+    ops = {way.name: count(way.run).ops for way in found}
+    dense = count(ways.dense(block, inputs)).ops
+    assert dense < ops["Skipstone dense"] < ops["tomesd"]
+    assert ops["Skipstone local"] < ops["tomesd"] + 2
+    assert ops["Skipstone reused"] - dense <= (ops["ca-tome reused"] - dense) / 2
 
 
 def test_twins_share_weights_but_no_patches(block: torch.nn.Module) -> None:
