@@ -13,10 +13,10 @@ import numpy as np
 from ..forecast.predictors import PREDICTORS
 from ..models import unwrapped
 from ..models.graph import BlockGraph
-from ..models.readers import foreign_hook
 from ..plan.block_plan import BlockPlan, graph_of
 from ..plan.liveness import State
 from ..recipe.block_skip import BlockSkip
+from .always import Always
 from .block_value import Values, added, as_output, as_values
 from .cache import BlockCache
 from .call import Call
@@ -27,7 +27,6 @@ from .observation import Observation
 from .override import Around, Override
 from .part import Maker
 from .proof import Proof
-from .report import shortened
 from .sums import Sums
 from .tally import Tally
 
@@ -69,8 +68,7 @@ class BlockPart:
     def __init__(self, plan: BlockPlan, graph: BlockGraph, meter: Meter | None = None) -> None:
         """Prepare; nothing is changed on the model."""
         self._plan, self._graph = plan, graph
-        self._meter = meter or Meter()
-        settings = plan.settings
+        self._meter, settings = meter or Meter(), plan.settings
         predictor = PREDICTORS[settings.predictor] if settings.forecast else None
         self._caches = [BlockCache(settings.offload, predictor) for _ in graph.blocks]
         # This forward's row, and which values to keep for later calls.
@@ -79,15 +77,15 @@ class BlockPart:
         self._call, self._index = _NO_CALL, -1
         self._due = np.zeros(len(graph), dtype=np.int64)  # the call of each block's last run; older values are stale
         self._rows = 0
-        self._proof, self._tally = Proof(graph), Tally(graph)
+        self._proof, self._tally, self._always = Proof(graph), Tally(graph), Always(graph)
         self._seen, self._sums = Observation(graph), Sums(plan.heads())
-        self._always: dict[int, str] = {}  # block -> why it runs at every call
         self._limit = plan.settings.memory_budget * 2**20 or float("inf")  # bytes
         self.peak = 0
 
     def overrides(self) -> list[Override]:
-        """Return one override per block."""
-        return [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
+        """Return one override per block and stage."""
+        blocks = [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
+        return blocks + [Override(stage.module, self._around_stage(stage.blocks)) for stage in self._graph.stages]
 
     def begin(self, tick: Tick, call: Call) -> bool:
         """Decide the row of this forward.
@@ -102,7 +100,7 @@ class BlockPart:
             return False
         if tick.surprise:
             self._plan.abandon()
-        self._note(*self._plan.notes)
+        self._meter.note(*self._plan.notes)
         # Sizes, costs and what other code reads are known in two parts: before the first call, and after it.
         if tick.new and tick.index < 2:
             self._run_always(tick.index)
@@ -185,19 +183,12 @@ class BlockPart:
             self._caches[i].drop(self._call.keys())
 
     def _run_always(self, index: int) -> None:
-        """Run at every call the blocks that other code reads, and those that cannot be cached.
-
-        Foreign hooks are found before the first call; what stores values, and what is passed on, the first call shows.
-        """
+        """Run some blocks at every call. Hooks are found before the first call, other reasons by it."""
         if index == 0:
-            found = ((i, foreign_hook(b.module)) for i, b in enumerate(self._graph.blocks))
-            self._always = {i: f"{reader} reads it" for i, reader in found if reader}
-        self._always |= {i: f"{reader} reads it" for i, reader in self._tally.readers.items()}
-        self._always |= {i: f"it {why}" for i, why in self._proof.unfit.items()}
-        self._plan.run_always(self._always)
-        for why in sorted(set(self._always.values())):
-            names = shortened([self._graph.blocks[i].name for i, w in self._always.items() if w == why])
-            self._meter.note(f"runs at every call because {why}: {names}")
+            self._always.look_for_hooks()
+        self._always.look(self._tally.readers, self._proof.unfit)
+        self._plan.run_always(self._always.why)
+        self._meter.note(*self._always.lines())
 
     def _regroup(self) -> None:
         """Keep the differences in the sums that the plan allows now."""
@@ -218,13 +209,7 @@ class BlockPart:
     def _budget(self) -> None:
         """Apply the memory budget after the first call, when sizes and costs are known."""
         sizes = np.array([c.bytes_per_row() * self._rows for c in self._caches], dtype=np.int64)
-        self._note(self._plan.fit(sizes, self._tally.costs, self._limit))
-
-    def _note(self, *notes: str) -> None:
-        """Add these lines to the report; empty ones are left out."""
-        for note in notes:
-            if note:
-                self._meter.note(note)
+        self._meter.note(self._plan.fit(sizes, self._tally.costs, self._limit))
 
     def _report(self) -> None:
         """Add what was counted since the last report to the meter."""
@@ -283,12 +268,11 @@ class BlockPart:
         cache = self._caches[number]
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            state = State(self._row[number])
-            values = self._reused(number) if state == State.REUSE else None
-            if state == State.DEAD:  # never consumed, but the model's own code may still write to it
-                values = cache.blank(self._call)
+            values = self._blank(range(number, number + 1))
+            if self._row[number] == State.REUSE:
+                values = self._reused(number)
+                self._tally.add(number, State.REUSE, self._call.rows)
             if values is not None:
-                self._tally.add(number, state, self._call.rows)
                 return as_output(values, kwargs)
             output = self._tally.run(number, self._call.rows, inner, args, kwargs)
             values = as_values(output)
@@ -298,3 +282,20 @@ class BlockPart:
             return output
 
         return around
+
+    def _around_stage(self, blocks: range) -> Around:
+        """A stage is left out where none of its blocks is consumed: it would join their blank values."""
+
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            values = self._blank(blocks)
+            return inner(*args, **kwargs) if values is None else as_output(values, kwargs)
+
+        return around
+
+    def _blank(self, blocks: range) -> Values | None:
+        """Count blocks of which none is consumed, and stand in for the last one: the model may write to it. Otherwise None."""
+        dead = (self._row[blocks.start : blocks.stop] == State.DEAD).all()
+        values = self._caches[blocks[-1]].blank(self._call) if dead else None
+        for number in blocks if values is not None else ():
+            self._tally.add(number, State.DEAD, self._call.rows)
+        return values

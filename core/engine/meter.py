@@ -52,10 +52,11 @@ class Meter:
         self.report.notes = [note for note in self.report.notes if not note.startswith(start)]
         self.note(text)
 
-    def note(self, text: str) -> None:
-        """Add one line to the report, once."""
-        if text not in self.report.notes:
-            self.report.notes.append(text)
+    def note(self, *lines: str) -> None:
+        """Add lines to the report, each once; empty ones are left out."""
+        for text in lines:
+            if text and text not in self.report.notes:
+                self.report.notes.append(text)
 
     def fail(self, fault: Exception) -> None:
         """Report an unexpected error, after which the rest of the run is unaccelerated; the log gets the traceback.

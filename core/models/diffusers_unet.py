@@ -81,12 +81,13 @@ def unet_graph(root: nn.Module, caching: Caching = "output", split: bool = False
             skips.append(builder.state)
     _middle(builder, root.mid_block)  # type: ignore[arg-type]
     for number, stage in enumerate(root.up_blocks):  # type: ignore[arg-type, union-attr]
-        path = f"up_blocks.{number}"
+        path, first = f"up_blocks.{number}", len(builder)
         for layer in range(len(stage.resnets)):
             builder.join(skips.pop())
             _layer(builder, path, stage, layer, depth=len(skips))
         for sampler in range(len(getattr(stage, "upsamplers", None) or ())):
             _sample(builder, f"{path}.upsamplers.{sampler}", stage.upsamplers[sampler], depth=len(skips))
+        builder.stage(stage, first)
     return builder.build()
 
 
@@ -100,12 +101,14 @@ def _layer(builder: GraphBuilder, path: str, stage: Any, layer: int, depth: int)
 def _middle(builder: GraphBuilder, middle: Any) -> None:
     if middle is None:
         return
+    first = len(builder)
     builder.add(Block("mid_block.resnets.0", "resnet", middle.resnets[0], MIDDLE))
     for number, resnet in enumerate(list(middle.resnets)[1:]):
         attention = middle.attentions[number] if len(middle.attentions) > number else None
         if attention is not None:
             builder.add(Block(f"mid_block.attentions.{number}", _kind(attention), attention, MIDDLE))
         builder.add(Block(f"mid_block.resnets.{number + 1}", "resnet", resnet, MIDDLE))
+    builder.stage(middle, first)
 
 
 def _sample(builder: GraphBuilder, name: str, module: nn.Module, depth: int) -> None:

@@ -45,6 +45,23 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A module that runs consecutive blocks and returns the value of the last one. It need not run where none is consumed.
+
+    Args:
+        module: a stage of a U-Net's decoder, or its middle.
+        blocks: indices of its blocks.
+
+    Example:
+        >>> Stage(nn.Identity(), range(3, 6)).blocks[-1]
+        5
+    """
+
+    module: nn.Module
+    blocks: range
+
+
+@dataclass(frozen=True)
 class BlockGraph:
     """The blocks of a network and the edges between them. Indices count the blocks in forward order.
 
@@ -53,6 +70,7 @@ class BlockGraph:
         reads: for each block, indices of the blocks whose values it reads.
         head: indices of the blocks that the output layers read.
         caching: what a block's value is: its output, its branch, or the difference that it makes.
+        stages: modules around blocks.
 
     Example:
         >>> a, b = (Block(name, "block", nn.Identity(), depth) for depth, name in enumerate("ab"))
@@ -64,6 +82,7 @@ class BlockGraph:
     reads: tuple[frozenset[int], ...]
     head: frozenset[int]
     caching: Caching = "output"
+    stages: tuple[Stage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -114,6 +133,7 @@ class GraphBuilder:
         self.state: frozenset[int] = frozenset()
         self._blocks: list[Block] = []
         self._reads: list[frozenset[int]] = []
+        self._stages: list[Stage] = []
         self._caching: Caching = caching
 
     def add(self, block: Block) -> None:
@@ -136,6 +156,20 @@ class GraphBuilder:
         """Concatenate or add the values of other blocks to the state, given by index."""
         self.state = self.state | frozenset(other)
 
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def stage(self, module: nn.Module, first: int) -> None:
+        """The blocks from `first` on are those of a stage.
+
+        Args:
+            module: returns the value of its last block.
+            first: index of its first block.
+        """
+        # The value of a transformer's inner block is not the transformer's.
+        if self._caching == "output" and not self._split and len(self) > first:
+            self._stages.append(Stage(module, range(first, len(self))))
+
     def build(self) -> BlockGraph:
         """The graph, with a head that reads the present state."""
-        return BlockGraph(tuple(self._blocks), tuple(self._reads), self.state, self._caching)
+        return BlockGraph(tuple(self._blocks), tuple(self._reads), self.state, self._caching, tuple(self._stages))

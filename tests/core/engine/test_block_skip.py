@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import skipstone
 from skipstone.core.engine.call import Call
@@ -17,6 +19,7 @@ from skipstone.core.engine.clock import Stream
 from skipstone.core.engine.engine import Engine
 from skipstone.core.errors import MaskError, RecipeError
 from skipstone.core.models import recognise
+from skipstone.core.models.graph import BlockGraph
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.mask import Mask
 from skipstone.core.recipe.recipe import Recipe
@@ -259,3 +262,35 @@ def fused(kind: str) -> tiny.Case:
         return out.transpose(1, 2).unflatten(2, (size, size))
 
     return tiny.Case(kind, tiny.randomise(model), flux)
+
+
+class Joins(TorchDispatchMode):
+    """Collects the joins of two pictures' features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.cat.default and output.ndim == 4 and len(args[0]) == 2:
+            self.shapes.append(tuple(output.shape))
+        return output
+
+
+def test_decoder_stages_that_are_not_consumed_join_no_blank_values() -> None:
+    case = tiny.BUILDERS["diffusers"]()
+    stages, counts = case.model.up_blocks, []
+    with accelerate(case.model, BlockSkip(rule="deepcache", every=2)) as handle, torch.no_grad():
+        handle.begin(STEPS)
+        for t in STEPS[:2]:
+            with Joins() as joins:
+                case(case.latent(), t, case.cond())
+            counts.append(len(joins.shapes))
+        report = handle.end()
+    assert counts == [sum(len(stage.resnets) for stage in stages), len(stages[-1].resnets)]
+    assert report.blocks_run + report.blocks_reused + report.blocks_dead == 2 * len(_graph(case))
+
+
+def _graph(case: tiny.Case) -> BlockGraph:
+    return recognise(case.model).graph(case.model)
