@@ -48,7 +48,7 @@ class Facts:
         return self.kind, self.name, self.model, self.steps, self.saving
 
 
-HEAD = ("", "file", "made for", "steps", "saves")
+HEAD = ("", "file", "made for", "steps", "saves", "fits this model?")
 
 
 def facts(kind: str, name: str) -> Facts:
@@ -110,6 +110,20 @@ def verdict(kind: str, name: str) -> str:
         return str(error)
     reason = misfit(network, kind, name)
     return f"It does not fit the loaded model: {reason}" if reason else "It fits the loaded model."
+
+
+def fit(kind: str, name: str) -> str:
+    """Whether a file fits the loaded model, in a cell of a table.
+
+    Args:
+        kind: of file.
+        name: of the file.
+    """
+    try:
+        reason = misfit(loaded_network(), kind, name)
+    except ModelError:
+        return "no model is loaded"
+    return f"no: {reason}" if reason else "yes"
 
 
 def misfit(network: nn.Module, kind: str, name: str) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ..core.errors import SkipstoneError
 from .controls import QUIET
-from .model_facts import HEAD, all_facts, as_recipe, facts, verdict
+from .model_facts import HEAD, all_facts, as_recipe, facts, fit, verdict
 from .model_files import SUFFIXES, deleted, free_path, names, received, renamed
 from .pages import amber, paragraph, table
 from .panel import Panel
@@ -86,7 +86,7 @@ class Shelf:
     def _table(self) -> str:
         found = all_facts(*self._kinds)
         return (
-            table(HEAD, [one.cells for one in found])
+            table(HEAD, [(*one.cells, fit(one.kind, one.name)) for one in found])
             if found
             else paragraph(f"There is no {' or '.join(self._kinds)} yet.")
         )

@@ -281,7 +281,8 @@ def test_a_mask_is_listed_with_its_model_steps_and_saving_and_loads_as_a_rule(
 ) -> None:
     tab["skipstone_refresh"].act("click")
     cells = re.findall(r"<td>(.*?)</td>", tab["skipstone_files_list"].value)
-    assert cells == ["mask", "own.safetensors", mask.family, "5", f"{round(100 * (1 - mask.share))}% of the blocks"]
+    saving = f"{round(100 * (1 - mask.share))}% of the blocks"
+    assert cells == ["mask", "own.safetensors", mask.family, "5", saving, "yes"]
     tab["skipstone_files_chosen"].set("mask: own.safetensors")
     assert "It fits the loaded model" in tab["skipstone_files_told"].value
     tab["skipstone_files_load"].act("click")
@@ -290,12 +291,19 @@ def test_a_mask_is_listed_with_its_model_steps_and_saving_and_loads_as_a_rule(
 
 def test_a_mask_of_another_network_does_not_fit(host: a1111.Host, tab: Tab) -> None:
     Mask(np.ones((2, 1), bool), "SD3", ("a",), (999.0, 0.0)).save(models(host, "mask") / "other.safetensors")
+    Recipe.of([TokenMerge()]).save(models(host, "recipe") / "merge.json")
+    tab["skipstone_refresh"].act("click")
+    cells = re.findall(r"<td>(.*?)</td>", tab["skipstone_files_list"].value)
+    assert (cells[1], cells[5], cells[7]) == ("merge.json", "yes", "other.safetensors")
+    assert cells[11].startswith("no: the mask is for a SD3")
     tab["skipstone_files_chosen"].set("mask: other.safetensors")
     assert "does not fit the loaded model: the mask is for a SD3" in tab["skipstone_files_told"].value
 
 
 def test_without_a_model_the_verdict_says_so(host: a1111.Host, tab: Tab, mask: Mask) -> None:
     host.models.model_data.sd_model = None
+    tab["skipstone_refresh"].act("click")
+    assert "<td>no model is loaded</td>" in tab["skipstone_files_list"].value
     tab["skipstone_files_chosen"].set("mask: own.safetensors")
     assert "no model is loaded yet" in tab["skipstone_files_told"].value
 
