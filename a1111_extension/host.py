@@ -34,8 +34,13 @@ def is_hires(p: Any) -> bool:
 
 
 def loaded_model() -> Any:
-    """The model that is loaded; None before one is. The host's `shared.sd_model` would load one."""
-    return getattr(getattr(_module("sd_models"), "model_data", None), "sd_model", None)
+    """The model that is loaded; None before one is, and in Forge while another one is chosen, which the next picture loads.
+    The host's `shared.sd_model` would load one."""
+    data = getattr(_module("sd_models"), "model_data", None)
+    chosen = getattr(data, "forge_loading_parameters", None)
+    if chosen and str(chosen) != getattr(data, "forge_hash", ""):
+        return None
+    return getattr(data, "sd_model", None)
 
 
 def model_kind() -> str:

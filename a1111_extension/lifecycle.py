@@ -18,6 +18,7 @@ from .bracket import UNetBracket
 from .control import LateControls
 from .history import History, first_line
 from .host import Step, calls_refusal, checkpoint_of, patcher_of, unet_of
+from .loaded import learn
 from .noise import levels_of
 from .results import WHOLE, one_line, tell_done, tell_refused
 from .sampler import sampler_of
@@ -90,6 +91,7 @@ class Lifecycle:
                 return
             run = self.history.add(ended.title, report, ended.bracket.log)
             outcome_of(ended.p).add(ended.title, report, ended.bracket.work.found)
+            learn(ended.unet, ended.title.split(", ")[1], ended.bracket.work.found)
             ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
             tell_done(ended.p, ended.fitting, report, ended.title)
 

@@ -8,7 +8,7 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-from .view import AMBER
+from .outlook import AMBER
 
 
 def paragraph(*lines: str) -> str:

@@ -12,30 +12,27 @@ import gradio as gr
 from modules.ui_components import InputAccordion
 
 from ..core.errors import SkipstoneError
-from ..core.recipe.auto import LEVELS
+from ..core.recipe.auto import LEVELS, Auto
 from .controls import QUIET, ElemId, control, folded, rows
 from .infotext import read_infotext
+from .loaded import loaded
 from .options import opening_preset
+from .outlook import outlook, refused
 from .planned import Planned
 from .settings import EXCLUSIVE, OF_PASSES, SETTLED, PanelSettings, level_of
-from .table import FIELDS, OWN, WINDOW, Entry
-from .view import CONDITIONAL, OFFERS, SHARED, methods_of, outlook, refused, visible, with_methods
+from .table import FIELDS, NO_PRESET, OWN, WINDOW, Entry
+from .view import CONDITIONAL, OFFERS, SHARED, methods_of, offered, visible, with_methods
 
-
-@cache
-def infotext_reader(name: str) -> Callable[..., Any]:
-    """What reads a field from pasted infotext: one function per field, the same in both tabs, since it is also the name by which
-    "Send to img2img" finds the field. The host makes values of the type of the component's first value; the preset has none."""
-    read = read_infotext(name)
-
-    def read_preset(params: Any) -> Any:
-        return None if (value := read(params)) is None else gr.update(value=value)
-
-    return read_preset if name == "level" else read
+infotext_reader = cache(read_infotext)
+"""What reads a field from pasted infotext: one function per field, the same in both tabs, since it is also the name by which
+"Send to img2img" finds the field."""
 
 
 _LED = ("level", *SETTLED, "recipe")
 """Fields that another control may set."""
+
+_OFFERED = ("level", "hires_pass")
+"""Fields of which the loaded model may not be able to use all choices."""
 
 _SEEN = dict.fromkeys(("enabled", "level", *EXCLUSIVE, "checkpoints", "depths", "mask", "recipe", *OF_PASSES, *WINDOW))
 """Fields on whose change the page changes."""
@@ -52,6 +49,7 @@ class Panel:
         methods: the choice of methods.
         outlook: one line on what the settings will do.
         parts: name -> a part of the panel that is shown for some settings only.
+        look: a button that the page's script presses when the host's settings changed, another checkpoint among them.
         img2img: whether it is that of image to image.
         watched: the host's own controls (:data:`.planned.WATCHED`).
         log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
@@ -64,6 +62,7 @@ class Panel:
     methods: Any
     outlook: Any
     parts: dict[str, Any]
+    look: Any
     img2img: bool = False
     watched: dict[str, Any] = field(default_factory=dict)
     log: Any = None
@@ -91,28 +90,35 @@ class Panel:
             inputs = [made["level"], *(made[other] for other in EXCLUSIVE)]
             made[name].input(fn=partial(after, name), inputs=inputs, outputs=led[:-1], **QUIET)
         self.methods.input(fn=_chosen, inputs=[self.methods, *self.components], outputs=led, **QUIET)
-        shown = [self.methods, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook]
+        led_too = [self.methods, *(made[name] for name in _OFFERED)]
+        shown = [*led_too, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook]
         inputs = [self.methods, *self.watched.values(), *self.components]
-        for seen in (self.methods, *self.watched.values(), *(made[name] for name in _SEEN)):
-            seen.change(fn=partial(self._shown, tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET)
+        seen = (self.methods, self.log, *self.watched.values(), *(made[name] for name in _SEEN))
+        for event in (self.look.click, *(one.change for one in seen)):
+            event(fn=partial(self._shown, tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET)
 
     def _shown(self, watched: tuple[str, ...], methods: list[str], *values: Any) -> list[Any]:
-        """The methods in use, what is shown, and the outlook.
+        """The methods in use, the choices that the loaded model can use, what is shown, and the outlook.
 
         Args:
             watched: names of the host's controls.
             methods: chosen now.
             values: of the host's controls, then of the panel's.
         """
-        planned = Planned.of(dict(zip(watched, values, strict=False)), self.img2img)
+        planned, model = Planned.of(dict(zip(watched, values, strict=False)), self.img2img), loaded()
         try:
             panel = PanelSettings.of_args(values[len(watched) :])
         except SkipstoneError as error:
-            return [*(gr.update() for _ in (methods, *self.parts, *CONDITIONAL)), refused(str(error))]
+            return [*(gr.update() for _ in (methods, *_OFFERED, *self.parts, *CONDITIONAL)), refused(str(error))]
         used = methods_of(panel, methods)
         seen = visible(panel, used)
         shown = [*(name in seen for name in self.parts), *(panel.uses(entry) for entry in CONDITIONAL)]
-        return [used, *(gr.update(visible=show) for show in shown), outlook(panel, planned)]
+        choices = offered(panel, model, used)
+        led = [
+            gr.update(value=used, choices=choices["methods"]),
+            *(gr.update(choices=choices[name]) for name in _OFFERED),
+        ]
+        return [*led, *(gr.update(visible=show) for show in shown), outlook(panel, planned, model)]
 
 
 def build(elem_id: ElemId, img2img: bool = False) -> Panel:
@@ -126,7 +132,7 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
     with InputAccordion(enabled.default, label=enabled.label, elem_id=elem_id("enable")) as switch:
         with switch.extra() if hasattr(switch, "extra") else nullcontext():
             gain = gr.HTML("", elem_id=elem_id("gain"))
-        made = {"enabled": switch, "level": control(FIELDS["level"], elem_id, value=None)}
+        made = {"enabled": switch, "level": control(FIELDS["level"], elem_id, value=NO_PRESET)}
         parts = {"strength": gr.Column(elem_id=elem_id("strength_part"))}
         with parts["strength"]:
             made["speedup"] = control(FIELDS["speedup"], elem_id)
@@ -137,6 +143,7 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
         with parts["window"]:
             made |= rows([FIELDS[name] for name in WINDOW], elem_id)
         told = gr.HTML("", elem_id=elem_id("told"))
+        look = gr.Button("Look again", elem_id=elem_id("look"), elem_classes=["skipstone-hidden"])
         parts["custom"] = gr.Column(visible=False, elem_id=elem_id("custom_part"))
         with parts["custom"]:
             methods = gr.CheckboxGroup(
@@ -157,7 +164,7 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
                 if entries := [e for e in offer.entries if e.expert]:
                     _part(f"{offer.name.lower()}_expert", entries, made, parts, elem_id)
         last_run = gr.HTML("No picture yet.", elem_id=elem_id("last_run"))
-    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts, img2img)
+    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts, look, img2img)
 
 
 def _part(name: str, entries: list[Entry], made: dict[str, Any], parts: dict[str, Any], elem_id: ElemId) -> None:
@@ -171,7 +178,8 @@ def _opened(enabled: bool, level: str | None) -> list[Any]:
     """Preset and strength: a panel without a preset gets one when it is switched on at the page. Pasted settings have theirs."""
     if not enabled or level:
         return [gr.update(), gr.update()]
-    return [preset := opening_preset(), _strength(preset)]
+    preset = OWN if Auto.kind in loaded().refused else opening_preset()
+    return [preset, _strength(preset)]
 
 
 def _strength(level: str) -> float:

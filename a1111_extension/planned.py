@@ -15,6 +15,8 @@ WATCHED = (
 """Ends of the element ids of the controls that the panel reads, after the tab's name."""
 
 _MOST_DENOISING = 0.999
+_UNIT = 8
+"""Pixels of a place of the latent, along each side."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ class Planned:
 
 
 def sized(width: float, height: float) -> str:
-    """A picture's size as text; empty where it is not known.
+    """A picture's size as text, in whole places of the latent; empty where it is not known.
 
     Args:
         width: in pixels.
         height: in pixels.
     """
-    return f"{int(width)} x {int(height)}" if width and height else ""
+    return f"{int(width) // _UNIT * _UNIT} x {int(height) // _UNIT * _UNIT}" if width and height else ""
 
 
 def _enlarged(shown: Mapping[str, Any], width: float, height: float) -> str:
@@ -84,5 +86,4 @@ def _enlarged(shown: Mapping[str, Any], width: float, height: float) -> str:
     if not across and not down:
         scale = shown.get("hr_scale") or 1.0
         return sized(int(width * scale), int(height * scale))
-    by_width = across and (not down or width * down < across * height)
-    return sized(across, across * height // width) if by_width else sized(down * width // height, down)
+    return sized(across or down * width // height, down or across * height // width)

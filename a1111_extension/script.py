@@ -218,8 +218,8 @@ def _tab(img2img: bool) -> str:
 
 def _connect(built: panel.Panel, tab: str, made: Any) -> None:
     """Connect the panel's controls, and update its lines on the last picture whenever the host's log line changes."""
-    built.connect()
     built.log = made.component
+    built.connect()
     outputs = [built.last_run, built.gain]
     built.log.change(fn=partial(_last, tab), inputs=[], outputs=outputs, show_progress="hidden", queue=False)
 

@@ -21,6 +21,7 @@ from .table import (
     FIELDS,
     FIRST,
     HIRES,
+    NO_PRESET,
     OF_ITS_OWN,
     OFF,
     OWN,
@@ -65,7 +66,8 @@ class _Panel:
         by_name = args[0] if args and isinstance(args[0], Mapping) else dict(zip(FIELDS, args, strict=False))
         if unknown := [name for name in by_name if name not in FIELDS]:
             raise RecipeError(f"{shown(unknown[0])} is no argument of Skipstone: the user guide lists their names")
-        given = {k: typed(k, v, FIELDS[k].default) for k, v in by_name.items() if v is not None}
+        chosen = {k: v for k, v in by_name.items() if v is not None and (k, v) != ("level", NO_PRESET)}
+        given = {k: typed(k, v, FIELDS[k].default) for k, v in chosen.items()}
         return cls(**given | _of_level(given, "level") | _of_level(given, "hires_level") | _of_passes(given))
 
     @classmethod

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..core.engine.report import Report, percent
-from .view import AMBER
+from .outlook import AMBER
 
 
 @dataclass

@@ -36,6 +36,9 @@ OFF, CUSTOM = "off", "custom"
 AS_PRESET, OF_ITS_OWN = "as preset", "own"
 FIRST_PASS, HIRES_PASS = (OFF, AS_PRESET), (OFF, AS_PRESET, OF_ITS_OWN)
 OWN = "Custom"
+NO_PRESET = ""
+"""The preset of a panel on which none was chosen yet: the single settings count. The host reads infotext in the type of a
+component's first value, so that it cannot be None."""
 PRESETS = tuple(name.capitalize() for name in LEVELS)
 LEVEL_CHOICES = (*PRESETS, OWN)
 """Auto's speed-ups by name, and the single settings."""

@@ -1,4 +1,4 @@
-"""What the panel shows for its values: the methods in use, their controls, and one line on what will happen.
+"""What the panel shows for its values: the methods in use, their controls, and what is offered.
 
 Independent of any host.
 """
@@ -7,30 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from ..core.errors import SkipstoneError
-from ..core.plan.call_plan import CallPlan
-from ..core.plan.run import Horizon
 from ..core.recipe.auto import LEVELS, Auto
 from ..core.recipe.block_skip import BlockSkip
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.fields import default_of
-from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
-from ..core.recipe.windows import is_whole
-from .planned import Planned, PlannedPass
-from .sampler import refusal_of
+from .loaded import Loaded
 from .settings import COUNTS, PanelSettings
-from .table import DATO_CHOICES, FIELDS, OFF, OWN, TABLE, WINDOW, Entry
-
-_NOISIEST = 999.0
-"""Timestep of the first call of a whole run."""
-
-AMBER = "<span style='color: #c77700'>{}</span>"
-"""HTML of what was refused."""
+from .table import AS_PRESET, DATO_CHOICES, FIELDS, OF_ITS_OWN, OFF, OWN, PRESETS, TABLE, WINDOW, Entry
 
 
 @dataclass(frozen=True)
@@ -142,87 +129,20 @@ def visible(panel: PanelSettings, used: Iterable[str]) -> set[str]:
     return parts | ({"custom"} if own else set()) | ({"strength"} if "auto" in active else set())
 
 
-def outlook(panel: PanelSettings, planned: Planned) -> str:
-    """One line of HTML: what these settings will do.
+def offered(panel: PanelSettings, model: Loaded, used: Iterable[str]) -> dict[str, list[str]]:
+    """The choices that the loaded model can use, and those that are chosen: of methods, presets and the hires pass.
 
     Args:
         panel: the settings.
-        planned: the next picture.
+        model: the loaded model.
+        used: names of the methods in use.
     """
-    passes = {"First pass": planned.first}
-    passes |= {"Hires pass": planned.hires} if planned.hires else {}
-    try:
-        recipes = [panel.recipe_of(hires=name != "First pass") for name in passes]
-    except SkipstoneError as error:
-        return refused(str(error))
-    if all(recipe.neutral for recipe in recipes):
-        return refused(_idle(panel))
-    told = [_of_pass(r, one, planned.sampler) for r, one in zip(recipes, passes.values(), strict=True)]
-    return told[0] if len(told) == 1 else " ".join(f"{name}: {line}" for name, line in zip(passes, told, strict=True))
-
-
-def _of_pass(recipe: Recipe, planned: PlannedPass, sampler: str) -> str:
-    return " ".join(filter(None, (_calls(recipe, planned, sampler), _others(recipe)))) or "unaccelerated."
-
-
-def refused(reason: str) -> str:
-    """HTML: these settings cannot run, or change nothing, and why."""
-    return AMBER.format(escape(f"Skipstone would do nothing: {reason}"))
-
-
-def _idle(panel: PanelSettings) -> str:
-    if not panel.serves(hires=False):
-        return "the first pass is off, and no hires pass is on."
-    if panel.start >= panel.end:
-        return "it ends where it starts. Set End above Start."
-    return "all of its methods are off." if panel.level == OWN else "at Strength 1 the model runs at every step."
-
-
-def _calls(recipe: Recipe, planned: PlannedPass, sampler: str) -> str:
-    """HTML: what is skipped of whole calls, in steps of the sampler, and the bound of the gain, or why nothing is."""
-    asked = recipe.calls or recipe.auto
-    if asked is None or asked.neutral:
-        return ""
-    try:
-        return escape(_reduced(asked, planned, sampler, by=" by this" if _others(recipe) else ""))
-    except SkipstoneError as error:
-        return AMBER.format(escape(f"The model would run at every step: {error}."))
-
-
-def _reduced(asked: CallSkip | Auto, planned: PlannedPass, sampler: str, by: str) -> str:
-    """The same as text. Raises :class:`SkipstoneError` for steps and samplers with which all calls run."""
-    if reason := refusal_of(sampler):
-        raise SkipstoneError(reason)
-    if isinstance(asked, Auto) and asked.max_error and asked.profile:
-        return f"The model runs at as few steps as keep the error under {asked.max_error:g}, by the profile."
-    settings = (
-        asked if isinstance(asked, CallSkip) else CallSkip(speedup=asked.speedup, start=asked.start, end=asked.end)
-    )
-    if settings.gated:
-        return (
-            "The model runs at the steps at which its input has changed enough; at the others its output is forecast."
-        )
-    return _counted(settings, planned, by)
-
-
-def _counted(settings: CallSkip, planned: PlannedPass, by: str) -> str:
-    steps = planned.steps
-    keys = CallPlan(settings, _horizon(planned) if not is_whole(settings) else Horizon(steps=steps)).keys
-    if not steps or keys is None:
-        return f"The model runs at 1 of {settings.speedup:g} steps; at the others its output is forecast."
-    ran, rest = len(keys), steps - len(keys)
-    bound = f"At most {steps / ran:.1f}x faster{by}."
-    return f"The model runs at {ran} of {steps} steps; at the other {rest} its output is forecast. {bound}"
-
-
-def _horizon(planned: PlannedPass) -> Horizon:
-    """The pass's calls, if its steps are evenly spaced."""
-    steps, noisiest = planned.steps or 0, _NOISIEST * planned.noise
-    return Horizon(tuple(noisiest * (1 - step / max(1, steps - 1)) for step in range(steps)))
-
-
-def _others(recipe: Recipe) -> str:
-    """What else is on. What it saves depends on the model and on the size of the picture."""
-    words = {TokenMerge: "merges tokens", TokenPrune: "prunes tokens", BlockSkip: "skips blocks"}
-    done = [words[type(method)] for method in recipe.methods if type(method) in words and not method.neutral]
-    return f"Skipstone {' and '.join(done)}: what it saves is shown after a picture." if done else ""
+    auto = Auto.kind not in model.refused
+    served = {offer.name for offer in OFFERS if offer.method is None or offer.method.kind not in model.refused}
+    return {
+        "methods": [offer.name for offer in OFFERS if offer.name in {*served, *used}],
+        "level": [name for name in (*PRESETS, OWN) if auto or name in (panel.level, OWN)],
+        "hires_pass": [
+            name for name in (OFF, AS_PRESET, OF_ITS_OWN) if auto or name in (OFF, AS_PRESET, panel.hires_pass)
+        ],
+    }

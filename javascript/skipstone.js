@@ -1,4 +1,5 @@
-// The web UI's page of Skipstone: the wipe between two pictures, the way from its tab to the host's, and a fresh tab when it is opened.
+// The web UI's page of Skipstone: the wipe between two pictures, the way from its tab to the host's, a fresh tab when it is opened,
+// and fresh panels when another model is loaded.
 (function () {
     const wipe = (box, share) => box.style.setProperty("--wipe", `${100 * Math.min(1, Math.max(0, share))}%`);
 
@@ -31,4 +32,23 @@
         },
         true,
     );
+
+    // What the panels say of the loaded model follows from these settings of the host.
+    const OF_MODEL = [
+        "sd_model_checkpoint",
+        "sd_checkpoint_hash",
+        "sd_unet",
+        "token_merging_ratio",
+        "token_merging_ratio_hr",
+        "hypertile_enable_unet",
+        "hypertile_enable_unet_secondpass",
+    ];
+    let known;
+    const look = () => {
+        const now = OF_MODEL.map((name) => opts[name]).join("|");
+        if (now === known) return;
+        known = now;
+        for (const tab of ["txt2img", "img2img"]) document.querySelector(`#script_${tab}_skipstone_look`)?.click();
+    };
+    if (typeof onOptionsChanged === "function") onOptionsChanged(look);
 })();

@@ -97,7 +97,7 @@ def test_the_order_of_the_arguments_is_the_public_one(host: a1111.Host) -> None:
 
 def test_the_panel_shows_the_defaults_of_its_settings(host: a1111.Host) -> None:
     values = [c.value for c in host.script().components]
-    assert values == [*{**asdict(PanelSettings()), "level": None}.values()], "an API call that names no preset has none"
+    assert values == [*{**asdict(PanelSettings()), "level": ""}.values()], "an API call that names no preset has none"
     assert PanelSettings.of_args(values) == PanelSettings()
     assert values[0] is False
     assert PanelSettings().as_recipe().merge == TokenMerge()

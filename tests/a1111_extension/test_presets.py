@@ -105,6 +105,15 @@ def test_a_preset_is_pasted_back_with_its_strength(on: Page, job: a1111.Job) -> 
     assert "at 10 of 20 steps" in other.told
 
 
+@pytest.mark.parametrize(
+    "settings", [{"level": "Fast"}, {"level": "Gentle", "speedup": 1.5, "start": 0.2}, {"threshold": 0.6}]
+)
+def test_a_request_by_infotext_alone_has_the_same_settings(page: Page, settings: dict[str, Any]) -> None:
+    panel = PanelSettings.of_args([{"enabled": True, **settings}])
+    args = a1111.args_by_infotext(page.script, infotext_of(panel))
+    assert PanelSettings.of_args(args) == panel
+
+
 def test_infotext_from_before_the_presets_is_pasted_as_custom(page: Page) -> None:
     old = {"Skipstone threshold": "0.6", "Skipstone checkpoints": "every", "Skipstone speedup": "2"}
     page.paste(old)

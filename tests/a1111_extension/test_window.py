@@ -12,9 +12,10 @@ from doubles.a1111_jobs import job_of, runs
 from doubles.a1111_page import Page
 
 from skipstone.a1111_extension.infotext import infotext_of
+from skipstone.a1111_extension.loaded import Loaded
+from skipstone.a1111_extension.outlook import outlook
 from skipstone.a1111_extension.planned import Planned
 from skipstone.a1111_extension.settings import PanelSettings
-from skipstone.a1111_extension.view import outlook
 from skipstone.a1111_extension.xyz import with_axes
 from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.call_skip import CallSkip
@@ -94,5 +95,5 @@ def test_a_pass_that_begins_in_the_middle_of_the_noise_has_the_part_that_it_reac
     """Half of the noise: no step lies in the first half of a run."""
     planned = Planned.of({"steps": 40, "denoising_strength": 0.5}, img2img=True)
     for window, ran in ({"end": 0.5}, 21), ({"start": 0.5}, 12), ({}, 12):
-        told = outlook(PanelSettings(level="Balanced", speedup=1.8, **window), planned)
+        told = outlook(PanelSettings(level="Balanced", speedup=1.8, **window), planned, Loaded())
         assert f"at {ran} of 21 steps" in told

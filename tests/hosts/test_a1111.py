@@ -293,6 +293,23 @@ def test_infotext_that_cannot_run_makes_an_unaccelerated_picture(
     assert (pixels(changed.pngs) == pixels(never_installed["DDIM"])) != same
 
 
+@pytest.mark.parametrize("results", [True, False], ids=["with results", "settings alone"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"level": "Fast", "start": 0.2}, {"threshold": 0.5, "calls_speedup": 1.5, "calls_rule": "growing"}],
+    ids=str,
+)
+def test_infotext_of_either_detail_makes_the_same_picture_with_the_same_infotext(
+    webui: WebUI, results: bool, settings: dict[str, Any]
+) -> None:
+    request = {**BASE, "steps": 12}
+    with webui.options(skipstone_results=results):
+        first = webui.generate(request, {"enabled": True, **settings})
+        again = webui.generate({"infotext": first.infotext})
+    assert ("Skipstone calls run: " in first.infotext) == results and "Skipstone refused" not in first.infotext
+    assert again.pngs == first.pngs and again.infotext == first.infotext
+
+
 def test_infotext_makes_the_same_picture_again(webui: WebUI) -> None:
     rule = {"rule": "depths", "depths": "0, 12, 1, 1", "last_full": True, "forecast": True, "memory_budget": 64}
     args = args_of(threshold=0.4, checkpoints="custom", custom="0, 20, 40", matching="local", **rule)

@@ -1,7 +1,7 @@
-"""The script in the web UIs of Forge and reForge, driven by their API.
+"""The script in the web UIs of Forge, reForge and Forge Classic, driven by their API.
 
 Needs `FORGE_PATH` and `FORGE_PYTHON`, its interpreter, or `REFORGE_PATH` and `REFORGE_PYTHON`. Optional: `FORGE_MODELS`,
-`FORGE_CHECKPOINT`, `FORGE_EXTENSION`, `FORGE_SITE`, `FORGE_ARGS`, and the same for reForge (see `webui.Kind`).
+`FORGE_CHECKPOINT`, `FORGE_EXTENSION`, `FORGE_SITE`, `FORGE_ARGS`, and the same for `REFORGE` and `CLASSIC` (see `webui.Kind`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts.webui import FORGE, REFORGE, Kind, Picture, WebUI, pixels, place
+from hosts.webui import CLASSIC, FORGE, REFORGE, Kind, Picture, WebUI, pixels, place
 
 BASE: dict[str, Any] = {
     "prompt": "a cat", "seed": 1, "steps": 10, "width": 128, "height": 128, "cfg_scale": 7.0, "sampler_name": "Euler",
@@ -24,7 +24,7 @@ HIRES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[FORGE, REFORGE], ids=lambda kind: kind.prefix)
+@pytest.fixture(scope="module", params=[FORGE, REFORGE, CLASSIC], ids=lambda kind: kind.prefix)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each that is there."""
     found: Kind = request.param

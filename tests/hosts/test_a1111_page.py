@@ -22,6 +22,17 @@ PATIENCE = 120_000
 STEPS = 12
 
 
+ENGINE = '''
+from modules import script_callbacks, sd_unet
+
+def loaded(model):
+    """As TensorRT: an engine takes the place of the U-Net of the checkpoint that it was built for."""
+    sd_unet.current_unet = object() if "refiner" in model.sd_checkpoint_info.name else None
+
+script_callbacks.on_model_loaded(loaded)
+'''
+
+
 class Page:
     """The web UI's page.
 
@@ -133,7 +144,7 @@ def webui(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
     """A web UI with Skipstone."""
     folder = place()
     assert folder is not None
-    with WebUI(folder, tmp_path_factory.mktemp("page"), skipstone=True) as server:
+    with WebUI(folder, tmp_path_factory.mktemp("page"), skipstone=True, scripts={"engine": ENGINE}) as server:
         yield server
 
 
@@ -164,6 +175,31 @@ def test_presets_set_the_strength_and_the_strength_the_preset(on: Page) -> None:
     on.has(on.panel("speedup"), "2.5")
     on.number(on.panel("speedup"), 1.4)
     on.has(on.panel("level"), "Gentle")
+
+
+@pytest.mark.skipif(not os.environ.get("WEBUI_REFINER"), reason="needs a second checkpoint: set WEBUI_REFINER")
+def test_presets_are_withheld_from_a_checkpoint_that_cannot_use_them(ui: Page) -> None:
+    box = "#setting_sd_model_checkpoint"
+    fast = ui.page.locator(f"{ui.panel('level')} label", has_text="Fast")
+    ui.choose(box, os.environ["WEBUI_REFINER"])
+    fast.wait_for(state="detached")
+    ui.switch()
+    ui.has(ui.panel("level"), "Custom")
+    ui.says(ui.panel("told"), "an SD Unet such as TensorRT replaces the U-Net")
+    ui.choose(box, os.environ["WEBUI_CHECKPOINT"])
+    fast.wait_for(state="attached")
+    ui.choose(ui.panel("level"), "Fast")
+    ui.says(ui.panel("told"), f"of {STEPS} steps")
+
+
+def test_the_line_says_what_merging_can_save_at_this_size_once_a_picture_has_shown_it(on: Page) -> None:
+    on.choose(on.panel("level"), "Custom")
+    on.says(on.panel("told"), "merges tokens")
+    on.generate()
+    told = on.says(on.panel("told"), "of the work at 64 x 64")
+    assert re.search(r"at most 1\.\dx faster by that", told)
+    on.number("#txt2img_width", 128)
+    on.says(on.panel("told"), "what it saves is shown after a picture")
 
 
 def test_the_status_line_is_of_the_job_that_just_ended(on: Page) -> None:

@@ -34,11 +34,13 @@ class Kind:
             small checkpoint load).
         flags: of its command line.
         ready: what its log says once it is ready.
+        named: whether a flag names its models folder; otherwise that of the data folder is used.
     """
 
     prefix: str
     flags: str
     ready: tuple[str, ...]
+    named: bool = True
 
     def given(self, name: str) -> str:
         """The value of a variable; empty where it is not set."""
@@ -58,6 +60,8 @@ REFORGE = Kind(
     "--no-hashing --no-download-sd-model --do-not-download-clip --api",
     ("Startup time:",),
 )
+CLASSIC = Kind("CLASSIC", REFORGE.flags.replace(" --do-not-download-clip", ""), REFORGE.ready, named=False)
+"""Forge Classic, on gradio 3."""
 
 RAISER = '''
 from modules import scripts
@@ -157,7 +161,7 @@ class WebUI:
         """Start, and wait until the API is complete (it answers earlier), and in A1111 until a model is loaded."""
         python = self._kind.given("PYTHON") or str(self._webui / "venv" / "bin" / "python")
         flags = [*(self._kind.given("ARGS") or self._kind.flags).split(), *self._flags]
-        places = ["--data-dir", str(self._data), "--models-dir", str(self.models)]
+        places = ["--data-dir", str(self._data), *(["--models-dir", str(self.models)] if self._kind.named else [])]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONPATH": site} if (site := self._kind.given("SITE")) else {}
         with self._log.open("w") as log:

@@ -106,6 +106,17 @@ def paste(script: Any, params: dict[str, str]) -> None:
             component.value = type(component.value)(value)
 
 
+def args_by_infotext(script: Any, params: dict[str, str]) -> list[Any]:
+    """The script's arguments of a request by infotext alone, as `Api.apply_infotext` fills them: each field that the infotext has,
+    in the type of the component's first value."""
+    values = {component: component.value for component in script.components}
+    for component, read in script.infotext_fields:
+        value = read(params)
+        if value is not None and component.value is not None:
+            values[component] = type(component.value)(value)
+    return list(values.values())
+
+
 @dataclass
 class Job:
     """`StableDiffusionProcessing`: what the hooks read and write of it.
@@ -208,6 +219,10 @@ def split(step: int, conds: int) -> list[int]:
     return [conds, conds]
 
 
+SHOWN = ("steps", "sampling", "hires", "hires_steps", "denoising", "width", "height", "hr_scale")
+"""The host's own controls of a script's tab."""
+
+
 @dataclass
 class Host:
     """A web UI with Skipstone loaded: its module, the callbacks it registered, the components it made."""
@@ -233,8 +248,11 @@ class Host:
         script.hires = sys.modules["gradio"].Checkbox(False, elem_id="txt2img_hr-checkbox")
         script.hires_steps = sys.modules["gradio"].Slider(0, 150, 0, elem_id="txt2img_hires_steps")
         script.denoising = sys.modules["gradio"].Slider(0, 1, 0.7, elem_id=f"{tab}_denoising_strength")
-        for component in (script.steps, script.sampling, script.hires, script.hires_steps, script.denoising):
-            script.after_component(component)
+        script.width = sys.modules["gradio"].Slider(64, 2048, 512, elem_id=f"{tab}_width")
+        script.height = sys.modules["gradio"].Slider(64, 2048, 512, elem_id=f"{tab}_height")
+        script.hr_scale = sys.modules["gradio"].Slider(1, 4, 2, elem_id="txt2img_hr_scale")
+        for name in SHOWN:
+            script.after_component(getattr(script, name))
         script.components = script.ui(img2img)
         for elem_id, callback in script.registered.items():
             script.log = html(elem_id)

@@ -27,7 +27,7 @@ class Page:
                 one.act("change")
 
     def _values(self) -> list[tuple[a1111.Component, Any]]:
-        host = (getattr(self.script, name) for name in ("steps", "sampling", "hires", "hires_steps", "denoising"))
+        host = (getattr(self.script, name) for name in a1111.SHOWN)
         return [(c, c.value) for c in (*self.panel.components, self.panel.methods, *host)]
 
     def __getitem__(self, name: str) -> Any:
