@@ -42,7 +42,7 @@ def draw(host: a1111.Host, job: a1111.Job, settings: Any, raises: bool = False) 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_tensor_of_a_job_lives_on(host: a1111.Host, job: a1111.Job, method: str) -> None:
-    """The first job makes what is kept for a size of picture. The last one ends in an exception; the next job cleans up after it."""
+    """The first makes what is kept for a size of picture. The last one ends in an exception; the next job cleans up after it."""
     counts = []
     for raises in (False, False, True):
         draw(host, job, {"enabled": True, **METHODS[method]}, raises)
