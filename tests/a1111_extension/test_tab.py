@@ -41,19 +41,26 @@ def tab(host: a1111.Host) -> dict[str, a1111.Component]:
     return host.made
 
 
+def last_of(host: a1111.Host, script: Any) -> list[str]:
+    """Status and header of the panel, once the host's log line has changed."""
+    script.log.act("change")
+    panel = host.module._script.PANELS["txt2img"]
+    return [panel.last_run.value, panel.gain.value]
+
+
 def test_the_last_run_is_shown_and_both_panels_follow(
     host: a1111.Host, tab: dict[str, a1111.Component], job: a1111.Job
 ) -> None:
     tab["skipstone_refresh"].act("click")
     assert "No run yet" in tab["skipstone_report"].value
     script = host.script()
-    assert script.log.fire("change") == ["No picture yet.", ""]
+    assert last_of(host, script) == ["No picture yet.", ""]
     host.process_images(script, job, *ON)
     for component, event in ((tab["skipstone_refresh"], "click"), (tab["Blocks"], "load")):
         tab["skipstone_report"].value = ""
         component.act(event)
         assert "in 3 layers, saved" in tab["skipstone_report"].value
-    assert script.log.fire("change")[0].startswith("This picture: merged ")
+    assert last_of(host, script)[0].startswith("This picture: merged ")
 
 
 def pages() -> Any:

@@ -237,7 +237,8 @@ def test_a_comparison_is_not_the_panels_last_picture(host: a1111.Host, job: a111
     apart = fresh(job)
     apart.skipstone_apart = True  # type: ignore[attr-defined]
     host.process_images(script, apart, True, 0.0)
-    assert script.log.fire("change")[0] == "No picture yet."
+    script.log.act("change")
+    assert host.module._script.PANELS["txt2img"].last_run.value == "No picture yet."
 
 
 # -- recipes and masks --
@@ -293,7 +294,7 @@ def test_a_mask_of_another_network_does_not_fit(host: a1111.Host, tab: Tab) -> N
     Mask(np.ones((2, 1), bool), "SD3", ("a",), (999.0, 0.0)).save(models(host, "mask") / "other.safetensors")
     Recipe.of([TokenMerge()]).save(models(host, "recipe") / "merge.json")
     tab["skipstone_refresh"].act("click")
-    cells = re.findall(r"<td>(.*?)</td>", tab["skipstone_files_list"].value)
+    cells = re.findall(r"<td>(.*?)</td>", tab["skipstone_files_list"].value, re.DOTALL)
     assert (cells[1], cells[5], cells[7]) == ("merge.json", "yes", "other.safetensors")
     assert cells[11].startswith("no: the mask is for a SD3")
     tab["skipstone_files_chosen"].set("mask: other.safetensors")
