@@ -69,7 +69,7 @@ def ways(calls: int, intervals: Sequence[int], dato_calls: int) -> list[Way]:
     Args:
         calls: of a run.
         intervals: of DeepCache.
-        dato_calls: of DaTo's runs.
+        dato_calls: of DaTo's runs; 0 leaves them out.
 
     Example:
         >>> [way.name for way in ways(15, (3,), 51) if way.name.startswith("Skipstone")]
@@ -81,6 +81,8 @@ def ways(calls: int, intervals: Sequence[int], dato_calls: int) -> list[Way]:
         found.append(Way(f"Skipstone, every {every}", calls, ours(BlockSkip(every=every)), package))
         if not absent():
             found.append(Way(package, calls, deepcache(every)))
+    if not dato_calls:
+        return found
     dato = preset("dato_coco")
     found.append(Way("Skipstone P_COCO, unpruned", dato_calls, ours(dato.replace(prune=None))))
     found.append(Way("Skipstone P_COCO, pruned 0.4", dato_calls, ours(dato)))

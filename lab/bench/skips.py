@@ -7,6 +7,7 @@ the sum of its kinds' medians, so that a slow moment of the machine has no effec
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,15 @@ class SkipBench(Files):
     calls: int = 15
     """Calls of a run."""
     dato_calls: int = 51
-    """Calls of DaTo's runs: its schedules were made for the 51 calls of 50 PLMS steps."""
+    """Calls of DaTo's runs: its schedules were made for the 51 calls of 50 PLMS steps. 0 leaves them out."""
     intervals: tuple[int, ...] = (3, 5)
     """DeepCache intervals."""
     rounds: int = 1
     """Runs of each way, side by side."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
+    clock: Literal["wall", "processor"] = "wall"
+    """Seconds of the wall's clock, or of the processor, which other work on the machine disturbs less (use one thread)."""
     device: str = "cpu"
     """Where to run: cpu, cuda, mps."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -61,8 +64,10 @@ class SkipBench(Files):
         """Raise :class:`RecipeError` for options that cannot be measured."""
         if self.size < 8 * LATENT_FACTOR or self.size % (8 * LATENT_FACTOR):
             raise RecipeError(f"size {self.size} must be a multiple of {8 * LATENT_FACTOR} pixels, for instance 512")
-        if min((self.batch, self.calls, self.dato_calls, self.rounds, 1 if self.threads is None else self.threads)) < 1:
-            raise RecipeError("batch, calls, dato-calls, rounds and threads must be whole numbers from 1 on")
+        if min((self.batch, self.calls, self.rounds, 1 if self.threads is None else self.threads)) < 1:
+            raise RecipeError("batch, calls, rounds and threads must be whole numbers from 1 on")
+        if self.dato_calls < 0:
+            raise RecipeError(f"dato-calls {self.dato_calls} must be 51, or 0 for none")
         if any(every < 2 or self.calls % every for every in self.intervals):
             raise RecipeError(
                 f"intervals {list(self.intervals)} must divide the {self.calls} calls, so that a run has whole intervals"
@@ -115,14 +120,18 @@ def measure(options: SkipBench, say: Progress, command: str = "", make: Callable
     walks = {way.name: Walk(unet, way, UNetInputs(unet, options.batch, options.size)) for way in found}
     walks[DENSE].call(0)  # warm
     times = interleave_runs(
-        {way.name: way.calls for way in found}, lambda name, k: walks[name].call(k), options.rounds, _teller(say)
+        {way.name: way.calls for way in found},
+        lambda name, k: walks[name].call(k),
+        options.rounds,
+        _teller(say),
+        time.process_time if options.clock == "processor" else time.perf_counter,
     )
     rows = [_row(way, times[way.name], macs[way.name]) for way in found]
     return {
         "command": command,
         "machine": before,
         "absent": absent(),
-        **{key: getattr(options, key) for key in ("size", "batch", "rounds", "dtype")},
+        **{key: getattr(options, key) for key in ("size", "batch", "rounds", "dtype", "clock")},
         "rows": _compared(rows, found, walks),
     }
 
@@ -179,7 +188,8 @@ def tables(result: Figures) -> list[Table]:
         ()
     """
     title = (
-        f"whole SD1.5 U-Net, {result['size']} px, batch {result['batch']}, {result['dtype']}, rounds: {result['rounds']}; "
+        f"whole SD1.5 U-Net, {result['size']} px, batch {result['batch']}, {result['dtype']}, rounds: {result['rounds']}, "
+        f"{result.get('clock', 'wall')} time; "
         "outputs of Skipstone and the package agree within "
         f"{max((row['difference'] for row in result['rows'] if 'difference' in row), default=0.0):.1g}"
     )

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from .gated import CallGates
 
-Sampling = Literal["bernoulli", "gumbel", "mean"]
+Sampling = Literal["bernoulli", "gumbel", "mean", "row"]
 SAMPLINGS = get_args(Sampling)
 _TEMPERATURE = 0.5
 _EDGE = 1e-4
+_RARE = 0.05
+"""Least probability of either value in the sampling "row", whose weights grow with the inverse."""
 
 
 class Gates:
@@ -22,7 +24,8 @@ class Gates:
     Args:
         start: probabilities [T, L].
         sampling: "bernoulli", straight-through (the paper's); "gumbel", hard samples with the gradient of a Gumbel-Softmax;
-            "mean", the probability itself as the mixing weight.
+            "mean", the probability itself as the mixing weight; "row", one number decides on all blocks of a call, and gradients
+            have the weights of :func:`_second_order`.
         seed: of the draws.
 
     Example:
@@ -82,11 +85,15 @@ class Gates:
             return CallGates(np.ones(len(p), dtype=bool))
         if self.sampling == "mean":
             return CallGates(None, p.to(device))
-        uniform = torch.rand(len(p), generator=self.generator)
+        uniform = torch.rand(1 if self.sampling == "row" else len(p), generator=self.generator)
         if self.sampling == "gumbel":
             soft = torch.sigmoid((_logit(p) + _logit(uniform)) / _TEMPERATURE)
             hard = soft.detach() > 0.5
             return CallGates(hard.numpy(), (hard.float() + soft - soft.detach()).to(device))
+        if self.sampling == "row":
+            likely = p.detach().clamp(_RARE, 1 - _RARE)
+            hard = uniform < likely
+            return CallGates(hard.numpy(), _straight_through(hard, p, _second_order(hard, likely)).to(device))
         hard = uniform < p.detach()
         return CallGates(hard.numpy(), _straight_through(hard, p).to(device))
 
@@ -108,9 +115,18 @@ class Gates:
         return float(((p <= edge) | (p >= 1 - edge)).float().mean()) if len(p) else 1.0
 
 
-def _straight_through(hard: Tensor, p: Tensor) -> Tensor:
-    """Gates [L] of the value `hard` with d gate / d p = 1."""
-    return hard.float() + p - p.detach()
+def _straight_through(hard: Tensor, p: Tensor, slope: Tensor | float = 1.0) -> Tensor:
+    """Gates [L] of the value `hard` with d gate / d p = slope."""
+    return hard.float() + slope * (p - p.detach())
+
+
+def _second_order(hard: Tensor, p: Tensor) -> Tensor:
+    """Weights [L] with which straight-through gradients are on average the mean of those at 0 and at 1.
+
+    ReinMax, arXiv 2304.08612. For a quadratic loss that is the effect of a gate; plain straight-through sees the gradient at the
+    likelier value.
+    """
+    return torch.where(hard, 0.5 / p, 0.5 / (1 - p))
 
 
 def _logit(p: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The paper's training: one loss and one step per call; gradients never leave their call (arXiv 2603.19939, section 3.3)."""
+"""The paper's training: one loss per call, compared with a dense forward of the same x (arXiv 2603.19939, section 3.3).
+
+In the paper gradients never leave their call. With `credit` they also reach the calls before it, through what those cached.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,24 @@ from .gated import CallGates, Outcome, detached
 from .losses import feature_loss
 from .masked_model import Place
 from .strategy import GradientStrategy
+from .windowed import windows
 
 
 class _PerCall(GradientStrategy):
-    """Steps on the row of one call at a time."""
+    """Compares each call with a dense one."""
 
     reads = GradientStrategy.reads | {"loss_at", "checkpointing"}
 
-    def _update(self, place: Place, call: int, end: Tensor) -> tuple[float, Outcome]:
-        """One step on row `call`. end: the dense run's feature. Returns the feature loss and the gated call."""
+    def _gated(self, place: Place, call: int, end: Tensor) -> tuple[Tensor, Outcome]:
+        """A call under gates. end: the dense run's feature. Returns the feature loss and the gated call."""
         masked = self.model.masked(place.at, call, self.learner.gates.draw(call, self.model.device), place.caches)
-        loss = feature_loss(masked.end, end)
-        self.learner.step(loss, [call])
-        return float(loss.detach()), masked
+        return feature_loss(masked.end, end), masked
 
 
 class Interleaved(_PerCall):
-    """Each pass is one run on new samples; at each call a dense and a gated forward of the same x give a step on that row.
+    """Each pass is one run on new samples; at each call a dense and a gated forward of the same x give a loss.
 
-    The caches are those of the gated forwards.
+    The caches are those of the gated forwards. One step on the rows of `credit` + 1 calls follows, with the sum of their losses.
 
     Args:
         model: to train on.
@@ -43,25 +45,41 @@ class Interleaved(_PerCall):
         (True, torch.Size([4, 4]))
     """
 
-    reads = _PerCall.reads | {"advance"}
+    reads = _PerCall.reads | {"advance", "credit"}
 
     def step_all(self) -> float:
         """Step on every row but the first. Returns the mean feature loss."""
-        place, losses = Place(self.model.denoiser.begin(self.seeds.batch(self.done))), []
-        for call in range(self.model.calls):
-            place, loss = self._call(place, call)
-            losses.append(loss)
+        place, losses, size = (
+            Place(self.model.denoiser.begin(self.seeds.batch(self.done))),
+            [],
+            self.settings.credit + 1,
+        )
+        # Windows begin at another call in each pass, so that no call is always their last one.
+        for window in windows(self.model.calls, size, self.done % size):
+            place, found = self._window(place, window)
+            losses += found
         return float(np.mean(losses))
 
-    def _call(self, place: Place, call: int) -> tuple[Place, float]:
+    def _window(self, place: Place, window: range) -> tuple[Place, list[float]]:
+        """One step on the rows of some calls. Returns the place after them, and their losses."""
+        losses = []
+        for call in window:
+            place, loss = self._call(place, call)
+            losses.append(loss)
+        if window[-1] > 0:
+            self.learner.step(torch.stack(losses).sum(), window)
+        assert place.caches is not None
+        return Place(place.at, detached(place.caches)), [float(loss.detach()) for loss in losses]
+
+    def _call(self, place: Place, call: int) -> tuple[Place, Tensor]:
         advance = self.model.denoiser.advance
         with torch.no_grad():
             dense = self.model.dense(place.at, call)
         if place.caches is None:
-            return Place(advance(place.at, dense.output, call), dense.caches), 0.0
-        loss, masked = self._update(place, call, dense.end)
+            return Place(advance(place.at, dense.output, call), dense.caches), torch.zeros((), device=self.model.device)
+        loss, masked = self._gated(place, call, dense.end)
         leads = masked if self.settings.advance == "student" else dense
-        return Place(advance(place.at, leads.output.detach(), call), detached(masked.caches)), loss
+        return Place(advance(place.at, leads.output.detach(), call), masked.caches), loss
 
 
 class Sequential(_PerCall):
@@ -99,7 +117,13 @@ class Sequential(_PerCall):
         with torch.no_grad():
             ends = [self.model.dense(place.at, call).end for place in places]
         turns = [number % len(places) for number in range(self.settings.updates)]
-        return [self._update(places[turn], call, ends[turn])[0] for turn in turns]
+        return [self._update(places[turn], call, ends[turn]) for turn in turns]
+
+    def _update(self, place: Place, call: int, end: Tensor) -> float:
+        """One step on a row. Returns the feature loss."""
+        loss, _ = self._gated(place, call, end)
+        self.learner.step(loss, [call])
+        return float(loss.detach())
 
     @torch.no_grad()
     def _moved(self, place: Place, call: int) -> Place:

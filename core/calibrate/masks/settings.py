@@ -23,6 +23,7 @@ PAPER: dict[str, Any] = {
     "forecast": False,
     "cost_weighted": False,
     "sampling": "bernoulli",
+    "credit": 0,
     "loss_at": "end",
     "refine": 0,
 }
@@ -90,8 +91,8 @@ class TrainSettings:
     )  # fmt: skip
     sampling: Sampling = setting(
         "bernoulli",
-        "How gates are drawn from probabilities: bernoulli (straight-through), gumbel, or mean, which mixes both "
-        "values by the probability.",
+        "How gates are drawn from probabilities: bernoulli (straight-through), gumbel, mean, which mixes both "
+        "values by the probability, or row, which decides on all blocks of a call by one number.",
         choices=get_args(Sampling), shown=False,
     )  # fmt: skip
     lr: float = setting(
@@ -136,6 +137,12 @@ class TrainSettings:
         "end",
         "Where the per-call forms compare the two: after the last block, or at the network's output.",
         choices=("end", "output"), shown=False,
+    )  # fmt: skip
+    credit: int = setting(
+        0,
+        "Later calls whose losses reach a call's probabilities through what it cached, in the form interleaved. The paper "
+        "has none.",
+        low=0, high=10**6, shown=False,
     )  # fmt: skip
     updates: int = setting(
         8,
@@ -214,7 +221,8 @@ class TrainSettings:
     def check_same(self, other: dict[str, Any]) -> None:
         """Raise :class:`RecipeError` if a checkpoint was made with other settings (more passes are allowed)."""
         free = {"passes", "refine", "refine_batch"}
-        differing = [k for k, v in self.to_dict().items() if k not in free and other.get(k) != v]
+        before = {f.name: f.default for f in fields(self)} | other  # a file may be older than a setting
+        differing = [k for k, v in self.to_dict().items() if k not in free and before[k] != v]
         if differing:
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise RecipeError(

@@ -152,9 +152,9 @@ def test_a_folder_or_a_cut_file_is_refused(file: Path) -> None:
 
 
 def test_a_checkpoint_of_other_settings_names_a_few_of_them(file: Path) -> None:
-    rewrite(file, head(settings={}))
+    rewrite(file, head(settings=dict.fromkeys(TrainSettings().to_dict())))
     line = refused(file)
-    assert "other settings (target, speedup, batch, form, window and 21 more)" in line and len(line) < 300
+    assert "other settings (target, speedup, batch, form, window and 22 more)" in line and len(line) < 300
 
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints")

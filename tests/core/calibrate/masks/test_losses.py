@@ -80,6 +80,18 @@ def test_a_bernoulli_gate_passes_its_gradient_straight_through_and_a_gumbel_gate
         assert torch.equal(gates.rows[1].grad, weights) == straight
 
 
+def test_one_number_decides_on_a_row_and_its_gradient_is_the_effect_of_a_quadratic_loss() -> None:
+    gates, drawn = Gates(torch.full((2, 3), 0.9), "row"), []
+    for _ in range(4000):
+        row = gates.draw(1)
+        drawn.append(bool(row.runs.all()))
+        assert drawn[-1] or not row.runs.any()
+        (3 * row.gates - 1).square().sum().backward()
+    assert np.mean(drawn) == pytest.approx(0.9, abs=0.02)
+    effect = (3 * 1 - 1) ** 2 - (3 * 0 - 1) ** 2  # plain straight-through would give 0.9 * 12 - 0.1 * 6
+    assert (gates.rows[1].grad / 4000).tolist() == pytest.approx([effect] * 3, abs=0.3)
+
+
 def test_gates_touch_no_global_randomness_and_repeat_with_their_seed() -> None:
     state = torch.get_rng_state()
     one, two = (Gates(torch.full((3, 50), 0.5), seed=7) for _ in range(2))

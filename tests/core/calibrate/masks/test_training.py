@@ -78,6 +78,7 @@ class TwoBranches(Residual):
     [
         ("interleaved", "bernoulli"),
         ("interleaved", "mean"),
+        ("interleaved", "row"),
         ("sequential", "gumbel"),
         ("windowed", "bernoulli"),
         ("windowed", "gumbel"),
@@ -349,6 +350,29 @@ def test_a_checkpoint_of_other_settings_or_another_model_is_refused(tmp_path: Pa
         begin(toy(), settings(lr=0.2, seed=5)).load(file)
     with pytest.raises(MaskError, match="another model or number of calls"):
         begin(toy(calls=7), settings()).load(file)
+
+
+def losses_of(credit: int, p: Tensor) -> tuple[float, list[Tensor]]:
+    """The sum of the losses of a pass, and the gradients that it gives the probabilities, without a step."""
+    wanted = settings(sampling="mean", credit=credit, advance="teacher", start="uniform", control="fixed", lambda1=0.0)
+    strategy = begin(toy(Residual(), len(p)), wanted).strategy
+    strategy.learner.gates.assign(p)  # type: ignore[attr-defined]
+    strategy.learner.step = lambda loss, calls: loss.backward()  # type: ignore[attr-defined]
+    total = strategy.step_all() * len(p)  # type: ignore[attr-defined]
+    return total, [row.grad for row in strategy.learner.gates.rows[1:]]  # type: ignore[attr-defined]
+
+
+def test_with_credit_a_probability_answers_for_later_calls_that_reuse_its_value() -> None:
+    p, step = torch.full((4, 4), 0.5), 1e-2
+    own, whole = (losses_of(credit, p)[1] for credit in (0, 3))
+    for call in range(1, 4):
+        for block in range(4):
+            more, less = p.clone(), p.clone()
+            more[call, block] += step
+            less[call, block] -= step
+            slope = (losses_of(0, more)[0] - losses_of(0, less)[0]) / (2 * step)
+            assert float(whole[call - 1][block]) == pytest.approx(slope, rel=0.02, abs=1e-6)
+    assert torch.equal(own[-1], whole[-1]) and not torch.allclose(own[0], whole[0], rtol=0.2)
 
 
 def saved_during(calls: int, form: str) -> int:
