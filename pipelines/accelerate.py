@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ..core.engine.call import Call, one_timestep
@@ -20,7 +19,6 @@ from ..core.engine.merge import Observer
 from ..core.engine.override import override_in
 from ..core.engine.report import Report
 from ..core.engine.root_hooks import RootHooks
-from ..core.errors import Decline
 from ..core.forecast.space import Noise
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
@@ -29,7 +27,7 @@ from ..core.recipe.recipe import Method, Recipe
 from .cache_context import Context, ContextWatch, refuse_beside_cache
 from .late_control import LateControl, resolved
 from .network import network_of
-from .packed_rows import PackedRows
+from .packed_rows import PackedRows, stacked
 from .run_watch import RunWatch, Seen
 from .schedule import PipelineSchedule, PipelineWatch
 from .streams import Labels
@@ -226,7 +224,7 @@ class Handle:
         """Return a forward as the engine takes it; begins a new run if this forward starts one. Raises :class:`Decline`."""
         refuse_beside_cache(self._root)
         inputs, context = self.engine.family.inputs(args, kwargs), self._context()
-        latent = _stacked(inputs.latent)
+        latent = stacked(inputs.latent)
         now = self._seen(latent, inputs.timestep if context.timestep is None else context.timestep)
         begins = not self._watch.by_hand and (self.engine.running is None or self._watch.begins_another(now))
         if begins:
@@ -279,17 +277,6 @@ class Handle:
         watched = self._watch.by_hand or (last is not None and last.found is not None and last.found.watched)
         if running and running.idle.is_set() and not watched:
             self.end()
-
-
-def _stacked(value: Any) -> Tensor:
-    """Return a latent [B, C, ...], or [B, N, C] if packed. Some networks take a list of its rows (Z-Image)."""
-    if isinstance(value, list) and value and all(isinstance(row, Tensor) for row in value):
-        if len({row.shape for row in value}) > 1:
-            raise Decline("its pictures are of different sizes")
-        value = torch.stack(value)
-    if not isinstance(value, Tensor) or value.ndim < 3:
-        raise Decline("its input is no latent")
-    return value
 
 
 def _handles_on(root: nn.Module) -> list[Handle]:

@@ -1,4 +1,4 @@
-"""Rows and columns of packed latents, whose rows are tokens: diffusers' networks get them beside the latent."""
+"""Latents whose rows are tokens or separate tensors: diffusers' networks get the rows and columns beside the latent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..core.errors import Decline
 
 Rows = tuple[int, int, int]
 """Frames, rows and columns."""
@@ -53,6 +55,27 @@ class PackedRows:
         if self._ids is None or self._ids[0] is not ids:
             self._ids = ids, _grid(ids.detach().reshape(-1, *ids.shape[-2:])[0, :, :3].cpu())
         return self._ids[1]
+
+
+def stacked(value: Any) -> Tensor:
+    """Return a latent [B, C, ...], or [B, N, C] if packed. Some networks take a list of its rows (Z-Image).
+
+    Args:
+        value: what the network is called on.
+
+    Raises :class:`Decline` where it is no latent, or a list of pictures of different sizes.
+
+    Example:
+        >>> stacked([torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)]).shape
+        torch.Size([2, 4, 8, 8])
+    """
+    if isinstance(value, list) and value and all(isinstance(row, Tensor) for row in value):
+        if len({row.shape for row in value}) > 1:
+            raise Decline("its pictures are of different sizes")
+        value = torch.stack(value)
+    if not isinstance(value, Tensor) or value.ndim < 3:
+        raise Decline("its input is no latent")
+    return value
 
 
 def _grid(places: Tensor) -> Rows | None:

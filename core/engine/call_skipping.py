@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
 from .call import Call
+from .call_count import CallCount
 from .call_guard import CallGuard
 from .clock import Tick
 from .gates import Gate, gate_of
@@ -34,21 +35,7 @@ from .meter import Meter
 from .outputs import detached, prediction, with_prediction
 from .recording import Recording
 
-_NOISY = "this sampler adds noise, so fewer steps may do as well; samplers without noise gain more"
-_CONTINUES = (
-    "this sampler continues outputs itself: at so few calls, fewer steps may do as well; Euler and DDIM gain more"
-)
-_FEW = 0.45
-"""Share of the steps below which that is said."""
-
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
-
-
-class _Evaluation(NamedTuple):
-    """A noise level in one step: the number of its call, and that of the step."""
-
-    call: int
-    step: int
 
 
 class CallSkipping:
@@ -107,8 +94,7 @@ class CallSkipping:
         self._template: Any = None
         self._dtype: torch.dtype | None = None
         self._decided: dict[int, bool] = {}
-        self._ran: set[_Evaluation] = set()
-        self._skipped: set[_Evaluation] = set()
+        self._count = CallCount(horizon, self._plan, meter)
         self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
         self._step = -1
 
@@ -120,7 +106,7 @@ class CallSkipping:
     @property
     def calls(self) -> int:
         """Number of calls so far. Two steps' evaluations of one noise level (Heun) are two of them."""
-        return len(self._ran | self._skipped)
+        return self._count.calls
 
     @property
     def nbytes(self) -> int:
@@ -291,22 +277,12 @@ class CallSkipping:
 
     def _counted(self, runs: bool) -> bool:
         """Count the call; one of which any forward runs is a call that runs."""
-        at = _Evaluation(self._index, self._step)
-        if runs:
-            self._ran.add(at)
-            self._skipped.discard(at)
-        elif at not in self._ran:
-            self._skipped.add(at)
+        skipped = self._count.add(self._index, self._step, runs)
         how = "fitted to the profile" if self._fitted else f"{self._predictor_name} on {self._said}"
-        how = how if self._skipped else ""
-        if self._skipped and self._horizon.stochastic:
-            self._meter.note(_NOISY)
-        if self._skipped and self._horizon.multistep and self._plan.share < _FEW:
-            self._meter.note(_CONTINUES)
-        if self._skipped:
+        if skipped:
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()
-        self._meter.count_forecasts(len(self._skipped), how)
+        self._meter.count_forecasts(skipped, how if skipped else "")
         return runs
 
 

@@ -19,9 +19,9 @@ from ..tokens.maps import Pairs, TokenMap
 from ..tokens.span import Span, biased, reduced, reduced_masks
 from .kernel import Attention, KernelHost
 from .kernel_sites import KernelSite
+from .layer_report import Entry
 from .override import Override
 from .pair_store import PairStore
-from .report import Entry
 from .sight import Sight
 from .token_layer import NEVER_ENTERED, TokenRun
 

@@ -6,7 +6,8 @@ import logging
 import time
 from collections import defaultdict
 
-from .report import Entry, LayerReport, Report
+from .layer_report import Entry, LayerReport
+from .report import Report
 
 log = logging.getLogger("skipstone")
 

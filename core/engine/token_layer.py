@@ -22,10 +22,10 @@ from ..tokens.grid import Grid, grid_of
 from ..tokens.maps import Pairs, TokenMap
 from .arguments import Arguments, split
 from .call import Call
+from .layer_report import Entry
 from .meter import Meter
 from .override import Around, Override, beneath
 from .pair_store import PairStore
-from .report import Entry
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,10 @@ from ..errors import RecipeError
 from ..recipe.call_skip import CallSkip
 from .rules.base import steps_of
 from .run import Horizon
+from .step_lengths import decisive_step, spread_times
 
 FEWEST_STEPS = 8
 """With this many steps or fewer, each step changes so much that a forecast loses to fewer steps."""
-
-_CLEAN = 0.01
-"""Share of the training range below which a timestep has almost no noise."""
-
-_SHORT = 0.25
-"""Share of the longest step below which the last one is short."""
-
-_LONGER = 1.1
-"""Ratio of the last step's length to the first one's from which on steps grow."""
 
 Keys = tuple[int, ...]
 """Numbers of the steps that run, rising from 0."""
@@ -179,39 +171,6 @@ def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
     return min(found, key=lambda keys: abs(len(keys) - calls))
 
 
-def _noisy(horizon: Horizon, steps: int, tail: int) -> int | None:
-    """Return a step before the last ones that runs, too; None where they suffice.
-
-    It decides the fine detail where the last step sees almost no noise, and what a sampler continues that continues outputs:
-    the last step that sees noise. Where steps grow towards the end, as those of flow models do, the last one decides alone.
-    """
-    known = (horizon.timesteps or ())[:: horizon.stages]
-    clean = bool(known) and known[-1] <= _CLEAN * horizon.train_steps
-    if not tail or not (clean or (horizon.multistep and not _grow(known))):
-        return None
-    seen = [step for step, t in enumerate(known[: steps - tail]) if t > _CLEAN * horizon.train_steps]
-    found = seen[-1] if seen else steps - tail - 1
-    return found if found > 0 else None
-
-
-def _grow(times: Sequence[float]) -> bool:
-    """Return whether steps are longer at little noise than at much."""
-    lengths = -np.diff(np.asarray(times, dtype=float))
-    return len(lengths) > 1 and bool(lengths[-1] > _LONGER * lengths[0])
-
-
-def _spread(horizon: Horizon) -> tuple[float, ...]:
-    """Return the timesteps in which even keys are spread, one per step; () for the steps themselves.
-
-    Where a multistep sampler's steps become short at little noise (Karras' spacing), even steps leave too few keys where they
-    are long, and the sampler continues what is forecast there. The steps of flow models are longest at little noise.
-    """
-    times = (horizon.timesteps or ())[:: horizon.stages]
-    lengths = -np.diff(np.asarray(times, dtype=float))
-    short = len(lengths) > 1 and bool(lengths[-1] < _SHORT * lengths.max())
-    return times if short and horizon.multistep else ()
-
-
 class CallPlan:
     """Call skipping bound to one run: whether the network runs at a step.
 
@@ -234,8 +193,8 @@ class CallPlan:
         self._refuse_few()
         self.keys: Keys | None = None
         if self.steps and not settings.gated:
-            noisy = _noisy(horizon, self.steps, settings.tail)
-            keys = keys_for(settings, self.steps, _spread(horizon), noisy)
+            noisy = decisive_step(horizon, self.steps, settings.tail)
+            keys = keys_for(settings, self.steps, spread_times(horizon), noisy)
             self.keys = tuple(sorted({*keys, *horizon.steps_outside(settings)}))
 
     def _refuse_few(self) -> None:
