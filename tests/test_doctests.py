@@ -24,6 +24,8 @@ MODULES = sorted(
 )
 HOSTED = sorted(p.relative_to(ROOT) for folder in ("nodes", "a1111_extension") for p in (ROOT / folder).glob("*.py"))
 """Files that import a host's own modules: their arguments are listed, and their examples are the hosts' tests."""
+TOOLS = sorted(p.relative_to(ROOT) for p in (ROOT / "tools").glob("*.py"))
+"""Files that write other files of this repository: their arguments are listed, and examples run where there are some."""
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -40,7 +42,7 @@ def names_for(path: Path) -> dict[str, Any]:
     return {"model": toy(calls=4)} if path.as_posix().startswith("core/calibrate/masks") else {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
+@pytest.mark.parametrize("path", [*MODULES, *(p for p in TOOLS if ">>>" in (ROOT / p).read_text())], ids=str)
 def test_the_examples_of_a_module_run(path: Path) -> None:
     module = importlib.import_module(import_name(path))
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -140,6 +142,6 @@ def test_public_names_have_docstrings_with_arguments_and_an_example() -> None:
     assert {str(path): found for path in MODULES if (found := list(gaps(path)))} == {}
 
 
-def test_public_names_of_the_hosts_rooms_have_docstrings_with_arguments() -> None:
-    missing = {path: [gap for gap in gaps(path) if not gap.endswith("no example")] for path in HOSTED}
+def test_public_names_of_the_hosts_rooms_and_the_tools_have_docstrings_with_arguments() -> None:
+    missing = {path: [gap for gap in gaps(path) if not gap.endswith("no example")] for path in (*HOSTED, *TOOLS)}
     assert {str(path): found for path, found in missing.items() if found} == {}

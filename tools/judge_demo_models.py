@@ -150,7 +150,12 @@ def as_asked(asked: list[Motif], pictures: torch.Tensor) -> dict[str, float]:
 
 
 def save_grid(pictures: torch.Tensor, path: Path) -> None:
-    """Write pictures [B, 3, H, W] as a grid with one column per class."""
+    """Write pictures as a grid with one column per class.
+
+    Args:
+        pictures: [B, 3, H, W] in 0..1; B is a multiple of the number of classes.
+        path: of the PNG file.
+    """
     rows = pictures.unflatten(0, (-1, len(CLASSES)))
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     with whole_file(path) as part:

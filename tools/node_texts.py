@@ -146,7 +146,12 @@ def written(schemas: Iterable[Any]) -> dict[Path, str]:
 
 
 def page_translation(schemas: Iterable[Any], code: str) -> dict[str, str]:
-    """English text -> text of a language, for help pages. An input has its id after the name that the node shows."""
+    """English text -> text of a language, for help pages. An input has its id after the name that the node shows.
+
+    Args:
+        schemas: the nodes'.
+        code: ComfyUI's, of the language.
+    """
     language = translations()[code]
     ids = {one.id for schema in schemas for one in schema.inputs}
     named = {one: f"{language[one]} `{one}`" for one in ids if language.get(one, one) != one}

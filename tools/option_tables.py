@@ -42,6 +42,10 @@ def option_table(settings: type[Any]) -> str:
 
     Args:
         settings: a class whose fields are made by :func:`skipstone.core.recipe.fields.setting`.
+
+    Example:
+        >>> option_table(TokenMerge).splitlines()[2].split(" | ")[:3]
+        ['| `threshold`', '0.7', '-1 to 1']
     """
     rows = (f"| `{name}` | {default} | {values} | {help} |" for name, default, values, help in table_rows(settings))
     return "\n".join((*_HEAD, *(row.replace("|  |", "| |") for row in rows)))

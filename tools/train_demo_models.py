@@ -8,72 +8,23 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
-from safetensors import safe_open
 from torch.nn import functional as F
 
-from ..core.files import make_folder, write_json, write_safetensors
+from ..core.files import make_folder, write_json
 from ..lab.demo_models.captions import draw_captioned
 from ..lab.demo_models.classifier import load_classifier
-from ..lab.demo_models.model import DemoFlowPipeline, load_demo, new_pipeline, pipeline_modules, save_demo
+from ..lab.demo_models.model import DemoFlowPipeline, load_demo, save_demo
 from ..lab.demo_models.pictures import CLASSES, draw_pictures
-from ..lab.demo_models.pipeline import IconPipeline, to_latents
+from ..lab.demo_models.pipeline import to_latents
 from .judge_demo_models import Samples, names, save_grid, seen
-from .muon import Muon
 from .noising import noised, some_tokens_loss
 from .train_classifier import held_out_accuracy, save_classifier, train_classifier
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The command line."""
-
-    out: Path
-    """Folder for weights, training state, sample grids and the report."""
-    kind: Literal["unet", "dit", "flow"] = "unet"
-    """Which model."""
-    steps: int = 3500
-    """Batches; the learning rate reaches zero at the last."""
-    sparse: float = 0.6
-    """Share of the flow model's batches, the first ones, that use a quarter of each picture's tokens: they cost a quarter."""
-    pictures: int = 12_000
-    """Drawn training pictures."""
-    batch: int = 16
-    lr: float = 1e-3
-    warmup: int = 200
-    """Steps of linear learning-rate warm-up."""
-    dropout: float = 0.12
-    """Share of prompts replaced by the empty one, for classifier-free guidance."""
-    ema: float = 0.998
-    guidance: float = 3.0
-    """Guidance scale of the sample grids and of the final evaluation."""
-    snapshot_minutes: float = 5.0
-    classifier_steps: int = 1500
-    samples: int = 200
-    """Generated pictures that the classifier judges at the end."""
-    bf16: bool = True
-    """Compute in bfloat16; some CPUs only emulate it."""
-    threads: int | None = None
-    """torch threads; by default the faster of one and all cores, tried again every 100 steps."""
-    seed: int = 0
-
-
-@dataclass
-class Run:
-    """Everything that a resumed run needs: weights, their moving average, the optimizer, how far it is."""
-
-    pipe: IconPipeline
-    optimizers: list[torch.optim.Optimizer]
-    average: dict[str, torch.Tensor]
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+from .training_run import Run, Settings, new_run, resume_run, save_run, weights_of
 
 
 def log(**values: Any) -> None:
@@ -81,77 +32,15 @@ def log(**values: Any) -> None:
     print(json.dumps({"at": datetime.datetime.now().strftime("%H:%M:%S"), **values}), flush=True)
 
 
-def weights_of(pipe: IconPipeline) -> dict[str, torch.Tensor]:
-    """The live weights by name."""
-    return pipeline_modules(pipe).state_dict()
-
-
-def new_run(settings: Settings) -> Run:
-    """An untrained run; convolutions in channels-last, what adds to the identity at zero."""
-    pipe = new_pipeline(settings.kind)
-    network = pipe.network.to(memory_format=torch.channels_last)
-    if (
-        settings.kind == "unet"
-    ):  # transformers stay in eval mode: in training mode a DiT's blocks would drop labels of their own
-        network.train()
-    for last in last_layers(network):
-        for parameter in last.parameters():
-            torch.nn.init.zeros_(parameter)
-    return Run(pipe, optimizers_for(settings, pipe), {name: w.clone() for name, w in weights_of(pipe).items()})
-
-
-def last_layers(network: Any) -> list[torch.nn.Module]:
-    """The layers whose outputs are added to the identity: the network's last one, and each transformer block's modulation."""
-    ends = ("conv_out", "proj_out_2", "norm1.linear", "norm1_context.linear", "norm.linear")
-    found = [module for name, module in network.named_modules() if name.endswith(ends)]
-    return [*found, network.proj_out] if hasattr(network, "proj_out") else found
-
-
-def optimizers_for(settings: Settings, pipe: IconPipeline) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of a transformer's own blocks, AdamW for all else."""
-    modules = pipeline_modules(pipe)
-    blocks = ("dit.transformer_blocks.", "flow.transformer_blocks.", "flow.single_transformer_blocks.")
-    matrices = {n for n, p in modules.named_parameters() if n.startswith(blocks) and p.ndim == 2 and "_embed" not in n}
-    inner = [p for name, p in modules.named_parameters() if name in matrices]
-    outer = [p for name, p in modules.named_parameters() if name not in matrices]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(outer, lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    ]
-    if inner:
-        found.append(Muon(inner, lr=settings.lr))
-    return found
-
-
-def save_run(run: Run, path: Path) -> None:
-    """Write the whole state of `run`."""
-    kept = {"weights": weights_of(run.pipe), "average": run.average}
-    tensors = {f"{kind}.{name}": tensor for kind, found in kept.items() for name, tensor in found.items()}
-    for which, optimizer in enumerate(run.optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{which}.{index}.{name}": tensor for name, tensor in state.items()}
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_safetensors(path, whole, {"step": str(run.step), "seconds": str(run.seconds)})
-
-
-def resume_run(run: Run, path: Path) -> None:
-    """Read into `run` what `save_run` wrote."""
-    with safe_open(path, framework="pt") as file:
-        run.step, run.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in run.optimizers]
-    for key, tensor in tensors.items():
-        kind, name = key.split(".", 1)
-        if kind == "optimizer":
-            which, index, moment = name.split(".")
-            moments[int(which)].setdefault(int(index), {})[moment] = tensor
-        else:
-            (weights_of(run.pipe) if kind == "weights" else run.average)[name].copy_(tensor)
-    for optimizer, state in zip(run.optimizers, moments, strict=True):
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def diffusion_loss(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """Mean squared error of the predicted velocity for `pictures` uint8 [B, 3, 64, 64]."""
+    """Mean squared error of the predicted velocity.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        pictures: uint8 [B, 3, 64, 64].
+        prompts: one for each.
+    """
     x, t, wanted = noised(run.pipe.scheduler, to_latents(pictures).contiguous(memory_format=torch.channels_last))
     asked = [
         "" if drop else prompt
@@ -166,20 +55,37 @@ def diffusion_loss(settings: Settings, run: Run, pictures: torch.Tensor, prompts
 
 
 def learning_rate(settings: Settings, run: Run) -> float:
-    """Linear warm-up, cosine decay to zero at the last step."""
+    """Linear warm-up, cosine decay to zero at the last step.
+
+    Args:
+        settings: of the training.
+        run: under way.
+    """
     spent = min(run.step / settings.steps, 1)
     return settings.lr * min((run.step + 1) / settings.warmup, 1) * (1 + math.cos(math.pi * spent)) / 2
 
 
 def update_average(run: Run, decay: float) -> None:
-    """Move the averaged weights towards the live ones; young averages move faster."""
+    """Move the averaged weights towards the live ones; young averages move faster.
+
+    Args:
+        run: under way.
+        decay: share of the average that stays.
+    """
     decay = min(decay, (1 + run.step) / (10 + run.step))
     live = weights_of(run.pipe)
     torch._foreach_lerp_(list(run.average.values()), [live[name] for name in run.average], 1 - decay)
 
 
 def train_step(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> None:
-    """One batch: loss, gradient, AdamW, average."""
+    """One batch: loss, gradient, optimizers, average.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        pictures: uint8 [N, 3, 64, 64].
+        prompts: one for each.
+    """
     chosen = torch.randint(len(pictures), (settings.batch,))
     groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
     for group in groups:
@@ -196,14 +102,27 @@ def train_step(settings: Settings, run: Run, pictures: torch.Tensor, prompts: li
 
 
 def record(settings: Settings, run: Run, **more: Any) -> dict[str, Any]:
-    """What the weights' metadata say about their training."""
+    """What the weights' metadata say about their training.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        more: further entries.
+    """
     images, date = run.step * settings.batch, datetime.date.today().isoformat()
     common = {"steps": run.step, "images": images, "batch": settings.batch, "minutes": round(run.seconds / 60, 1)}
     return {**common, "date": date, **more}
 
 
 def snapshot(settings: Settings, run: Run, count: int = 20, steps: int = 20) -> None:
-    """Write the state, the averaged weights and a grid; log how many of its pictures show the class that was asked for."""
+    """Write the state, the averaged weights and a grid; log how many of its pictures show the class that was asked for.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        count: pictures of the grid.
+        steps: with which they are sampled.
+    """
     save_run(run, settings.out / "state.safetensors")
     path = settings.out / "snapshot.safetensors"
     save_demo(settings.kind, run.average, path, record(settings, run))
@@ -218,6 +137,10 @@ def choose_threads(take_step: Callable[[], None], wanted: int | None) -> None:
     """Take two steps: with the wanted threads, or one with every core and one with a single core, to stay with the faster.
 
     On a shared machine a starved core makes all others wait at every operator.
+
+    Args:
+        take_step: takes one.
+        wanted: number of threads; None to try.
     """
     spent = {}
     for threads in (wanted, wanted) if wanted else (os.cpu_count() or 1, 1):
@@ -229,7 +152,14 @@ def choose_threads(take_step: Callable[[], None], wanted: int | None) -> None:
 
 
 def train_network(settings: Settings, run: Run, pictures: torch.Tensor, prompts: list[str]) -> None:
-    """Train until the last step."""
+    """Train until the last step.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        pictures: uint8 [N, 3, 64, 64].
+        prompts: one for each.
+    """
     take_step = partial(train_step, settings, run, pictures, prompts)
     next_snapshot = run.seconds + 60 * settings.snapshot_minutes
     while run.step < settings.steps:
@@ -259,7 +189,13 @@ def prepare_classifier(settings: Settings) -> float:
 
 
 def finish(settings: Settings, run: Run, held_out: float) -> None:
-    """Judge samples of the averaged weights and write these with the full record."""
+    """Judge samples of the averaged weights and write these with the full record.
+
+    Args:
+        settings: of the training.
+        run: under way.
+        held_out: accuracy of the classifier.
+    """
     path = settings.out / f"icons_{settings.kind}.safetensors"
     save_demo(settings.kind, run.average, path, record(settings, run))
     samples = Samples(load_demo(path=path), settings.guidance, settings.seed)

@@ -86,7 +86,12 @@ class IconPrompts(ClassPrompts):
         return self(texts)
 
     def encode_embedding_init_text(self, text: str, tokens: int) -> Tensor:
-        """What a textual inversion would begin with; there are none of this model."""
+        """What a textual inversion would begin with, [tokens, channels]; there are none of this model.
+
+        Args:
+            text: of the inversion.
+            tokens: its length.
+        """
         return torch.zeros(tokens, CLASS_DIM)
 
     def process_texts(self, texts: Sequence[str]) -> tuple[list[Any], int]:

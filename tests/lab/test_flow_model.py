@@ -27,7 +27,8 @@ from skipstone.pipelines.denoiser import denoiser_of
 from skipstone.pipelines.samplers import set_sampler
 from skipstone.tools.judge_demo_models import MOTIFS, as_asked, motifs
 from skipstone.tools.noising import draw_sigmas, noised
-from skipstone.tools.train_demo_models import Settings, new_run, resume_run, save_run, train_step, training_data
+from skipstone.tools.train_demo_models import train_step, training_data
+from skipstone.tools.training_run import Settings, new_run, resume_run, save_run
 
 HEART = "a red heart on a teal background"
 FLOW_SAMPLERS = ("euler", "heun", "dpmpp_2m", "unipc")
