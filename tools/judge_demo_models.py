@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,13 @@ def seen(pictures: torch.Tensor) -> list[Motif]:
         >>> seen(as_tensor([draw_motif(motif)]) / 255) == [motif]
         True
     """
-    drawn = as_tensor([draw_motif(motif) for motif in MOTIFS]).float().flatten(1) / 255
-    return [MOTIFS[place] for place in torch.cdist(pictures.float().flatten(1), drawn).argmin(1).tolist()]
+    return [MOTIFS[place] for place in torch.cdist(pictures.float().flatten(1), _drawn()).argmin(1).tolist()]
+
+
+@cache
+def _drawn() -> torch.Tensor:
+    """All motifs, [N, C * H * W] in 0..1."""
+    return as_tensor([draw_motif(motif) for motif in MOTIFS]).float().flatten(1) / 255
 
 
 def as_asked(asked: list[Motif], pictures: torch.Tensor) -> dict[str, float]:

@@ -57,6 +57,7 @@ def held_out_accuracy(model: IconClassifier, count: int = 2000, seed: int = 1) -
         seed: of the pictures; another than the training's.
 
     Example:
+        >>> from ..lab.demo_models.classifier import load_classifier
         >>> held_out_accuracy(load_classifier(), count=20)
         1.0
     """
@@ -75,8 +76,8 @@ def save_classifier(model: IconClassifier, path: Path, held_out: float) -> None:
     Raises :class:`FileError`; an earlier file is then unchanged.
 
     Example:
-        >>> save_classifier(IconClassifier(), Path("/no such folder/a.safetensors"), held_out=1.0)
+        >>> save_classifier(IconClassifier(), Path(__file__) / "a.safetensors", held_out=1.0)
         Traceback (most recent call last):
-        skipstone.core.errors.FileError: cannot write '/no such folder/a.safetensors' ...
+        skipstone.core.errors.FileError: cannot write ...
     """
     write_safetensors(path, model.state_dict(), {"training": json.dumps({"held_out_accuracy": held_out})})
