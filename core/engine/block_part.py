@@ -19,7 +19,7 @@ from ..recipe.block_skip import BlockSkip
 from .always import Always
 from .block_value import Values, added, as_output, as_values
 from .cache import BlockCache
-from .call import Call
+from .call import NO_CALL, Call
 from .clock import Tick
 from .meter import Meter
 from .network import Network
@@ -29,8 +29,6 @@ from .part import Maker
 from .proof import Proof
 from .sums import Sums
 from .tally import Tally
-
-_NO_CALL = Call(0.0, (0, 0), ())
 
 
 class BlockPart:
@@ -47,7 +45,7 @@ class BlockPart:
         >>> from skipstone.core.plan.run import Horizon
         >>> graph = BlockGraph((Block("a", "block", nn.Identity(), 0),), (frozenset(),), frozenset({0}))
         >>> part = BlockPart(BlockPlan(BlockSkip(rule="interval"), graph, "toy", Horizon()), graph)
-        >>> part.begin(Tick(0, new=True), _NO_CALL), part.evaluates, part.nbytes
+        >>> part.begin(Tick(0, new=True), NO_CALL), part.evaluates, part.nbytes
         (True, True, 0)
     """
 
@@ -74,7 +72,7 @@ class BlockPart:
         # This forward's row, and which values to keep for later calls.
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
-        self._call, self._index = _NO_CALL, -1
+        self._call, self._index = NO_CALL, -1
         self._due = np.zeros(len(graph), dtype=np.int64)  # the call of each block's last run; older values are stale
         self._rows = 0
         self._proof, self._tally, self._always = Proof(graph), Tally(graph), Always(graph)
@@ -132,7 +130,7 @@ class BlockPart:
         self._drop(~self._keep)
         if self._proof.close(self._seen.unfit):
             self._refuse()
-        self._call = _NO_CALL
+        self._call = NO_CALL
         self._report()
 
     def forget(self, keys: Sequence[Hashable]) -> None:

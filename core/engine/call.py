@@ -58,6 +58,10 @@ class Call:
         return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
 
 
+NO_CALL = Call(0.0, (0, 0), ())
+"""Stands for the forward outside of any."""
+
+
 def raw_output(output: Any) -> Tensor | None:
     """Return the prediction in a network's output: a tensor, the first of a tuple, or `sample` of diffusers' output object.
 

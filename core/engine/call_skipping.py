@@ -26,7 +26,7 @@ from ..plan.call_plan import CallPlan
 from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Recipe
-from .call import Call
+from .call import NO_CALL, Call
 from .call_count import CallCount
 from .call_guard import CallGuard
 from .clock import Tick
@@ -95,7 +95,7 @@ class CallSkipping:
         self._dtype: torch.dtype | None = None
         self._decided: dict[int, bool] = {}
         self._count = CallCount(horizon, self._plan, meter)
-        self._call, self._index, self._opens = Call(0.0, (0, 0), ()), -1, False
+        self._call, self._index, self._opens = NO_CALL, -1, False
         self._step = -1
 
     @property

@@ -16,7 +16,7 @@ from ..plan.run import Horizon
 from ..plan.token_plan import TokenPlan, TokenSettings
 from ..tokens.grid import Grid
 from ..tokens.maps import Pairs
-from .call import Call
+from .call import NO_CALL, Call
 from .clock import Stream, Tick
 from .kernel_layer import KernelLayer
 from .kernel_sites import Kernels, kernels_of
@@ -56,7 +56,6 @@ class PairsFound:
 Observer = Callable[[PairsFound], None]
 """Called after each pair search."""
 Settings = TypeVar("Settings", bound=TokenSettings)
-_NO_CALL = Call(0.0, (0, 0), ())
 
 
 class TokenPart(ABC, Generic[Settings]):
@@ -94,7 +93,7 @@ class TokenPart(ABC, Generic[Settings]):
         self.meter = meter
         self.epoch = 0
         self.index = -1
-        self.call = _NO_CALL
+        self.call = NO_CALL
         self._observer = observer
         self._plan = TokenPlan(settings, horizon)
         self._finest: int | None = None
@@ -195,7 +194,7 @@ class TokenPart(ABC, Generic[Settings]):
         """Release the forward's tensors."""
         if self._sight is not None:
             self._sight.end()
-        self.call = _NO_CALL
+        self.call = NO_CALL
         for layer in self._layers:
             layer.start_forward()
 
