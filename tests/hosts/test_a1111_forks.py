@@ -1,9 +1,12 @@
-"""The script beside Forge Neo's own Spectrum, from its source (`NEO_PATH`, the folder of a checkout)."""
+"""What the script needs of each web UI, read in its source (`WEBUI_PATH`, `FORGE_PATH`, `REFORGE_PATH`, `CLASSIC_PATH`), and the
+script beside Forge Neo's own Spectrum, from its source (`NEO_PATH`): each the folder of a checkout."""
 
 from __future__ import annotations
 
+import ast
 import os
 from copy import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +24,55 @@ SPECTRUM = {
     "w": 0.25, "m": 6, "lam": 0.5, "window_size": 2, "flex_window": 0.0, "warmup_steps": 6, "stop_caching_step": 0.9,
 }  # fmt: skip
 """The defaults of its panel."""
+
+
+USED = {
+    "script_callbacks": {
+        "on_cfg_denoiser", "on_model_loaded", "on_script_unloaded", "on_before_ui", "on_ui_settings", "on_ui_tabs",
+    },
+    "scripts": {"Script", "AlwaysVisible", "scripts_data"},
+    "ui_common": {"create_refresh_button"},
+    "ui_components": {"InputAccordion"},
+    "paths_internal": {"models_path", "roboto_ttf_file"},
+    "processing": {"fix_seed", "process_images"},
+    "txt2img": {"txt2img_create_processing"},
+    "call_queue": {"queue_lock"},
+    "sd_unet": {"current_unet"},
+    "sd_models": {"model_data"},
+    "errors": {"report"},
+    "shared": {"opts", "state"},
+}  # fmt: skip
+"""Module of the web UI -> names that the script takes from it."""
+HOOKS = (
+    "before_process", "process", "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess",
+    "after_component",
+)  # fmt: skip
+"""Methods of the script that the web UI calls."""
+
+
+def names_in(module: Path) -> set[str]:
+    """The names that a module has once it is imported; nothing is run."""
+    found: set[str] = set()
+    for node in ast.parse(module.read_text(errors="replace")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+    return found
+
+
+@pytest.mark.parametrize("host_name", ["WEBUI", "FORGE", "REFORGE", "CLASSIC"])
+def test_a_web_ui_has_what_the_script_takes_from_it(host_name: str) -> None:
+    path = os.environ.get(f"{host_name}_PATH")
+    if not path:
+        pytest.skip(f"needs a checkout: set {host_name}_PATH")
+    modules = Path(path, "modules")
+    missing = {name: wanted - names_in(modules / f"{name}.py") for name, wanted in USED.items()}
+    assert not {name: lacks for name, lacks in missing.items() if lacks}
+    runner = (modules / "scripts.py").read_text(errors="replace")
+    assert [hook for hook in HOOKS if f"script.{hook}(" not in runner] == []
 
 
 class Patcher(SimpleNamespace):

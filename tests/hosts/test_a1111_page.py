@@ -118,7 +118,7 @@ class Page:
             "return t !== b && t.includes('Time taken'); }",
             arg=before,
         )
-        return self.text("#html_info_txt2img")
+        return self.says("#html_info_txt2img", "Steps: ")
 
 
 @pytest.fixture(scope="module")
