@@ -50,13 +50,14 @@ def progress(log: RunLog, of: int | None, error: str = "") -> str:
         error: what is known of the error, as the report says it.
     """
     count, saved = len(log.calls), log.seconds_saved
-    average = log.seconds / max(1, count - 1)  # the call that was just made has no time yet
+    timed = count - 1  # the call that was just made has no time yet
+    times = f"{log.seconds / timed:.2f} s a call" if timed else ""
     lines = [
         f"call {count}{f' of {of}' if of else ''}: {log.calls[-1].ran}",
-        f"{average:.2f} s a call" + (f", about {saved:.1f} s saved so far" if saved >= 0.05 else ""),
-        *([error] if error else []),
+        times + (f", about {saved:.1f} s saved so far" if saved >= 0.05 else ""),
+        error,
     ]
-    return "\n".join(wrapped(f"{line};") for line in lines)
+    return "\n".join(wrapped(f"{line};") for line in lines if line)
 
 
 class _Shown:

@@ -99,6 +99,11 @@ class ComfyUI:
         return self._log.read_text(errors="replace")
 
     @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
     def folder(self) -> Path:
         """ComfyUI's checkout."""
         return self._folder
@@ -119,13 +124,13 @@ class ComfyUI:
 
     def get(self, path: str) -> bytes:
         """GET."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as answer:
             return answer.read()
 
     def post(self, path: str, body: Any) -> Any:
         """POST JSON; an error's body is returned as well."""
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or b"null")

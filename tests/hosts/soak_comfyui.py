@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from hosts.comfyui import ComfyUI, Result, places
-from hosts.soak_jobs import METHODS, Job, job
+from hosts.soak_jobs import METHODS, MODELS, Job, job, plain
 
 EVERY = 10
 """Prompts between two looks at what the process holds."""
@@ -55,6 +55,15 @@ def draw(host: ComfyUI, job: Job, seconds: float) -> Drawn:
     result = host.result(answer["prompt_id"])
     interrupted = result.status == "error" and result.detail[0] == "execution_interrupted"
     return Drawn(job, result, interrupted)
+
+
+def known(host: ComfyUI) -> list[str]:
+    """The models that this ComfyUI can draw by itself: older ones do not know all of them."""
+    found = [model for model in MODELS if draw(host, plain(model), 0.0).digest]
+    print(
+        f"{host.name} does not draw {', '.join(set(MODELS) - set(found)) or 'none of the models'} by itself", flush=True
+    )
+    return found
 
 
 def soak(host: ComfyUI, jobs: Sequence[Job]) -> tuple[list[Drawn], list[dict[str, Any]]]:
@@ -144,12 +153,14 @@ def options() -> Namespace:
 def main() -> int:
     """Run the soak in the first ComfyUI of COMFYUI_PATH."""
     chosen_options, random = options(), Random(options().seed)
-    jobs = [job(random) for _ in range(chosen_options.prompts)]
     with tempfile.TemporaryDirectory() as folder:
 
         def server(name: str) -> ComfyUI:
             return ComfyUI(places()[0], Path(folder) / name, flags="")
 
+        with server("first") as host:
+            models = known(host)
+        jobs = [job(random, models) for _ in range(chosen_options.prompts)]
         with server("soak") as host:
             print(f"{host.name}, seed {chosen_options.seed}", flush=True)
             drawn, held = soak(host, jobs)

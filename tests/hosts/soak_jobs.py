@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ EVEN = ("HunyuanVideo t2v",)
 """Kinds that ComfyUI itself runs at even sizes only."""
 MASKED = ("HunyuanDiT", "LTX Video")
 """Kinds whose conds of the probe have masks of 77 tokens."""
+MODELS = (*DEMO, *SIZES)
 SAMPLERS = (
     "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "heun", "dpm_2", "uni_pc", "ddim", "lcm", "er_sde",
     "res_multistep", "lms", "deis", "sa_solver",
@@ -88,15 +89,24 @@ class Job:
         return self.method in ("none", "off")
 
 
-def job(random: Random) -> Job:
-    """One prompt of any kind."""
-    model = random.choice([*DEMO, *SIZES])
+def job(random: Random, models: Sequence[str] = MODELS) -> Job:
+    """One prompt of any kind, of one of these models."""
+    model = random.choice(models)
     method = random.choice([*METHODS, "none"])
-    prompt = _sampled(random, _demo(random, model) if model in DEMO else _tiny(random, model))
+    prompt = _dense(random, model)
     for made in METHODS[method]:
         for number, (class_type, widgets) in enumerate(made(random)):
             prompt = patched(prompt, class_type, f"{made.__name__}{number}", **widgets)
     return Job(model, method, prompt, random.random() if random.random() < 0.15 else None)
+
+
+def plain(model: str) -> Job:
+    """A picture without us, the same for each model every time."""
+    return Job(model, "none", _dense(Random(0), model), None)
+
+
+def _dense(random: Random, model: str) -> Prompt:
+    return _sampled(random, _demo(random, model) if model in DEMO else _tiny(random, model))
 
 
 def _demo(random: Random, model: str) -> Prompt:
@@ -113,11 +123,8 @@ def _demo(random: Random, model: str) -> Prompt:
 def _tiny(random: Random, model: str) -> Prompt:
     """A random network of the probe."""
     least, most = SIZES[model]
-    size = {
-        "height": random.randint(least, most),
-        "width": random.randint(least, most),
-        "batch": random.choice((1, 1, 2)),
-    }
+    sides = range(least, most + 1, 2 if model in EVEN else 1)
+    size = {"height": random.choice(sides), "width": random.choice(sides), "batch": random.choice((1, 1, 2))}
     conds = {"positive": 77 if model in MASKED else random.choice((77, 77, 100)), "negative": 77}
     return {
         "model": node("ProbeModel", kind=model),

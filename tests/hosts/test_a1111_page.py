@@ -1,24 +1,22 @@
 """The panel and the tab in a browser, on a real AUTOMATIC1111 web UI.
 
-Needs `WEBUI_PATH` and what goes with it (see test_a1111.py), Playwright for Python, and Chromium: Playwright's own, or the one
-that `CHROMIUM_PATH` names or that is in the PATH.
+Needs `WEBUI_PATH` and what goes with it (see test_a1111.py), and what browser.py needs.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hosts.browser import PATIENCE, browser
 from hosts.webui import WebUI, place
+
+__all__ = ["browser"]
 
 pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
 
-PATIENCE = 120_000
-"""Milliseconds to wait for the page: a loaded machine is slow."""
 STEPS = 12
 
 
@@ -119,24 +117,6 @@ class Page:
             arg=before,
         )
         return self.says("#html_info_txt2img", "Steps: ")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright for Python: pip install playwright")
-    with api.sync_playwright() as play:
-        path = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
-        try:
-            found = play.chromium.launch(
-                executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-            )
-        except api.Error as error:
-            pytest.skip(
-                f"needs Chromium, by `playwright install chromium` or CHROMIUM_PATH: {str(error).splitlines()[0]}"
-            )
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
