@@ -96,10 +96,11 @@ window.look = {
     return found.length ? look.broken(found.at(-1)) : [];
   },
 
-  // Whether it has a line like this, and none of its text is cut off.
+  // The same, once there is a line like this and none of its text is cut off.
   says(id, pattern) {
     const lines = look.lines(id);
-    return squeezed(lines.join("")) === squeezed(look.report(id)) && lines.some((line) => new RegExp(pattern).test(line));
+    const isWhole = squeezed(lines.join("")) === squeezed(look.report(id));
+    return isWhole && lines.some((line) => new RegExp(pattern).test(line)) && lines;
   },
 
   // What the classic canvas writes: [text, x, y] on the screen.

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 from hosts.browser import PATIENCE
-from hosts.comfyui import ROOT, ComfyUI, Prompt, Result
-from hosts.test_comfyui_families import OLD
+from hosts.comfyui import OLD, ROOT, ComfyUI, Prompt, Result
 
 CLASSIC, VUE = "classic", "Nodes 2.0"
 RENDERERS = (CLASSIC, VUE)
 SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.Workflow.Persist": True,
-    "Comfy.UseNewMenu": "Top", "Comfy.Minimap.Visible": False,
+    "Comfy.UseNewMenu": "Top", "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "LiteGraph.Canvas.MaximumFps": 10,
 }  # fmt: skip
-"""Nothing that covers the graph."""
+"""Nothing that covers the graph, and few frames a second, as there is no graphics card."""
 
+POLLING = 200
+"""Milliseconds between two looks at the page."""
 OPTIONS = {CLASSIC: ".litecontextmenu .litemenu-entry", VUE: "[role=option]"}
 """Where the options of a widget are listed."""
 FOUND = "[data-testid=result-item], .p-autocomplete-option"
@@ -55,9 +56,10 @@ class Page:
             "window.app?.graph?.nodes?.length && LiteGraph.registered_node_types.SkipstoneAuto && look.settled()"
         )
 
-    def until(self, condition: str, **given: Any) -> None:
-        """Wait for a condition in the page's own language, which knows the names of `given`."""
-        self.page.wait_for_function(f"({{{', '.join(given)}}}) => {condition}", arg=given)
+    def until(self, condition: str, **given: Any) -> Any:
+        """Wait until a value in the page's own language, which knows the names of `given`, is one that counts as true."""
+        found = self.page.wait_for_function(f"({{{', '.join(given)}}}) => {condition}", arg=given, polling=POLLING)
+        return found.json_value()
 
     def get(self, expression: str, **given: Any) -> Any:
         """The value of an expression in the page's own language, which knows the names of `given`."""
@@ -104,14 +106,12 @@ class Page:
         """Press Run, and wait for the end."""
         return self.host.result(self.queue())
 
-    def lines(self, node: int) -> list[str]:
-        """The lines of the report that the user sees on a node, as they are broken on the screen; those cut off are left out."""
-        return self.get("look.lines(node)", node=node)
-
     def says(self, node: int, pattern: str) -> list[str]:
-        """Wait until a node's report has a line that matches, and none of its text is cut off; its lines."""
-        self.until("look.says(node, pattern)", node=node, pattern=pattern)
-        return self.lines(node)
+        """Wait until a node's report has a line that matches, and none of its text is cut off.
+
+        Its lines, as they are broken on the screen.
+        """
+        return self.until("look.says(node, pattern)", node=node, pattern=pattern)
 
     def choose(self, node: int, widget: str, option: str) -> None:
         """Choose an option of a widget with the mouse."""
@@ -144,10 +144,10 @@ class Page:
         self.page.keyboard.press(key)
         self.until("look.settled()")
 
-    def picture(self, path: Path | str) -> None:
-        """A screenshot of the whole graph."""
+    def fit(self) -> None:
+        """Bring the whole graph into view."""
         self.get("look.fit()")
-        self.page.screenshot(path=str(path))
+        self.page.wait_for_timeout(300)  # until it is drawn
 
 
 @contextmanager
@@ -161,10 +161,13 @@ def opened(browser: Any, host: ComfyUI, renderer: str) -> Iterator[Page]:
     """
     if renderer == VUE and host.name in OLD:
         pytest.skip("Nodes 2.0 came later")
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    page = Page(context.new_page(), host, renderer)
+    context = browser.contexts[0] if browser.contexts else browser.new_context(viewport={"width": 1400, "height": 800})
+    blank = context.new_page()
+    blank.goto(f"{host.url}/system_stats")
+    blank.evaluate("localStorage.clear()")  # the graphs of earlier pages; their files stay in the browser's cache
+    page = Page(blank, host, renderer)
     yield page
-    context.close()
+    blank.close()
     assert not [error for error in page.errors if "skipstone" in error]
 
 

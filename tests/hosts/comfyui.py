@@ -24,6 +24,9 @@ ALWAYS = "--disable-api-nodes --listen 127.0.0.1 --database-url sqlite:///:memor
 UNCACHED = "--cache-none"
 """Every prompt runs all of its nodes."""
 
+OLD = ("ComfyUI 0.3.64",)
+"""Versions whose classes do not know all of our families, or not these shapes of them, and which have no Nodes 2.0."""
+
 _TIMES = re.compile(r"(\d+\.\d\dx faster in multiply-adds,\s)?\d+\.\d s(,\sabout\s\d+\.\d\ss\ssaved)?;\s?")
 """What a report says of a run's times, which no two runs share."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import served
 from hosts.comfy_prompts import image, merged, node, patched, text2img
-from hosts.comfyui import ComfyUI, Prompt, Result, places
+from hosts.comfyui import OLD, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
 
 __all__ = ["host"]
@@ -24,8 +24,6 @@ STACKED = {
     "Cosmos 1": 4, "Cosmos Predict 2": 4, "Mochi 1": 4,
 }  # fmt: skip
 """Kind -> blocks of its stacks."""
-OLD = ("ComfyUI 0.3.64",)
-"""Versions whose classes do not know all of these families, or not these shapes of them."""
 LONG_SKIPS = ("HunyuanDiT",)
 """Kinds whose first call shows that its sums cannot be used, so that the second one runs in full, too."""
 

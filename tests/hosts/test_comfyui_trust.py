@@ -14,9 +14,8 @@ from urllib.parse import quote
 import pytest
 import torch
 from hosts.comfy_prompts import node
-from hosts.comfyui import UNCACHED, ComfyUI, Prompt, Result, places
+from hosts.comfyui import OLD, UNCACHED, ComfyUI, Prompt, Result, places
 from hosts.test_comfyui import host
-from hosts.test_comfyui_families import OLD
 from hosts.test_comfyui_windows import FRAMES
 from hosts.trust_methods import IDLE, OFF, ON, STEPS, UNET, Case, Change, drawn, ours, picture, rows, said
 from hosts.trust_neighbours import NEIGHBOURS

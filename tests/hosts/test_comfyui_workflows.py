@@ -34,7 +34,7 @@ def page(browser: Any, host: ComfyUI, request: pytest.FixtureRequest) -> Iterato
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_opens_whole_and_is_the_prompt_beside_it(page: Page, name: str) -> None:
     page.load(name)
-    page.get("look.fit()")
+    page.fit()
     if folder := os.environ.get("SKIPSTONE_SCREENSHOTS"):
         page.page.wait_for_timeout(1000)
         page.page.screenshot(path=Path(folder) / f"{name} {page.renderer}.png")
