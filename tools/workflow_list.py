@@ -171,8 +171,8 @@ def _joint() -> dict[int, Node]:
     """Merged tokens at the calls that run, and the recipe of both as a file."""
     made = _demo()
     made[1] = replace(made[1], values=("icons (U-Net)", 4))
-    made[10] = Node("SkipstoneTokenMerge", (400, 120), (300, 160), (0.8, "config_3"), {"model": (1, 0)})
-    made[2] = replace(made[2], at=(400, 330), links={"model": (10, 0)})
+    made[10] = Node("SkipstoneTokenMerge", (400, 120), (300, 450), (0.8, "config_3"), {"model": (1, 0)})
+    made[2] = replace(made[2], at=(400, 630), links={"model": (10, 0)})
     made[3] = replace(made[3], values=("boat",))
     made[9] = note_of(
         _DEMO,

@@ -73,6 +73,16 @@ window.look = {
     return lines.map((line) => line.text.replace(/\s+/g, " ").trim()).filter(Boolean);
   },
 
+  // Pairs of nodes that lie on each other, by their titles.
+  overlaps() {
+    const shrunk = ({ left, top, right, bottom }) => [left + NEAR, top + NEAR, right - NEAR, bottom - NEAR];
+    const boxes = app.canvas.graph.nodes.map((node) => [node.title, shrunk(look.box(node.id))]);
+    const meet = ([l, t, r, b], [left, top, right, bottom]) => l < right && left < r && t < bottom && top < b;
+    return boxes.flatMap(([one, box], at) =>
+      boxes.slice(at + 1).flatMap(([other, next]) => (meet(box, next) ? [[one, other]] : []))
+    );
+  },
+
   // Texts on a node that the user does not see as a whole.
   cut(id) {
     const box = look.box(id);
