@@ -10,6 +10,7 @@ window.look = {
   isVue: () => Boolean(LiteGraph.vueNodesMode),
   element: (id) => document.querySelector(`.lg-node[data-node-id="${id}"]`),
   settled: () => !look.isVue() || app.canvas.graph.nodes.every((node) => look.element(node.id)),
+  visible: (element) => element.checkVisibility({ opacityProperty: true, visibilityProperty: true }),
   widgets: (id) => (look.node(id).widgets ?? []).filter((widget) => widget.name !== REPORT),
 
   // Of a node, on the screen.
@@ -90,8 +91,8 @@ window.look = {
     const canvas = look.isVue() ? [] : look.written().filter(shortened).map(([text]) => text);
     const parts = look.parts(id);
     const characters = parts.flatMap(look.characters).filter(([of, character, , isCut]) => isCut && character.trim());
-    const areas = parts.flatMap((part) => [...part.querySelectorAll("textarea")]);
-    const long = areas.filter((area) => area.clientHeight && area.scrollHeight > area.clientHeight + NEAR);
+    const areas = parts.flatMap((part) => [...part.querySelectorAll("textarea")]).filter(look.visible);
+    const long = areas.filter((area) => area.scrollHeight > area.clientHeight + NEAR);
     return [...canvas, ...new Set(characters.map(([of]) => of.data)), ...long.map((area) => area.value)];
   },
 
@@ -136,7 +137,7 @@ window.look = {
   texts(id) {
     const parts = look.parts(id).flatMap((part) => [
       ...look.broken(part, true),
-      ...[...part.querySelectorAll("textarea, input")].flatMap((box) => box.value.split("\n")),
+      ...[...part.querySelectorAll("textarea, input")].filter(look.visible).flatMap((box) => box.value.split("\n")),
     ]);
     const box = look.box(id);
     const canvas = look.isVue() ? [] : look.written().filter(([, x, y]) => within(x, y, box)).map(([text]) => text);
