@@ -5,6 +5,7 @@ Needs `WEBUI_PATH` and what goes with it (see test_a1111.py), and what browser.p
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
