@@ -213,7 +213,7 @@ def _control_and_lora() -> dict[int, Node]:
     made[10] = Node(
         "LoraLoader", (400, 120), (300, 130), ("my_lora.safetensors", 0.8, 0.8), {"model": (1, 0), "clip": (1, 1)}
     )
-    made[2] = replace(made[2], at=(400, 300), links={"model": (10, 0)})
+    made[2] = replace(made[2], at=(400, 320), size=(300, 270), links={"model": (10, 0)})
     for prompt in (3, 4):
         made[prompt] = replace(made[prompt], links={"clip": (10, 1)})
     made[11] = Node("LoadImage", (400, 640), (300, 330), ("example.png",))
