@@ -13,8 +13,9 @@ from torch import Tensor
 from ..core.calibrate.judging import Judged, choose, held_out, judge
 from ..core.calibrate.profiling import dense, profile, sensitivity, with_plans
 from ..core.calibrate.proposals import Proposal, joint_proposal, proposals
-from ..core.errors import RecipeError
+from ..core.errors import ProfileError, RecipeError
 from ..core.forecast.profile import HeldOut, Profile
+from ..core.models.family import identity
 from ..core.plan.call_choice import PROMISED, Choice, choose_calls
 from ..core.plan.call_plan import FEWEST_STEPS
 from ..core.plan.run import Horizon
@@ -62,6 +63,8 @@ class MakeProfile:
     pictures; 0 leaves it out."""
     choosing: int = 12
     """Noises on which the proposals are compared."""
+    extend: bool = False
+    """Keep the file that is there, with its dense runs and its plans for other speed-ups."""
     refine: bool = False
     """Also move single steps of the best proposal while that measures better: some 30 more proposals for each speed-up."""
     promised: int = 128
@@ -125,11 +128,10 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     _check(options)
     joined = [(name, _methods(name)) for name in options.beside]
     denoiser = _denoiser(options)
-    found = _recorded(denoiser, options)
-    say(f"recorded {options.samples} dense pictures of {found.steps} calls")
-    found.save(options.out)
+    wanted = sorted({max(2, round(options.steps / s)) for s in options.speedups}, reverse=True)
+    found = _kept(denoiser, options.out, wanted) if options.extend else _recorded(denoiser, options, say)
     judging = _Judging(denoiser, options, say)
-    for calls in sorted({max(2, round(found.steps / s)) for s in options.speedups}, reverse=True):
+    for calls in wanted:
         best = judging.best(proposals(found, calls, file=str(options.out)))
         further = [judging.joint(best, methods, name) for name, methods in joined]
         found = with_plans(found, [best.plan, *(plan for plan in further if plan)])
@@ -138,13 +140,28 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     return found
 
 
-def _recorded(denoiser: PipelineDenoiser, options: MakeProfile) -> Profile:
-    """The profile of dense runs, with the sensitivity of each call if that is wanted."""
+def _recorded(denoiser: PipelineDenoiser, options: MakeProfile, say: Callable[[str], Any]) -> Profile:
+    """Record the profile of dense runs, with the sensitivity of each call if that is wanted, and write it."""
     found = profile(denoiser, range(_PROFILED, _PROFILED + options.samples), options.batch)
-    if not options.sensitivity:
-        return found
-    moved = sensitivity(denoiser, range(_PROFILED, _PROFILED + options.sensitivity), options.batch)
-    return replace(found, sensitivity=moved)
+    if options.sensitivity:
+        moved = sensitivity(denoiser, range(_PROFILED, _PROFILED + options.sensitivity), options.batch)
+        found = replace(found, sensitivity=moved)
+    say(f"recorded {options.samples} dense pictures of {found.steps} calls")
+    found.save(options.out)
+    return found
+
+
+def _kept(denoiser: PipelineDenoiser, path: Path, measured: Sequence[int]) -> Profile:
+    """Return the profile of a file without its plans of these numbers of calls. Raises :class:`ProfileError` for another run's."""
+    known = Profile.load(path)
+    known.fits(identity(denoiser.network))
+    there = (known.timesteps, known.sampler, known.guidance)
+    if there != (tuple(denoiser.timesteps), denoiser.sampler, denoiser.guidance):
+        raise ProfileError(
+            f"{path.name} is of {known.steps} steps of {known.sampler} with guidance {known.guidance:g}: give these, or leave out "
+            "--extend"
+        )
+    return replace(known, plans=tuple(plan for plan in known.plans if plan.beside or len(plan.keys) not in measured))
 
 
 class _Best(NamedTuple):

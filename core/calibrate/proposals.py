@@ -47,17 +47,18 @@ class Proposal:
         return CallSkip(keys=self.keys, space=self.space, predictor=self.predictor, profile=self.profile)
 
 
-POWERS = {"even, denser early": 1.25, "even, denser late": 0.85}
+POWERS = {"even, gaps mixed": 1.0, "even, denser early": 1.25, "even, denser late": 0.85}
 """Name of a spread -> its power (:func:`skipstone.core.plan.call_plan.dense_keys`)."""
 
 
-def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"), file: str = "") -> list[Proposal]:
+def proposals(known: Profile, calls: int, spaces: Iterable[Space] = (), file: str = "") -> list[Proposal]:
     """Return what is worth a try: spread keys, and shortest paths by two measures of what an error counts.
 
     Args:
         known: the profile.
         calls: how many steps run.
-        spaces: what may be forecast; the first one with all keys, the others with some.
+        spaces: what may be forecast; the first one with all keys, the others with some. By default the noise, the picture,
+            and the network's output where it is neither.
         file: path of the profile; with it, fitted forecasts are tried on some of the keys, too.
 
     Example:
@@ -66,7 +67,7 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"
         ('even', (0, 4, 7, 11), 'eps')
     """
     found = []
-    for place, space in enumerate(spaces):
+    for place, space in enumerate(spaces or _spaces(known)):
         costs = one_call_costs(known, space, "line")
         found.append(Proposal(even_keys(known.steps, calls), space, name="even"))
         found.append(Proposal(best_keys(costs, calls), space, name="shortest path"))
@@ -81,6 +82,12 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = ("eps", "x0"
     for proposal in found:
         first.setdefault((proposal.keys, proposal.space, proposal.predictor), proposal)
     return list(first.values())
+
+
+def _spaces(known: Profile) -> list[Space]:
+    """Return the noise, the picture, and the output where it is another quantity, such as a velocity."""
+    found: list[Space] = ["eps", "x0"]
+    return found if known.noises[-1].predicts in found else [*found, "raw"]
 
 
 def macs_of(denoiser: ProfiledDenoiser, proposal: Proposal) -> int:

@@ -45,12 +45,28 @@ def even_keys(
     if noisy is not None and warmup <= noisy < end and len(keys) < calls:
         keys.add(noisy)
         end = noisy
+    missing = calls - len(keys)
+    if not times and missing <= end - warmup:
+        return tuple(sorted(keys.union(_between(warmup - 1, end, missing))))
     at = np.asarray(times or range(steps), dtype=float)
     last = at[end] if end < steps else 2 * at[-1] - at[max(0, steps - 2)]
-    for wanted in np.linspace(at[warmup - 1], last, max(0, calls - len(keys)) + 2)[1:-1]:
+    for wanted in np.linspace(at[warmup - 1], last, max(0, missing) + 2)[1:-1]:
         free = [step for step in range(end) if step not in keys] or [step for step in range(steps) if step not in keys]
         keys.add(min(free, key=lambda step: (round(abs(at[step] - wanted), 9), step % 2)))
     return tuple(sorted(keys))
+
+
+def _between(start: int, end: int, count: int) -> list[int]:
+    """Return this many steps between two others: short gaps first, then the longer ones, and one short gap at the end.
+
+    A line through two keys meets the step behind them worst where gaps alternate, so gaps of a length lie together. A single
+    longer gap comes before the last quarter.
+    """
+    gap, longer = divmod(end - start, count + 1)
+    short = count + 1 - longer
+    first = short - (max(1, short // 4) if longer == 1 else 1)
+    gaps = [gap + (first <= place < first + longer) for place in range(count)]
+    return (start + np.cumsum(gaps, dtype=int)).tolist()
 
 
 def dense_keys(steps: int, calls: int, power: float) -> Keys:

@@ -13,7 +13,7 @@ from skipstone.cli import profile as command
 from skipstone.cli.profile import MakeProfile, Plan, make_profile, show_plan
 from skipstone.core.calibrate import judging
 from skipstone.core.calibrate.judging import Judged
-from skipstone.core.errors import RecipeError
+from skipstone.core.errors import ProfileError, RecipeError
 from skipstone.core.forecast.profile import Profile
 from skipstone.core.recipe.block_skip import BlockSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -53,6 +53,24 @@ def test_single_steps_are_moved_where_that_is_better(tmp_path: Path, monkeypatch
     (plan,) = Profile.load(tmp_path / "p.safetensors").plans
     assert plan.keys == (0, 7, 8, 9) and plan.name.endswith(", moved") and plan.name.count("moved") == 1
     assert any(line.strip().startswith("single steps moved, ") for line in said)
+
+
+def test_a_profile_is_extended_by_further_speed_ups(
+    made: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dense runs and other plans stay, and a plan for the same number of calls is measured again."""
+    monkeypatch.setattr(command, "load_model", lambda *given: tiny.dit_pipeline())
+    monkeypatch.setattr(command, "profile", None)  # nothing is recorded
+    known, out = Profile.load(made[0]), tmp_path / "p.safetensors"
+    others = tuple(replace(known.plans[0], keys=keys, one_call=()) for keys in ((0, 9), (0, 3, 9)))
+    replace(known, plans=(*known.plans, *others)).save(out)
+    again = MakeProfile("tiny", 10, 1.0, speedups=(3.3,), choosing=2, promised=9, extend=True, out=out)
+    make_profile(again, (said := list[str]()).append)
+    found = Profile.load(out)
+    assert [len(plan.keys) for plan in found.plans] == [5, 2, 3] and found.plans[-1].one_call
+    assert found.gram.tolist() == known.gram.tolist() and not any("recorded" in line for line in said)
+    with pytest.raises(ProfileError, match=r"is of 10 steps of DDIMScheduler with guidance 1: give these"):
+        make_profile(replace(again, guidance=2.0), said.append)
 
 
 def test_methods_beside_are_kept_where_they_measure_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

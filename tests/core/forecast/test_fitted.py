@@ -87,7 +87,7 @@ def test_fitted_plans_are_proposed_run_and_judged(tmp_path: Path) -> None:
     found = profile(denoiser, range(4))  # type: ignore[arg-type]
     found.save(file := tmp_path / "toy.safetensors")
     plans = {
-        p.predictor: p for p in reversed(proposals(found, 5, file=str(file))) if p.name == "even" and p.space == "eps"
+        p.predictor: p for p in reversed(proposals(found, 6, file=str(file))) if p.name == "even" and p.space == "eps"
     }
     errors = {}
     for name, plan in plans.items():

@@ -32,6 +32,9 @@ def test_even_steps_are_as_many_as_wanted_with_the_first_and_the_last(steps: int
     assert keys[0] == 0 and (calls == 1 or keys[-1] == steps - 1) and keys[-1] < steps
     gaps = [b - a for a, b in pairwise(keys)]
     assert not gaps or max(gaps) - min(gaps) <= 1
+    turns = sum(a != b for a, b in pairwise(gaps))
+    assert turns <= 2, "gaps of a length lie together"
+    assert len(set(gaps)) < 2 or gaps[-1] == min(gaps), "the last one is short"
 
 
 @given(STEPS, st.data())
