@@ -64,7 +64,7 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = (), file: st
     Example:
         >>> found = proposals(profile(denoiser, seeds=range(4)), calls=4)
         >>> found[0].name, found[0].keys, found[0].space
-        ('even', (0, 4, 7, 11), 'eps')
+        ('even', (0, 4, 8, 11), 'eps')
     """
     found = []
     for place, space in enumerate(spaces or _spaces(known)):

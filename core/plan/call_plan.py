@@ -36,7 +36,7 @@ def even_keys(
 
     Example:
         >>> even_keys(20, 7), even_keys(6, 1), even_keys(6, 4, times=(999, 640, 360, 160, 40, 0))
-        ((0, 3, 6, 10, 13, 16, 19), (0,), (0, 1, 2, 5))
+        ((0, 3, 6, 9, 12, 16, 19), (0,), (0, 1, 2, 5))
     """
     tail = min(tail, calls - 1)
     warmup = max(1, min(warmup, calls - tail))
