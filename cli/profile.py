@@ -128,13 +128,13 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     _check(options)
     joined = [(name, _methods(name)) for name in options.beside]
     denoiser = _denoiser(options)
-    wanted = sorted({max(2, round(options.steps / s)) for s in options.speedups}, reverse=True)
-    found = _kept(denoiser, options.out, wanted) if options.extend else _recorded(denoiser, options, say)
+    found = _kept(denoiser, options.out) if options.extend else _recorded(denoiser, options, say)
     judging = _Judging(denoiser, options, say)
-    for calls in wanted:
+    for calls in sorted({max(2, round(found.steps / s)) for s in options.speedups}, reverse=True):
         best = judging.best(proposals(found, calls, file=str(options.out)))
         further = [judging.joint(best, methods, name) for name, methods in joined]
-        found = with_plans(found, [best.plan, *(plan for plan in further if plan)])
+        others = tuple(plan for plan in found.plans if plan.beside or len(plan.keys) != calls)
+        found = with_plans(replace(found, plans=others), [best.plan, *(plan for plan in further if plan)])
         found.save(options.out)
     say(f"wrote {options.out}")
     return found
@@ -151,8 +151,8 @@ def _recorded(denoiser: PipelineDenoiser, options: MakeProfile, say: Callable[[s
     return found
 
 
-def _kept(denoiser: PipelineDenoiser, path: Path, measured: Sequence[int]) -> Profile:
-    """Return the profile of a file without its plans of these numbers of calls. Raises :class:`ProfileError` for another run's."""
+def _kept(denoiser: PipelineDenoiser, path: Path) -> Profile:
+    """Return the profile of a file. Raises :class:`ProfileError` if it is of another run."""
     known = Profile.load(path)
     known.fits(identity(denoiser.network))
     there = (known.timesteps, known.sampler, known.guidance)
@@ -161,7 +161,7 @@ def _kept(denoiser: PipelineDenoiser, path: Path, measured: Sequence[int]) -> Pr
             f"{path.name} is of {known.steps} steps of {known.sampler} with guidance {known.guidance:g}: give these, or leave out "
             "--extend"
         )
-    return replace(known, plans=tuple(plan for plan in known.plans if plan.beside or len(plan.keys) not in measured))
+    return known
 
 
 class _Best(NamedTuple):

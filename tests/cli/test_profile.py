@@ -69,6 +69,17 @@ def test_a_profile_is_extended_by_further_speed_ups(
     found = Profile.load(out)
     assert [len(plan.keys) for plan in found.plans] == [5, 2, 3] and found.plans[-1].one_call
     assert found.gram.tolist() == known.gram.tolist() and not any("recorded" in line for line in said)
+    stopped = iter([command._Judging.best])
+
+    def best(judging: command._Judging, tried: object) -> object:
+        return next(stopped)(judging, tried)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(command._Judging, "best", best)
+    with pytest.raises(StopIteration):
+        make_profile(replace(again, speedups=(3.3, 5.0)), said.append)
+    assert [len(plan.keys) for plan in Profile.load(out).plans] == [5, 2, 3], (
+        "what was not measured again is still there"
+    )
     with pytest.raises(ProfileError, match=r"is of 10 steps of DDIMScheduler with guidance 1: give these"):
         make_profile(replace(again, guidance=2.0), said.append)
 
