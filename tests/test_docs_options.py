@@ -13,7 +13,7 @@ from skipstone.tools import option_tables
 from skipstone.tools.option_tables import MARKED, SETTINGS, filled, model_table, option_table
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = {name for settings in SETTINGS for name in fields_of(settings)}
 
 

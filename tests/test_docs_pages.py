@@ -75,10 +75,10 @@ def test_the_architecture_lists_every_folder_and_only_files_that_exist() -> None
     assert [name for name in named if not any(f"/{path.as_posix()}".endswith(f"/{name}") for path in files)] == []
 
 
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
         name, _, anchor = link.partition("#")
@@ -102,7 +102,7 @@ def anchors(page: Path) -> set[str]:
     ],
 )
 def test_the_readmes_figures_are_those_of_the_benchmarks(method: str, row: str) -> None:
-    readme, benchmarks = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/benchmarks.md"))
+    readme, benchmarks = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/benchmarks/pictures.md"))
     (shown,) = re.findall(rf"^\| \*\*{method}.*$", readme, re.MULTILINE)
     (measured,) = [line for line in benchmarks.splitlines() if line.startswith(row)]
     share, error, fewer = (float(re.split("[%±]", cell)[0]) for cell in measured.split("|")[2:5])
