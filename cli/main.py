@@ -93,7 +93,7 @@ COMMANDS: dict[str, Command] = {
     "search plot": Command("show the figures of a finished search", ".cli.search", "PlotSearch", "plot_search"),
     "search": Command("search schedules for your model, write recipes", ".cli.search", "Search", "run_search", True),
     "profile": Command("measure a model, choose which steps to run", ".cli.profile", "MakeProfile", "make_profile"),
-    "plan": Command("print the steps that run by a profile", ".cli.profile", "Plan", "show_plan"),
+    "plan": Command("print the steps that run by a profile", ".cli.plan", "Plan", "show_plan"),
     "train-mask": Command("train a block mask on your model", ".cli.train_mask", "TrainMask", "train_mask"),
     "blocks": Command("print the blocks of a model", ".cli.mask", "Blocks", "show_blocks"),
     "mask make": Command("write a mask by a rule", ".cli.mask", "MakeMask", "make_mask"),
@@ -159,14 +159,15 @@ def _tyro() -> Any:
 
 
 def _overview(words: list[str]) -> int:
-    """The list of commands; to stderr and with code 2 when what was asked for is none of them."""
-    asked = not words or words[0] in ("-h", "--help")
-    stream = sys.stdout if asked else sys.stderr
+    """The list of commands, or of those of a group; to stderr and with code 2 when what was asked for is none of them."""
+    group = {name: command for name, command in COMMANDS.items() if words and name.startswith(f"{words[0]} ")}
+    asked = all(word in ("-h", "--help") for word in words[bool(group) :])
+    shown, stream = (group or COMMANDS) if asked else COMMANDS, sys.stdout if asked else sys.stderr
     if not asked:
         print(f"skipstone: no command {' '.join(words[:2])!r}", file=stream)
-    width = max(map(len, COMMANDS))
+    width = max(map(len, shown))
     print("usage: skipstone COMMAND [options]; COMMAND --help lists its options\n", file=stream)
-    for name, command in COMMANDS.items():
+    for name, command in shown.items():
         print(f"  {name:{width}}  {command.help}", file=stream)
     return 0 if asked else 2
 

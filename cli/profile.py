@@ -1,4 +1,4 @@
-"""`skipstone profile` and `skipstone plan`: measure a model once, and choose the steps that run for a number."""
+"""`skipstone profile`: measure a model once, and choose the steps that run for each speed-up."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from ..core.calibrate.proposals import Proposal, joint_proposal, proposals
 from ..core.errors import ProfileError, RecipeError
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.models.family import identity
-from ..core.plan.call_choice import PROMISED, Choice, choose_calls
 from ..core.plan.call_plan import FEWEST_STEPS
-from ..core.plan.run import Horizon
-from ..core.recipe.auto import Auto
-from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method
 from ..lab.demo_models.loading import load_model
@@ -28,7 +24,6 @@ from ..pipelines.denoiser import PipelineDenoiser, denoiser_of
 from ..pipelines.samplers import set_sampler
 
 Model = Annotated[str, tyro.conf.Positional]
-File = Annotated[Path, tyro.conf.Positional]
 
 _PROFILED, _CHOOSING, _PROMISED = 0, 10_000, 20_000
 """First seeds of the noises for the profile, for choosing, and for the promised errors: disjoint."""
@@ -86,29 +81,6 @@ class MakeProfile:
     """For a single checkpoint: local diffusers folder of the same kind of model."""
     out: Path = Path("profile.safetensors")
     """File to write."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Print the steps that run by a profile, and the error that is promised.
-
-    Example:
-        >>> Plan(Path("profile.safetensors")).speedup
-        2.0
-    """
-
-    profile: File
-    """Profile file."""
-    speedup: float = 2.0
-    """How many times fewer steps run the model."""
-    calls: int = 0
-    """Exact number of steps that run; 0 uses the speedup."""
-    max_error: float = 0.0
-    """Largest error that 90% of the pictures may have; 0 uses the speedup."""
-    steps: int | None = None
-    """Sampling steps; the profile's own by default."""
-    png: Path | None = None
-    """Picture to write: errors by number of steps, and the steps that run."""
 
 
 def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Profile:
@@ -221,40 +193,6 @@ def _methods(name: str) -> tuple[Method, ...]:
     if found.calls or found.auto:
         raise RecipeError(f"--beside {name} skips calls itself: give merging, pruning or block skipping")
     return found.methods
-
-
-def show_plan(options: Plan, say: Callable[[str], Any] = print) -> Choice:
-    """Print what a profile chooses.
-
-    Args:
-        options: the profile, and what is wanted of it.
-        say: prints.
-
-    Raises :class:`SkipstoneError` for what it cannot give.
-
-    Example:
-        >>> show_plan(Plan(Path("no such file.safetensors")))
-        Traceback (most recent call last):
-        skipstone.core.errors.ProfileError: cannot use profile ...
-    """
-    known = Profile.load(options.profile)
-    method: Auto | CallSkip = Auto(options.speedup, options.max_error, str(options.profile))
-    if options.calls:
-        method = CallSkip(calls=options.calls, profile=str(options.profile))
-    times = known.timesteps if options.steps in (None, known.steps) else None
-    chosen = choose_calls(method, Horizon(times, steps=options.steps or known.steps), known.network)
-    steps, keys = options.steps or known.steps, chosen.settings.keys
-    say(f"runs {len(keys)} of {steps} steps: {', '.join(map(str, keys))}")
-    how = "fitted" if chosen.fit is not None else f"line on {chosen.settings.space}"
-    say(f"{how}; {chosen.why}")
-    if chosen.promise is not None:
-        say(f"{PROMISED:.0%} of pictures stay under an error of {chosen.promise:.4f}")
-    if options.png is not None:
-        from ..lab.bench.call_plot import draw_plan
-
-        draw_plan(options.png, known, chosen)
-        say(f"wrote {options.png}")
-    return chosen
 
 
 def _check(options: MakeProfile) -> None:

@@ -102,7 +102,9 @@ def anchors(page: Path) -> set[str]:
     ],
 )
 def test_the_readmes_figures_are_those_of_the_benchmarks(method: str, row: str) -> None:
-    readme, benchmarks = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/benchmarks/pictures.md"))
+    readme, benchmarks = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/benchmarks/pictures.md")
+    )
     (shown,) = re.findall(rf"^\| \*\*{method}.*$", readme, re.MULTILINE)
     (measured,) = [line for line in benchmarks.splitlines() if line.startswith(row)]
     share, error, fewer = (float(re.split("[%±]", cell)[0]) for cell in measured.split("|")[2:5])

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Decline
-
-TILE_CELLS = 8
-"""Side of the tiles of local matching, in cells; 8 costs 7 times less than dense matching at 64 x 64 tokens."""
+from .tiles import Tiles, tile_of_token, tiles_of
 
 GRIDS_KEPT = 16
 """Grids whose indices stay on their device between runs: the layers of a few picture sizes."""
@@ -67,30 +65,6 @@ def grid_of(latent: tuple[int, ...], tokens: int) -> Grid:
         if ceil(height / factor) * ceil(width / factor) == tokens:
             return Grid(ceil(height / factor), ceil(width / factor), factor)
     raise Decline(f"{tokens} tokens are not a grid of a {height}x{width} latent")
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sources and destinations of a partition, sorted into tiles for local matching.
-
-    Args:
-        src: indices into the partition's sources [tiles, S], padded with 0.
-        dst: indices into the partition's destinations [tiles, D], padded with 0.
-        order: both, one tile after the other, as indices into the partition's order [tiles * (S + D)].
-        dst_bias: added to similarities [tiles, 1, D]: 0, or -inf at padding. None where nothing is padded.
-        src_slot: position of each source in the flattened `src` [n_src].
-
-    Example:
-        >>> tiles = top_left(Grid(4, 4, 1), (2, 2), torch.device("cpu")).tiles
-        >>> tiles.src.shape, tiles.dst.tolist()
-        (torch.Size([1, 12]), [[0, 1, 2, 3]])
-    """
-
-    src: Tensor
-    dst: Tensor
-    order: Tensor
-    dst_bias: Tensor | None
-    src_slot: Tensor
 
 
 @dataclass(frozen=True)
@@ -163,9 +137,9 @@ def top_left(grid: Grid, stride: tuple[int, int], device: torch.device) -> Parti
     (sy, sx), (rows, columns) = stride, _cells(grid, stride)
     is_dst = torch.zeros(grid.h, grid.w, dtype=torch.bool)
     is_dst[: rows * sy : sy, : columns * sx : sx] = True
-    tile, order = _tile_of_token(grid, stride, rows, columns), is_dst.flatten().argsort(stable=True)
+    tile, order = tile_of_token((grid.h, grid.w), stride, (rows, columns)), is_dst.flatten().argsort(stable=True)
     sources = grid.tokens - rows * columns
-    return Partition(grid, order.to(device), sources, _tiles(tile[order[:sources]], tile[order[sources:]], device))
+    return Partition(grid, order.to(device), sources, tiles_of(tile[order[:sources]], tile[order[sources:]], device))
 
 
 def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, device: torch.device) -> Partition:
@@ -253,9 +227,9 @@ def cells_of(grid: Grid, stride: tuple[int, int], device: torch.device) -> Cells
     members = whole.transpose(1, 2).reshape(rows * columns, sy * sx)
     outside = torch.ones(grid.tokens, dtype=torch.bool)
     outside[members.flatten()] = False
-    rest, tile = outside.nonzero().flatten(), _tile_of_token(grid, stride, rows, columns)
+    rest, tile = outside.nonzero().flatten(), tile_of_token((grid.h, grid.w), stride, (rows, columns))
     of_cell = tile[members[:, 0]]
-    tiles = _tiles(torch.cat([of_cell.repeat_interleave(sy * sx - 1), tile[rest]]), of_cell, device)
+    tiles = tiles_of(torch.cat([of_cell.repeat_interleave(sy * sx - 1), tile[rest]]), of_cell, device)
     return Cells(members.to(device), rest.to(device), tiles)
 
 
@@ -264,43 +238,3 @@ def _cells(grid: Grid, stride: tuple[int, int]) -> tuple[int, int]:
     if rows < 1 or columns < 1:
         raise Decline(f"a {grid.h}x{grid.w} grid has no whole cell of {stride[0]}x{stride[1]}: use a smaller stride")
     return rows, columns
-
-
-def _tile_of_token(grid: Grid, stride: tuple[int, int], rows: int, columns: int) -> Tensor:
-    """Tile number of each token [h*w]; tokens outside whole cells belong to the nearest cell."""
-
-    def along(length: int, step: int, cells: int) -> Tensor:
-        cell = (torch.arange(length) // step).clamp(max=cells - 1)
-        return cell * ceil(cells / TILE_CELLS) // cells
-
-    across = ceil(columns / TILE_CELLS)
-    return (along(grid.h, stride[0], rows)[:, None] * across + along(grid.w, stride[1], columns)).flatten()
-
-
-def _tiles(src_tile: Tensor, dst_tile: Tensor, device: torch.device) -> Tiles:
-    count = int(dst_tile.max()) + 1
-    src, src_slot, _ = _table(src_tile, count)
-    dst, _, filled = _table(dst_tile, count)
-    bias = None
-    if not bool(filled.all()):
-        bias = torch.zeros(filled.shape).masked_fill_(~filled, float("-inf"))[:, None].to(device)
-    order = torch.cat([src, dst + len(src_tile)], 1).flatten()
-    return Tiles(src.to(device), dst.to(device), order.to(device), bias, src_slot.to(device))
-
-
-def _table(group: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort items by group.
-
-    Returns a table of item numbers [count, most], 0 where unused, the flat slot of each item, and which slots are used.
-    """
-    sizes = torch.bincount(group, minlength=count)
-    order = torch.argsort(group, stable=True)
-    starts = sizes.cumsum(0) - sizes
-    most = int(sizes.max())
-    # An item's slot: the first slot of its group's row, plus its rank in the group (its place in the order less the start).
-    slot = torch.empty_like(group)
-    slot[order] = group[order] * most + torch.arange(len(group)) - starts[group[order]]
-    table = torch.zeros(count * most, dtype=torch.long)
-    used = torch.zeros(count * most, dtype=torch.bool)
-    table[slot], used[slot] = torch.arange(len(group)), True
-    return table.view(count, most), slot, used.view(count, most)

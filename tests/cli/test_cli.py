@@ -30,7 +30,15 @@ def test_without_a_command_it_lists_them(words: list[str], capsys) -> None:
     assert all(name in shown.out for name in cli.COMMANDS) and not shown.err
 
 
-@pytest.mark.parametrize("words", [["bench"], ["paint", "it"], ["recipe", "burn"]])
+@pytest.mark.parametrize("words", [["bench"], ["bench", "--help"], ["recipe", "-h"]])
+def test_a_group_of_commands_lists_its_own(words: list[str], capsys) -> None:
+    assert cli.main(words) == 0
+    shown = capsys.readouterr()
+    named = {line.split("  ")[1] for line in lines(shown.out)[2:]}
+    assert named == {name for name in cli.COMMANDS if name.startswith(words[0])} and not shown.err
+
+
+@pytest.mark.parametrize("words", [["bench", "it"], ["paint", "it"], ["recipe", "burn"]])
 def test_what_is_no_command_is_said_with_the_list(words: list[str], capsys) -> None:
     assert cli.main(words) == 2
     shown = capsys.readouterr()

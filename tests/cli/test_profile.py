@@ -10,7 +10,8 @@ import tiny
 
 from skipstone.cli import main as cli
 from skipstone.cli import profile as command
-from skipstone.cli.profile import MakeProfile, Plan, make_profile, show_plan
+from skipstone.cli.plan import Plan, show_plan
+from skipstone.cli.profile import MakeProfile, make_profile
 from skipstone.core.calibrate import judging
 from skipstone.core.calibrate.judging import Judged
 from skipstone.core.errors import ProfileError, RecipeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,17 @@ def test_figures_come_back_from_their_file_and_fill_the_page(
     monkeypatch.setattr(bench_skips, "measure", lambda *args: pytest.fail("measured"))
     run_skip_bench(SkipBench(load=out, markdown=page), lambda line: None)
     assert page.read_text() == text and "deepcache, every 3" in capsys.readouterr().out
+
+
+def test_the_processors_time_without_datos_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(bench_skips.time, "process_time", lambda: float(next(ticks)))
+    found = measure(
+        replace(SMALL, dato_calls=0, clock="processor"), lambda line: None, "skipstone bench skips", unet_with_numbers
+    )
+    assert [row["name"] for row in found["rows"]] == ["dense", "Skipstone, every 3", "deepcache, every 3"]
+    assert {row["seconds"] for row in found["rows"]} == {3.0}
+    assert "processor time" in SKIPS.tables(found)[0].title
 
 
 def test_without_the_package_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

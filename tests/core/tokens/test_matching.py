@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.core.errors import Decline
-from skipstone.core.tokens.grid import TILE_CELLS, Grid, grid_of
+from skipstone.core.tokens.grid import Grid, grid_of
 from skipstone.core.tokens.matching import best_pairs
+from skipstone.core.tokens.tiles import TILE_CELLS
 
 strides = st.tuples(st.integers(1, 4), st.integers(1, 4)).filter(lambda s: s != (1, 1))
 sides = st.tuples(st.integers(4, 13), st.integers(4, 13))
