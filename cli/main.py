@@ -73,6 +73,13 @@ COMMANDS: dict[str, Command] = {
         "run_call_bench",
         True,
     ),
+    "bench joint": Command(
+        "compare calls and merging together with calls alone, at a full-size model's cost",
+        ".lab.bench.joint",
+        "JointBench",
+        "run_joint_bench",
+        True,
+    ),
     "reproduce": Command(
         "draw a paper's experiment on its own model, our figures beside the paper's",
         ".cli.reproduce",

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..engine.call import Call
 from ..engine.clock import Stream
 from ..engine.engine import Engine
+from ..engine.report import Report
 from ..errors import ModelError, RecipeError
 from ..forecast.profile import HeldOut, Profile, gram_of
 from ..forecast.space import Noise
@@ -98,7 +99,29 @@ def closed_loop(
         >>> latents.shape, sorted(errors)
         (torch.Size([2, 4, 4, 4]), [5, 11])
     """
-    engine, at = Engine(denoiser.network, Recipe.of([settings, *beside])), denoiser.begin(seeds)
+    latents, surprises, report = accelerated(denoiser, seeds, [settings, *beside])
+    for reason, what in report.declined.items():
+        if what == ["call skipping"]:
+            raise RecipeError(reason)
+    return latents, surprises
+
+
+@torch.no_grad()
+def accelerated(
+    denoiser: ProfiledDenoiser, seeds: Sequence[int], methods: Iterable[Method]
+) -> tuple[Tensor, dict[int, float], Report]:
+    """Return the final latents [B, ...] of a run with any methods, the one-call error at each key, and the report.
+
+    Args:
+        denoiser: the model with its sampler.
+        seeds: one per sample.
+        methods: of the recipe.
+
+    Example:
+        >>> accelerated(denoiser, [0, 1], [CallSkip(calls=4)])[2].calls_run
+        4
+    """
+    engine, at = Engine(denoiser.network, Recipe.of(methods)), denoiser.begin(seeds)
     session = engine.start(denoiser.horizon)
     for number, timestep in enumerate(denoiser.timesteps):
         x = denoiser.network_input(at, number)
@@ -106,10 +129,7 @@ def closed_loop(
         output = engine.forward(partial(_same, call), partial(denoiser.predict, at, number))
         at = denoiser.advance(at, output, number)
     surprises = session.surprises
-    for reason, what in engine.end().declined.items():
-        if what == ["call skipping"]:
-            raise RecipeError(reason)
-    return at.x, surprises
+    return at.x, surprises, engine.end()
 
 
 def profile(denoiser: ProfiledDenoiser, seeds: Sequence[int], batch: int = 4) -> Profile:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...core.calibrate.profiling import closed_loop, dense, parts
 from ...core.errors import RecipeError
-from ...core.forecast.profile import TURNED, Profile
+from ...core.forecast.profile import Profile
 from ...core.measure.fidelity import relative_errors
 from ...core.measure.timing import machine, threads
 from ...core.models.family import identity
@@ -31,6 +31,7 @@ from ..demo_models.loading import load_model
 from .call_tables import sampler_table, way_table
 from .figures import Bench, Figures, Files, Progress, Table, publish
 from .forecasters import PEERS, spectrum
+from .paired import paired
 from .promise import coverage, promise_tables
 from .same_noise import noise_of
 from .skipped_call import skipped_call_costs, skipped_call_tables
@@ -156,12 +157,12 @@ def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[st
         control = _fewer_steps(shorter, denoiser, seeds)
         fewer = _errors(control, reference)
         told = {"sampler": sampler, "guidance": guidance, "calls": calls}
-        yield {"name": FEWER, **told, **_figures(fewer, fewer), "psnr_db": _psnr(control, reference)}
+        yield {"name": FEWER, **told, **paired(fewer, fewer), "psnr_db": _psnr(control, reference)}
         count = -(-len(shorter.timesteps) // shorter.horizon.stages)  # PNDM evaluates a level twice
         for name, settings in _ways(options, denoiser, count).items():
             found = _latents(denoiser, seeds, settings)
             errors = _errors(found, reference)
-            yield {"name": name, **told, **_figures(errors, fewer), "psnr_db": _psnr(found, reference)}
+            yield {"name": name, **told, **paired(errors, fewer), "psnr_db": _psnr(found, reference)}
 
 
 def _fewer_steps(fewer: PipelineDenoiser, denoiser: PipelineDenoiser, seeds: Sequence[int]) -> Tensor:
@@ -209,16 +210,6 @@ def _psnr(latents: Tensor, reference: Tensor) -> float:
     """Return the mean PSNR in dB of latents in -1..1, which the demo models' pictures are."""
     squares = (latents - reference).double().square().flatten(1).mean(dim=1).clamp(min=1e-12)
     return float((10 * torch.log10(4 / squares)).mean())
-
-
-def _figures(errors: np.ndarray, fewer: np.ndarray) -> dict[str, float]:
-    own, theirs = (np.log(np.maximum(values, 1e-9)) for values in (errors, fewer))
-    logs = own - theirs
-    half = 1.96 * logs.std(ddof=1) / np.sqrt(len(logs))
-    return {
-        "mean": float(errors.mean()), "geometric": float(np.exp(own.mean())), "turned": float((errors >= TURNED).mean()),
-        "ratio": float(np.exp(logs.mean())), "low": float(np.exp(logs.mean() - half)), "high": float(np.exp(logs.mean() + half)),
-    }  # fmt: skip
 
 
 def _denoiser(model: str, sampler: str, steps: int, guidance: float) -> PipelineDenoiser:
