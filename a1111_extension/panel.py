@@ -48,12 +48,13 @@ class Panel:
         gain: its gain, in the header.
         methods: the choice of methods.
         outlook: one line on what the settings will do.
+        echo: the same line out of sight, whose change the tab can follow. For HTML, gradio 4 says so at every update of the page:
+            an answer to that event would cause the next one.
         parts: name -> a part of the panel that is shown for some settings only.
         look: a button that the page's script presses when the host's settings changed, another checkpoint among them.
+        ended: a button that the page's script presses when a picture is done.
         img2img: whether it is that of image to image.
         watched: the host's own controls (:data:`.planned.WATCHED`).
-        log: the host's HTML below the picture, with the comments of the job. A run's comment has its number, so that this
-            changes whenever a run ends. The host makes it after the panel.
     """
 
     components: list[Any]
@@ -61,11 +62,12 @@ class Panel:
     gain: Any
     methods: Any
     outlook: Any
+    echo: Any
     parts: dict[str, Any]
     look: Any
+    ended: Any
     img2img: bool = False
     watched: dict[str, Any] = field(default_factory=dict)
-    log: Any = None
 
     @property
     def infotext_fields(self) -> list[tuple[Any, Callable[..., Any]]]:
@@ -91,10 +93,10 @@ class Panel:
             made[name].input(fn=partial(after, name), inputs=inputs, outputs=led[:-1], **QUIET)
         self.methods.input(fn=_chosen, inputs=[self.methods, *self.components], outputs=led, **QUIET)
         led_too = [self.methods, *(made[name] for name in _OFFERED)]
-        shown = [*led_too, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook]
+        shown = [*led_too, *self.parts.values(), *(made[entry.name] for entry in CONDITIONAL), self.outlook, self.echo]
         inputs = [self.methods, *self.watched.values(), *self.components]
-        seen = (self.methods, self.log, *self.watched.values(), *(made[name] for name in _SEEN))
-        for event in (self.look.click, *(one.change for one in seen)):
+        seen = (self.methods, *self.watched.values(), *(made[name] for name in _SEEN))
+        for event in (self.look.click, self.ended.click, *(one.change for one in seen)):
             event(fn=partial(self._shown, tuple(self.watched)), inputs=inputs, outputs=shown, **QUIET)
 
     def _shown(self, watched: tuple[str, ...], methods: list[str], *values: Any) -> list[Any]:
@@ -109,7 +111,7 @@ class Panel:
         try:
             panel = PanelSettings.of_args(values[len(watched) :])
         except SkipstoneError as error:
-            return [*(gr.update() for _ in (methods, *_OFFERED, *self.parts, *CONDITIONAL)), refused(str(error))]
+            return [*(gr.update() for _ in (methods, *_OFFERED, *self.parts, *CONDITIONAL)), *2 * [refused(str(error))]]
         used = methods_of(panel, methods)
         seen = visible(panel, used)
         shown = [*(name in seen for name in self.parts), *(panel.uses(entry) for entry in CONDITIONAL)]
@@ -118,7 +120,7 @@ class Panel:
             gr.update(value=used, choices=choices["methods"]),
             *(gr.update(choices=choices[name]) for name in _OFFERED),
         ]
-        return [*led, *(gr.update(visible=show) for show in shown), outlook(panel, planned, model)]
+        return [*led, *(gr.update(visible=show) for show in shown), *2 * [outlook(panel, planned, model)]]
 
 
 def build(elem_id: ElemId, img2img: bool = False) -> Panel:
@@ -143,7 +145,10 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
         with parts["window"]:
             made |= rows([FIELDS[name] for name in WINDOW], elem_id)
         told = gr.HTML("", elem_id=elem_id("told"))
-        look = gr.Button("Look again", elem_id=elem_id("look"), elem_classes=["skipstone-hidden"])
+        with gr.Column(elem_classes=["skipstone-hidden"]):  # gradio leaves what is invisible to it out of the page
+            echo = gr.Textbox("", elem_id=elem_id("echo"))
+            look = gr.Button("Look again", elem_id=elem_id("look"))
+            ended = gr.Button("Picture done", elem_id=elem_id("ended"))
         parts["custom"] = gr.Column(visible=False, elem_id=elem_id("custom_part"))
         with parts["custom"]:
             methods = gr.CheckboxGroup(
@@ -164,7 +169,7 @@ def build(elem_id: ElemId, img2img: bool = False) -> Panel:
                 if entries := [e for e in offer.entries if e.expert]:
                     _part(f"{offer.name.lower()}_expert", entries, made, parts, elem_id)
         last_run = gr.HTML("No picture yet.", elem_id=elem_id("last_run"))
-    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, parts, look, img2img)
+    return Panel([made[name] for name in FIELDS], last_run, gain, methods, told, echo, parts, look, ended, img2img)
 
 
 def _part(name: str, entries: list[Entry], made: dict[str, Any], parts: dict[str, Any], elem_id: ElemId) -> None:

@@ -14,6 +14,7 @@ from ..core.recipe.recipe import Recipe
 from ..core.recipe.token_merge import TokenMerge
 from ..core.recipe.token_prune import TokenPrune
 from . import options, panel, tab, xyz
+from .controls import QUIET
 from .history import History
 from .host import attention_refusal, is_hires, refusal
 from .infotext import INFOTEXT, REFUSED, infotext_of
@@ -217,11 +218,10 @@ def _tab(img2img: bool) -> str:
 
 
 def _connect(built: panel.Panel, tab: str, made: Any) -> None:
-    """Connect the panel's controls, and update its lines on the last picture whenever the host's log line changes."""
-    built.log = made.component
+    """Connect the panel's controls, and update its lines on the last picture whenever one is done."""
     built.connect()
     outputs = [built.last_run, built.gain]
-    built.log.change(fn=partial(_last, tab), inputs=[], outputs=outputs, show_progress="hidden", queue=False)
+    built.ended.click(fn=partial(_last, tab), inputs=[], outputs=outputs, **QUIET)
 
 
 def _last(tab: str) -> list[str]:

@@ -16,8 +16,8 @@ from .panel import Panel
 def build(history: History, panels: Mapping[str, Panel]) -> list[tuple[Any, str, str]]:
     """The tab for `on_ui_tabs`: (block, title, id).
 
-    Everything is read again when the page is loaded, when a run ends, and when the tab is opened, which the page's script
-    does by the button *Refresh*.
+    Everything is read again when the page is loaded, and when the tab or its page of runs is opened, which the page's script
+    does by the button *Refresh*; the runs also when a picture is done.
 
     Args:
         history: of the runs.
@@ -36,7 +36,7 @@ def build(history: History, panels: Mapping[str, Panel]) -> list[tuple[Any, str,
             with gr.TabItem("Profile", elem_id="skipstone_page_profile"):
                 profiles = tab_profile.build(panels)
         refresh = gr.Button("Refresh", elem_id="skipstone_refresh")
-        ended = [panel.log.change for panel in panels.values() if panel.log is not None]
+        ended = [panel.ended.click for panel in panels.values()]
         for event in (refresh.click, block.load):
             event(fn=reads, inputs=read, outputs=settings, **QUIET)
             for shown, refreshed in (files, mask, profiles):

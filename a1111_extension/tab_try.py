@@ -75,7 +75,7 @@ def _settings(panels: Mapping[str, Panel]) -> list[Any]:
     shown = [message, recipe, *(made[name] for name in SHOWN)]
     written = bound(panels)
     if BOUND in panels:
-        planned = panels[BOUND].outlook
+        planned = panels[BOUND].echo
         planned.change(fn=lambda html: html, inputs=[planned], outputs=[message], **QUIET)
     outputs = [*shown, *written]
     named.input(fn=_of_preset, inputs=[named], outputs=outputs, **QUIET)

@@ -1,5 +1,5 @@
 // The web UI's page of Skipstone: the wipe between two pictures, the way from its tab to the host's, a fresh tab when it is opened,
-// and fresh panels when another model is loaded.
+// and fresh panels when another model is loaded and when a picture is done.
 (function () {
     const wipe = (box, share) => box.style.setProperty("--wipe", `${100 * Math.min(1, Math.max(0, share))}%`);
 
@@ -27,11 +27,16 @@
         (event) => {
             const used = event.target.closest?.("[id^=skipstone_use_]");
             if (used) setTimeout(() => tabButton(used.id.replace("skipstone_use_", ""))?.click(), 300);
-            const tab = event.target.closest?.("#tabs > .tab-nav button");
-            if (tab?.innerText.trim() === "Skipstone") setTimeout(() => document.querySelector("#skipstone_refresh")?.click(), 50);
+            const tab = event.target.closest?.("#tabs > .tab-nav button, #skipstone_pages > .tab-nav button");
+            if (["Skipstone", "Last runs"].includes(tab?.innerText.trim())) {
+                setTimeout(() => document.querySelector("#skipstone_refresh")?.click(), 50);
+            }
         },
         true,
     );
+
+    const TABS = ["txt2img", "img2img"];
+    const press = (tab, button) => document.querySelector(`#script_${tab}_skipstone_${button}`)?.click();
 
     // What the panels say of the loaded model follows from these settings of the host.
     const OF_MODEL = [
@@ -48,7 +53,19 @@
         const now = OF_MODEL.map((name) => opts[name]).join("|");
         if (now === known) return;
         known = now;
-        for (const tab of ["txt2img", "img2img"]) document.querySelector(`#script_${tab}_skipstone_look`)?.click();
+        for (const tab of TABS) press(tab, "look");
     };
     if (typeof onOptionsChanged === "function") onOptionsChanged(look);
+
+    // The host's line below a picture: how long it took, and the comments of the job, in which each run has its number.
+    const lines = {};
+    const done = () => {
+        for (const tab of TABS) {
+            const line = document.querySelector(`#html_log_${tab}`)?.textContent.trim();
+            if (!line || line === lines[tab]) continue;
+            lines[tab] = line;
+            press(tab, "ended");
+        }
+    };
+    if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(done);
 })();

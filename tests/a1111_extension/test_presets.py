@@ -307,7 +307,7 @@ def test_a_picture_that_did_not_finish_says_so(on: Page, job: a1111.Job) -> None
     on.host.on_step = fail
     with pytest.raises(RuntimeError):
         on.generate(fresh(job))
-    on.script.log.act("change")
+    on.panel.ended.act("click")
     assert on.panel.last_run.value == AMBER + "This picture did not finish.</span>"
     on.host.module._script.LIFECYCLE.end()
 
@@ -319,7 +319,7 @@ def test_the_status_of_a_tab_is_not_that_of_another_tab_or_of_the_api(on: Page, 
     api = fresh(job)
     api.is_api = True  # type: ignore[attr-defined]
     on.host.process_images(on.script, api, *args)
-    on.script.log.act("change")
+    on.panel.ended.act("click")
     assert [on.panel.last_run.value, on.panel.gain.value] == before
 
 
@@ -335,5 +335,5 @@ def test_a_job_within_a_job_leaves_the_outer_ones_status(on: Page, job: a1111.Jo
 
     on.script.postprocess_batch = nested
     on.host.process_images(on.script, outer, *args)
-    on.script.log.act("change")
+    on.panel.ended.act("click")
     assert on.panel.last_run.value == "This picture: 7 of 12 calls run, 1.7x less work."

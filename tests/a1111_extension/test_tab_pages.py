@@ -237,8 +237,9 @@ def test_a_comparison_is_not_the_panels_last_picture(host: a1111.Host, job: a111
     apart = fresh(job)
     apart.skipstone_apart = True  # type: ignore[attr-defined]
     host.process_images(script, apart, True, 0.0)
-    script.log.act("change")
-    assert host.module._script.PANELS["txt2img"].last_run.value == "No picture yet."
+    panel = host.module._script.PANELS["txt2img"]
+    panel.ended.act("click")
+    assert panel.last_run.value == "No picture yet."
 
 
 # -- recipes and masks --

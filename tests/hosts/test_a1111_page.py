@@ -102,11 +102,11 @@ class Page:
 
     def go(self, tab: str) -> None:
         """Show a tab of the web UI."""
-        self.page.locator("#tabs > .tab-nav").get_by_role("button", name=tab, exact=True).click()
+        self.page.locator("#tabs > .tab-nav").locator(f'button:text-is("{tab}")').click()
 
     def turn(self, page: str) -> None:
         """Show a page of the Skipstone tab."""
-        self.page.locator("#skipstone_pages > .tab-nav").get_by_role("button", name=page, exact=True).click()
+        self.page.locator("#skipstone_pages > .tab-nav").locator(f'button:text-is("{page}")').click()
 
     def generate(self) -> str:
         """Make a picture; its infotext."""

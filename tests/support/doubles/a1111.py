@@ -255,8 +255,7 @@ class Host:
             script.after_component(getattr(script, name))
         script.components = script.ui(img2img)
         for elem_id, callback in script.registered.items():
-            script.log = html(elem_id)
-            callback(SimpleNamespace(component=script.log))
+            callback(SimpleNamespace(component=html(elem_id)))
         return script
 
     def fire(self, callback: str, *args: Any) -> Any:

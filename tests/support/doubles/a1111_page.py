@@ -56,5 +56,5 @@ class Page:
         for name, value in changes.items():
             setattr(job, name, value)
         self.host.process_images(self.script, job, *(c.value for c in self.panel.components))
-        self.script.log.act("change")
+        self.panel.ended.act("click")
         return [self.panel.last_run.value, self.panel.gain.value]

@@ -21,7 +21,7 @@ GRADIO_ARGUMENTS = {
     "Tabs": "selected visible elem_id",
     "TabItem": "label id elem_id",
     "Row": "variant visible elem_id equal_height",
-    "Column": "scale min_width variant visible elem_id",
+    "Column": "scale min_width variant visible elem_id elem_classes",
     "Accordion": "label open visible elem_id",
     "Blocks": "theme analytics_enabled mode title css",
 }
@@ -32,6 +32,8 @@ _FIRST = {
     "UploadButton": "label",
     **dict.fromkeys(("Dropdown", "Radio", "CheckboxGroup"), "choices"),
 }
+EVENTS = ("change", "input", "click", "load", "upload")
+"""HTML has no change here: gradio 4 sends it at every update of the page, so that an answer to it causes the next one."""
 EVENT_ARGUMENTS = {"fn", "inputs", "outputs", "api_name", "scroll_to_output", "show_progress", "queue", "every"}
 
 
@@ -52,7 +54,7 @@ class Component:
         self.__dict__.update(kwargs)
         self.made[self.elem_id or self.kind] = self
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for name in ("change", "input", "click", "load", "upload"):
+        for name in EVENTS[self.kind == "HTML" :]:
             setattr(self, name, self._recorder(name))
 
     def _recorder(self, name: str) -> Callable[..., None]:
