@@ -71,6 +71,12 @@ def models_folder() -> Path:
     return Path(_module("paths_internal").models_path)
 
 
+def stopped() -> bool:
+    """Is the picture under way one that was interrupted or skipped?"""
+    state = getattr(_module("shared"), "state", None)
+    return bool(getattr(state, "interrupted", False) or getattr(state, "skipped", False))
+
+
 def refusal(p: Any) -> str:
     """Why the pass that is about to begin cannot be accelerated; empty when it can."""
     try:

@@ -17,7 +17,7 @@ from ..core.recipe.recipe import Recipe
 from .bracket import UNetBracket
 from .control import LateControls
 from .history import History, first_line
-from .host import Step, calls_refusal, checkpoint_of, patcher_of, unet_of
+from .host import Step, calls_refusal, checkpoint_of, patcher_of, stopped, unet_of
 from .loaded import learn
 from .noise import levels_of
 from .results import WHOLE, one_line, tell_done, tell_refused
@@ -93,7 +93,7 @@ class Lifecycle:
             outcome_of(ended.p).add(ended.title, report, ended.bracket.work.found)
             learn(ended.unet, ended.title.split(", ")[1], ended.bracket.work.found)
             ended.p.comment(one_line(f"Skipstone, run {run.number}, {first_line(run)}", *report.notes))
-            tell_done(ended.p, ended.fitting, report, ended.title)
+            tell_done(ended.p, ended.fitting, report, ended.title, stopped())
 
     def on_step(self, params: Any) -> None:
         """`on_cfg_denoiser`: a sampler step begins; a refiner may just have switched the model."""

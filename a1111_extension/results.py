@@ -70,7 +70,7 @@ def tell_refused(p: Any, recipe: Recipe, kinds: Iterable[str], reason: str, titl
         refuse(p, reason, UNDONE[method.kind], title)
 
 
-def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
+def tell_done(p: Any, recipe: Recipe, report: Report, title: str, stopped: bool = False) -> None:
     """Write the figures of each method in use into the infotext, or why it had no effect.
 
     Args:
@@ -78,10 +78,11 @@ def tell_done(p: Any, recipe: Recipe, report: Report, title: str) -> None:
         recipe: that was applied.
         report: of the pass.
         title: of the pass.
+        stopped: whether the pass was stopped before its end: a method without effect may then have had its turn later.
     """
     for method in used(recipe):
         share = _share(method, report)
-        if share is None and not _recorded(method, report):
+        if share is None and not stopped and not _recorded(method, report):
             tell_refused(p, recipe, [method.kind], _reasons(method, report), title)
         else:
             _tell_share(p, KEYS[method.kind], title, share)

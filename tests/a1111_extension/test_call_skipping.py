@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,6 +251,20 @@ def test_an_interrupted_job_leaves_nothing_behind(host: a1111.Host, job: a1111.J
     rows_of(job).clear()
     assert torch.allclose(host.process_images(host.script(), job, *TWICE), plain(host, job), atol=1e-4)
     assert len(rows_of(job)) == 6
+
+
+@pytest.mark.parametrize("how", ["interrupted", "skipped"])
+def test_what_a_stopped_job_had_no_time_for_is_not_refused(
+    host: a1111.Host, job: a1111.Job, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: a1111.Job, step: int) -> None:
+        if step == 1:
+            monkeypatch.setattr(sys.modules["modules.shared"], "state", SimpleNamespace(**{how: True}), raising=False)
+            raise a1111.Interrupted
+
+    host.on_step = stop
+    host.process_images(host.script(), job, *TWICE)
+    assert runs(host)[0].report.calls == 1 and not {REFUSED, CALLS_RUN} & set(job.extra_generation_params)
 
 
 # -- samplers --
