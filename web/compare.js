@@ -2,6 +2,7 @@
 // shows the next pair of a batch. The pair and its figures survive a reload of the page.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { allNodes } from "./graph.js";
 import { keep, kept } from "./kept.js";
 
 const KEYS = ["skipstone_original", "skipstone_accelerated"];
@@ -108,8 +109,10 @@ app.registerExtension({
       this.skipstoneWipe?.set(shown);
     });
   },
-  loadedGraphNode(node) {
-    node.skipstoneWipe?.name(node.inputs);
-    node.skipstoneWipe?.set(kept(node, "compare") ?? {});
+  afterConfigureGraph() {
+    for (const node of allNodes().filter((one) => one.skipstoneWipe)) {
+      node.skipstoneWipe.name(node.inputs);
+      node.skipstoneWipe.set(kept(node, "compare") ?? {});
+    }
   },
 });

@@ -1,6 +1,7 @@
 // Shows a widget only while another one is set to the option that uses it, such as a list while "custom" is chosen. The nodes'
 // schemas say which: `skipstone_shown_when` is [the other widget's name, the option].
 import { app } from "../../scripts/app.js";
+import { allNodes } from "./graph.js";
 
 const RULE = "skipstone_shown_when";
 
@@ -51,8 +52,10 @@ app.registerExtension({
     const rules = rulesOf(node.constructor?.nodeData);
     if (rules.length) watch(node, rules);
   },
-  loadedGraphNode(node) {
-    const rules = rulesOf(node.constructor?.nodeData);
-    if (rules.length) update(node, rules);
+  afterConfigureGraph() {
+    for (const node of allNodes()) {
+      const rules = rulesOf(node.constructor?.nodeData);
+      if (rules.length) update(node, rules);
+    }
   },
 });

@@ -3,6 +3,7 @@
 // shown on the subgraph's node, and again when the subgraph is opened. Reports survive a reload of the page.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { allNodes, nodesIn, rootGraph } from "./graph.js";
 import { keep, kept } from "./kept.js";
 
 const LINE_HEIGHT = 17;
@@ -14,7 +15,7 @@ const REPORT_WIDGET = "$$node-text-preview";
 const reports = new WeakMap(); // node -> { id, text }; an id is a path such as "12:34", node 34 in subgraph node 12
 
 function findNode(id) {
-  let graph = app.graph?.rootGraph ?? app.graph;
+  let graph = rootGraph();
   let node;
   for (const part of String(id).split(":")) {
     node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
@@ -28,7 +29,7 @@ function isOurs(node) {
 }
 
 function reportsIn(graph) {
-  return (graph?.nodes ?? []).flatMap((node) => (node.subgraph ? reportsIn(node.subgraph) : reports.get(node) ?? []));
+  return nodesIn(graph).flatMap((node) => reports.get(node) ?? []);
 }
 
 function inView(node) {
@@ -104,7 +105,9 @@ function onGraphOpened() {
 
 app.registerExtension({
   name: "Skipstone.Report",
-  loadedGraphNode: onLoaded,
+  afterConfigureGraph() {
+    allNodes().forEach(onLoaded);
+  },
   nodeCreated(node) {
     if (node.comfyClass === PLOTTED) node.setSize(PLOT_SIZE);
   },

@@ -16,7 +16,7 @@ import pytest
 from hosts.browser import browser
 from hosts.comfy_page import CLASSIC, RENDERERS, Page, opened
 from hosts.comfy_prompts import node, patched
-from hosts.comfyui import ROOT, ComfyUI, Prompt, places
+from hosts.comfyui import OLD, ROOT, ComfyUI, Prompt, places
 from hosts.trust_methods import UNET, picture
 
 __all__ = ["browser"]
@@ -192,6 +192,8 @@ FOUND = {
 
 @pytest.mark.parametrize("page", [CLASSIC], indirect=True)
 def test_the_node_search_finds_our_nodes_by_what_users_know(page: Page) -> None:
+    if page.host.name in OLD:
+        pytest.skip("its node search knows names alone")
     missed = {word: found for word, name in FOUND.items() if name not in (found := page.search(word))}
     assert missed == {}
 
