@@ -72,7 +72,7 @@ THUMBNAILS: dict[str, Thumbnail] = {
     "demo_joint_recipe": Thumbnail(
         "Recipe: merge and forecast",
         ("boat", "moon", "tree", "mushroom"),
-        (TokenMerge(threshold=0.8), Auto(speedup=1.8)),
+        (TokenMerge(threshold=0.9), Auto(speedup=3.0)),
         "unet",
     ),
     "sd15_two_pass": Thumbnail(

@@ -171,13 +171,13 @@ def _joint() -> dict[int, Node]:
     """Merged tokens at the calls that run, and the recipe of both as a file."""
     made = _demo()
     made[1] = replace(made[1], values=("icons (U-Net)", 4))
-    made[10] = Node("SkipstoneTokenMerge", (400, 120), (300, 450), (0.8, "config_3"), {"model": (1, 0)})
-    made[2] = replace(made[2], at=(400, 630), links={"model": (10, 0)})
+    made[10] = Node("SkipstoneTokenMerge", (400, 120), (300, 450), (0.9, "config_3"), {"model": (1, 0)})
+    made[2] = replace(made[2], at=(400, 630), links={"model": (10, 0)}, values=("custom", 3.0))
     made[3] = replace(made[3], values=("boat",))
     made[9] = note_of(
         _DEMO,
-        "**2.** Run. Skipstone chooses which calls run, and at those Token Merge merges similar tokens. Both reports show what "
-        "was saved.",
+        "**2.** Run. Skipstone chooses which calls run, and at those Token Merge merges similar tokens. On SD1.5 the two together "
+        "pay from 3x on, and the more the larger the picture.",
         "**3.** Save Recipe writes both as one file: Load Recipe applies it in another workflow, and A1111, Forge and diffusers "
         "read it too.",
         top=350,
