@@ -18,15 +18,12 @@
         event.preventDefault();
     });
 
-    const tabButton = (name) =>
-        [...document.querySelectorAll("#tabs > .tab-nav button")].find((button) => button.innerText.trim() === name);
-
     // In the capture phase: the host replaces the button of a tab that is chosen, so that it is no longer in the page afterwards.
     document.addEventListener(
         "click",
         (event) => {
             const used = event.target.closest?.("[id^=skipstone_use_]");
-            if (used) setTimeout(() => tabButton(used.id.replace("skipstone_use_", ""))?.click(), 300);
+            if (used) setTimeout(() => window[used.id.replace("skipstone_use_", "switch_to_")]?.(), 300); // the host's own functions
             const tab = event.target.closest?.("#tabs > .tab-nav button, #skipstone_pages > .tab-nav button");
             if (["Skipstone", "Last runs"].includes(tab?.innerText.trim())) {
                 setTimeout(() => document.querySelector("#skipstone_refresh")?.click(), 50);

@@ -1,6 +1,7 @@
-"""The panel and the tab in a browser, on a real AUTOMATIC1111 web UI.
+"""The panel and the tab in a browser, on real web UIs: AUTOMATIC1111 (gradio 3) and Forge (gradio 4).
 
-Needs `WEBUI_PATH` and what goes with it (see test_a1111.py), and what browser.py needs.
+Needs `WEBUI_PATH` and what goes with it (see test_a1111.py) or `FORGE_PATH` and what goes with that (see test_a1111_forge.py), and
+what browser.py needs.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any
 
 import pytest
 from hosts.browser import PATIENCE, browser
-from hosts.webui import WebUI, place
+from hosts.webui import A1111, FORGE, Kind, WebUI, place
 
 __all__ = ["browser"]
 
-pytestmark = pytest.mark.skipif(place() is None, reason="needs a real AUTOMATIC1111 web UI: set WEBUI_PATH")
-
 STEPS = 12
-
+REST = 5000
+"""Milliseconds after which nothing may be under way, and in which nothing may be asked for."""
+SEEN = "e => { let seen = 1; for (; e; e = e.parentElement) seen *= getComputedStyle(e).opacity; return seen; }"
+"""How opaque an element is."""
 
 ENGINE = '''
 from modules import script_callbacks, sd_unet
@@ -120,12 +122,21 @@ class Page:
         return self.says("#html_info_txt2img", "Steps: ")
 
 
+@pytest.fixture(scope="module", params=[A1111, FORGE], ids=lambda kind: kind.prefix)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each that is there."""
+    if place(request.param) is None:
+        pytest.skip(f"needs the web UI: set {request.param.prefix}_PATH")
+    found: Kind = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def webui(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+def webui(kind: Kind, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """A web UI with Skipstone."""
-    folder = place()
+    folder, data = place(kind), tmp_path_factory.mktemp("page")
     assert folder is not None
-    with WebUI(folder, tmp_path_factory.mktemp("page"), skipstone=True, scripts={"engine": ENGINE}) as server:
+    with WebUI(folder, data, skipstone=True, scripts={"engine": ENGINE}, kind=kind) as server:
         yield server
 
 
@@ -151,6 +162,17 @@ def test_a_panel_that_is_switched_on_opens_on_balanced_and_says_what_it_will_do(
     assert "steps" in on.says(on.panel("told"), f"of {STEPS} steps")
 
 
+def test_a_page_at_rest_asks_for_nothing(on: Page) -> None:
+    on.generate()
+    on.says(on.panel("last_run"), "This picture: ")
+    on.page.wait_for_timeout(REST)
+    asked: list[str] = []
+    on.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    on.page.wait_for_timeout(REST)
+    assert asked == []
+    assert on.page.locator(on.panel("told")).locator("div").last.evaluate(SEEN) == 1
+
+
 def test_presets_set_the_strength_and_the_strength_the_preset(on: Page) -> None:
     on.choose(on.panel("level"), "Fast")
     on.has(on.panel("speedup"), "2.5")
@@ -159,7 +181,9 @@ def test_presets_set_the_strength_and_the_strength_the_preset(on: Page) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("WEBUI_REFINER"), reason="needs a second checkpoint: set WEBUI_REFINER")
-def test_presets_are_withheld_from_a_checkpoint_that_cannot_use_them(ui: Page) -> None:
+def test_presets_are_withheld_from_a_checkpoint_that_cannot_use_them(ui: Page, kind: Kind) -> None:
+    if kind is not A1111:
+        pytest.skip("an SD Unet is AUTOMATIC1111's")
     box = "#setting_sd_model_checkpoint"
     fast = ui.page.locator(f"{ui.panel('level')} label", has_text="Fast")
     ui.choose(box, os.environ["WEBUI_REFINER"])

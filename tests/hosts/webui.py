@@ -162,6 +162,7 @@ class WebUI:
         python = self._kind.given("PYTHON") or str(self._webui / "venv" / "bin" / "python")
         flags = [*(self._kind.given("ARGS") or self._kind.flags).split(), *self._flags]
         places = ["--data-dir", str(self._data), *(["--models-dir", str(self.models)] if self._kind.named else [])]
+        places += ["--gradio-allowed-path", str(self._webui)]  # by itself Forge serves the data folder's scripts alone
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONPATH": site} if (site := self._kind.given("SITE")) else {}
         with self._log.open("w") as log:
