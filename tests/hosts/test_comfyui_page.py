@@ -94,6 +94,7 @@ def test_the_gain_is_there_after_a_reload(demo: Page) -> None:
 
 
 def test_a_subgraph_shows_what_its_nodes_show_and_so_do_they(demo: Page) -> None:
+    demo.set(LOADER, batch_size=4)  # long enough to be seen
     outer = demo.get("look.pack([node])", node=AUTO)
     demo.queue()
     demo.says(outer, r"s a call")
