@@ -35,12 +35,14 @@ class Kind:
         flags: of its command line.
         ready: what its log says once it is ready.
         named: whether a flag names its models folder; otherwise that of the data folder is used.
+        settings: its settings that differ from its own defaults.
     """
 
     prefix: str
     flags: str
     ready: tuple[str, ...]
     named: bool = True
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def given(self, name: str) -> str:
         """The value of a variable; empty where it is not set."""
@@ -60,8 +62,14 @@ REFORGE = Kind(
     "--no-hashing --no-download-sd-model --do-not-download-clip --api",
     ("Startup time:",),
 )
-CLASSIC = Kind("CLASSIC", REFORGE.flags.replace(" --do-not-download-clip", ""), REFORGE.ready, named=False)
-"""Forge Classic, on gradio 3."""
+CLASSIC = Kind(
+    "CLASSIC",
+    REFORGE.flags.replace(" --do-not-download-clip", ""),
+    REFORGE.ready,
+    named=False,
+    settings=(("skip_early_cond", -1),),
+)
+"""Forge Classic, on gradio 3. Its Skip Early CFG leaves the first step's uncond out even at 0: forecasts of it then begin later."""
 
 RAISER = '''
 from modules import scripts
@@ -153,6 +161,7 @@ class WebUI:
             (self.models / folder.name).symlink_to(folder)
         settings = {"samples_save": False, "grid_save": False, "sd_vae": "None", "show_progress_every_n_steps": -1}
         settings["live_previews_enable"] = False
+        settings |= dict(kind.settings)
         if checkpoint := kind.given("CHECKPOINT"):
             settings["sd_model_checkpoint"] = checkpoint
         (data / "config.json").write_text(json.dumps(settings))
