@@ -111,7 +111,7 @@ def _reasons(method: Method, report: Report) -> str:
     declined = of_calls if method.kind in WHOLE else declined
     if method.kind == BlockSkip.kind and report.blocks and not declined:
         declined = [f"the schedule runs every block at each of {report.calls} calls: use more steps or skip more"]
-    return "; ".join([*declined, *report.notes]) or f"it was not used in the {report.calls} calls of this pass"
+    return "; ".join(declined or report.notes) or f"it was not used in the {report.calls} calls of this pass"
 
 
 def _tell_share(p: Any, key: str, title: str, share: float | None) -> None:
