@@ -210,6 +210,7 @@ def _control_and_lora() -> dict[int, Node]:
         "ControlNet and LoRA work as without Skipstone, and a step that is forecast skips the ControlNet too.",
         TRY,
     )  # fmt: skip
+    made[9] = replace(made[9], size=(330, 400))
     made[10] = Node(
         "LoraLoader", (400, 120), (300, 130), ("my_lora.safetensors", 0.8, 0.8), {"model": (1, 0), "clip": (1, 1)}
     )
