@@ -205,12 +205,11 @@ def _control_and_lora() -> dict[int, Node]:
     """The edges of a picture guide another one, in the style of a LoRA."""
     made = checkpoint(
         *_SD15, 512, 7.0,
-        "Also a LoRA, a ControlNet for edges, and a picture whose edges guide the new one.",
+        "Also a LoRA, a ControlNet for edges, and a picture that guides the new one.",
         READ,
-        "ControlNet and LoRA work as without Skipstone, and a step that is forecast skips the ControlNet too.",
+        "Both work as without Skipstone; a forecast step skips the ControlNet too.",
         TRY,
     )  # fmt: skip
-    made[9] = replace(made[9], size=(330, 400))
     made[10] = Node(
         "LoraLoader", (400, 120), (300, 130), ("my_lora.safetensors", 0.8, 0.8), {"model": (1, 0), "clip": (1, 1)}
     )
