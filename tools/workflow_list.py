@@ -205,9 +205,8 @@ def _control_and_lora() -> dict[int, Node]:
     """The edges of a picture guide another one, in the style of a LoRA."""
     made = checkpoint(
         *_SD15, 512, 7.0,
-        "Also a LoRA, a ControlNet for edges, and a picture that guides the new one.",
+        "Also a LoRA, a ControlNet for edges, and a picture that guides the new one. A forecast step skips the ControlNet too.",
         READ,
-        "Both work as without Skipstone; a forecast step skips the ControlNet too.",
         TRY,
     )  # fmt: skip
     made[10] = Node(
