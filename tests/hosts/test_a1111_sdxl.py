@@ -34,7 +34,7 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "pruning": ({"threshold": 1, "dato": "custom", "ratio": 0.4}, "Skipstone pruned: "),
 }
 FEW_STEPS = {("a part of the run", "wide, two at once"): "Skipstone calls run: 92%"}
-"""What other steps are told: those of DPM++ 2M crowd at little noise, so that three of twelve lie in that part of the run."""
+"""What is different in some requests: DPM++ 2M has shorter steps at little noise, so that part of the run has three of twelve."""
 KIND = '''
 from modules import scripts
 
