@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.skipstone-ready
 PEERS := stable-diffusion-sdkit==2.1.5 ca-tome==0.1.3 deepcache hicache-pp==1.3.0 cache-dit==1.5.3
+# What is imported is compiled then; compiling all of it first takes longer than most test runs save.
+INSTALL := -m pip install --quiet --no-compile
 # Threads that wait should sleep: on a busy machine spinning ones make everything several times slower.
 export OMP_WAIT_POLICY ?= passive
 
@@ -14,9 +16,9 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt torch
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python $(INSTALL) --no-deps $(PEERS)
 	@touch $(STAMP)
 
 demo: setup

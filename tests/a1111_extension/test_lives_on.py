@@ -13,7 +13,7 @@ from doubles.a1111_jobs import fresh
 
 pytest_plugins = ["doubles.a1111_fixtures"]
 
-TIMES = tuple(999.0 - 90.5 * k for k in range(12))
+TIMES = tuple(999.0 - 120.5 * k for k in range(9))
 METHODS: dict[str, dict[str, Any]] = {
     "preset": {"level": "Fast"},
     "merging and calls": {"threshold": 0.0, "calls_speedup": 2.0},
@@ -32,7 +32,7 @@ def draw(host: a1111.Host, job: a1111.Job, settings: Any, raises: bool = False) 
     """A picture, which may end in an exception inside the U-Net."""
 
     def on_step(p: a1111.Job, step: int) -> None:
-        if raises and step == 8:
+        if raises and step == 6:
             raise RuntimeError("raised on purpose")
 
     host.on_step = on_step

@@ -67,17 +67,19 @@ def pages() -> Any:
     return sys.modules["_skipstone_webui.a1111_extension.tab_runs"]
 
 
-def test_twenty_runs_are_kept_and_each_is_shown_by_its_name(
+def test_the_last_runs_are_kept_and_each_is_shown_by_its_name(
     host: a1111.Host, tab: dict[str, a1111.Component], job: a1111.Job
 ) -> None:
-    for _ in range(22):
+    """As many as Settings > Skipstone says."""
+    host.opts.skipstone_runs = 4
+    for _ in range(6):
         host.process_images(host.script(), fresh(job), *ON)
     tab["skipstone_refresh"].act("click")
     names = tab["skipstone_run"].choices
-    assert len(runs(host)) == 20 and len(names) == 21 and names[1].startswith("Run 22, ")
+    assert len(runs(host)) == 4 and len(names) == 5 and names[1].startswith("Run 6, ")
     assert names[1] in tab["skipstone_report"].value
-    tab["skipstone_run"].set(names[20])
-    assert names[20].startswith("Run 3, ") and names[20] in tab["skipstone_report"].value
+    tab["skipstone_run"].set(names[4])
+    assert names[4].startswith("Run 3, ") and names[4] in tab["skipstone_report"].value
     tab["skipstone_run"].set("Run 1 <b>")
     assert "no longer kept" in tab["skipstone_report"].value and "<b>" not in tab["skipstone_report"].value
 
