@@ -24,6 +24,7 @@ from skipstone.lab.bench.field.measuring import Measuring
 from skipstone.lab.bench.field.options import Cell, FieldBench
 from skipstone.lab.bench.field.ours import AUTO
 from skipstone.lab.bench.field.summary import aims, beside_fewer, fewer_at, front, ratio
+from skipstone.lab.bench.field.tables import tables
 from skipstone.lab.bench.field.way import DENSE, FEWER, Host, Way, by_recipe, draw, live_bytes, plain
 from skipstone.pipelines.denoiser import denoiser_of
 
@@ -60,6 +61,14 @@ def test_each_way_is_a_row_or_a_line_with_the_reason(result: dict[str, Any]) -> 
     assert len(auto["errors"]) == 2 and max(auto["errors"]) > 0
     assert auto["held"] > 0 == rows["dense"]["held"] and 0 < auto["skipped_ops"] < 30 < auto["ops"]
     assert all(row["seconds"] > 0 for row in rows.values() if "reason" not in row)
+
+
+def test_in_brief_a_cell_is_a_line_for_each_speed_up(result: dict[str, Any]) -> None:
+    refused = {"title": "other", "rows": [], "reason": "no such sampler"}
+    aimed, absent = tables({**result, "cells": [*result["cells"], refused]}, brief=True)
+    assert [row[:3] for row in aimed.rows] == [(CELL.title, f"{n}x", "Auto 2x") for n in ("1.5", "2")]
+    assert absent.rows == (("all", "no such sampler", "other"),)
+    assert [table.title for table in tables(result)][1] == CELL.title
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ....core.errors import SkipstoneError
@@ -34,7 +36,7 @@ def run_field_bench(options: FieldBench, say: Progress = print, command: str = "
     options.check()
     options = options.reduced()
     with threads(options.threads or torch.get_num_threads()), torch.no_grad():
-        bench = Bench(f"field {options.section}".strip(), KEYS, tables)
+        bench = Bench(f"field {options.section}".strip(), KEYS, partial(tables, brief=options.brief))
         result = publish(bench, options, lambda: measure(options, say, command), say)
     write_page(options.html, result, options)
     say(f"wrote {options.html}")

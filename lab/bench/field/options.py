@@ -96,6 +96,8 @@ class FieldBench(Files):
     """Folder of what is measured, by which a stopped run goes on. Remove it to begin again."""
     html: Path = Path("out/bench_field.html")
     """The page."""
+    brief: bool = False
+    """Show Auto beside fewer steps and the best rival alone, a line for each speed-up; the page and the JSON file have all."""
     section: str = ""
     """Markers of the Markdown section: `<!-- bench field SECTION -->`."""
     out: Path = Path("out/bench_field.json")

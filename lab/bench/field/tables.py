@@ -18,20 +18,22 @@ _FRONT = " *"
 Row = dict[str, Any]
 
 
-def tables(result: Figures) -> list[Table]:
+def tables(result: Figures, brief: bool = False) -> list[Table]:
     """Return all tables of the figures.
 
     Args:
         result: of the bench.
+        brief: whether to return the first one alone, and cells without any figure.
 
     Example:
         >>> tables({"cells": []})
         []
     """
     found = [aim_table(result["cells"])] if result["cells"] else []
-    for cell in result["cells"]:
-        found.append(cell_table(cell))
-    absent = absent_table(result["cells"])
+    cells = [cell for cell in result["cells"] if not (brief and cell["rows"])]
+    if not brief:
+        found += map(cell_table, cells)
+    absent = absent_table(cells)
     return [*found, *([absent] if absent.rows else [])]
 
 
