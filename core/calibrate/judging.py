@@ -19,6 +19,15 @@ from .proposals import Proposal
 _MOVED = ", moved"
 """Ends the name of a proposal whose keys were moved."""
 
+_LEAST = 1e-9
+"""Errors below this count as this."""
+
+_DEVIATIONS = 2
+"""Standard errors by which a proposal is better than another: the best of several equals is often better by one."""
+
+_SCREENING, _FINALISTS = 3, 4
+"""All proposals run on the noises' first third, the best four on the others, too."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -39,8 +48,56 @@ class Judged:
     @property
     def score(self) -> float:
         """Mean of geometric and arithmetic mean: typical pictures count, and those that turn into others."""
-        logs = np.log(np.maximum(self.errors, 1e-9)).mean()
-        return float((np.exp(logs) + np.mean(self.errors)) / 2)
+        return _score(np.asarray(self.errors))
+
+    @property
+    def moved(self) -> bool:
+        """Whether keys were moved (:func:`refined`)."""
+        return self.proposal.name.endswith(_MOVED)
+
+    def beats(self, other: Judged) -> bool:
+        """Return whether the score is lower by more than twice the standard error of the difference, which is a jackknife's.
+
+        Args:
+            other: of the same noises.
+
+        Example:
+            >>> steady = Judged(Proposal((0, 2), "eps"), errors=(0.02, 0.02, 0.02, 0.02))
+            >>> [replace(steady, errors=errors).beats(steady) for errors in ((0.01,) * 4, (0.03, 0.03, 0.03, 1e-3))]
+            [True, False]
+        """
+        own, theirs = np.asarray(self.errors), np.asarray(other.errors)
+        without = (
+            [np.delete(np.arange(len(own)), i) for i in range(len(own))] if len(own) > 1 else [np.arange(len(own))]
+        )
+        gains = np.log([_score(theirs[kept]) / max(_score(own[kept]), _LEAST) for kept in without])
+        deviation = np.sqrt((len(own) - 1) * gains.var())
+        return bool(np.log(other.score / max(self.score, _LEAST)) > _DEVIATIONS * deviation)
+
+
+def _score(errors: np.ndarray) -> float:
+    return float((np.exp(np.log(np.maximum(errors, _LEAST)).mean()) + errors.mean()) / 2)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plan, and what it was chosen from.
+
+    Args:
+        plan: the winner with its held-out errors.
+        finals: what ran on all noises, the winner first, the others by their scores.
+        early: what ran on the first noises alone.
+
+    Example:
+        >>> tried = [Proposal((0, 4, 7, 11), space) for space in ("eps", "x0")]
+        >>> found = choose(denoiser, tried, range(6), range(6, 16), lambda seeds: dense(denoiser, seeds)[0])
+        >>> len(found.finals), len(found.early), len(found.plan.errors)
+        (2, 0, 10)
+    """
+
+    plan: HeldOut
+    finals: list[Judged]
+    early: list[Judged]
 
 
 def choose(
@@ -51,8 +108,11 @@ def choose(
     reference: Callable[[Sequence[int]], Tensor],
     batch: int = 4,
     refine: bool = False,
-) -> tuple[HeldOut, list[Judged]]:
-    """Return the best proposal with its held-out errors, and all that was tried, as judged.
+) -> Chosen:
+    """Choose a proposal: all run on the noises' first third, the best four and the first one on the others, too.
+
+    The first one, which is Auto's own choice, stands unless another one :meth:`~Judged.beats` it: the best of many is often the
+    luckiest.
 
     Args:
         denoiser: the model with its sampler.
@@ -61,20 +121,44 @@ def choose(
         promised: other seeds, on which the winner's errors are measured.
         reference: returns the dense latents of seeds.
         batch: samples that run together.
-        refine: whether the best one's keys are moved, too (:func:`refined`).
+        refine: whether the keys of the one that is best on the first third are moved, too (:func:`refined`).
 
     Example:
         >>> tried = [Proposal((0, 4, 7, 11), space) for space in ("eps", "x0")]
-        >>> best, judged = choose(denoiser, tried, range(4), range(4, 14), lambda seeds: dense(denoiser, seeds)[0])
-        >>> len(judged), len(best.errors), best.quantile(0.9) >= best.quantile(0.5)
-        (2, 10, True)
+        >>> found = choose(denoiser, tried, range(4), range(4, 14), lambda seeds: dense(denoiser, seeds)[0])
+        >>> found.plan.quantile(0.9) >= found.plan.quantile(0.5)
+        True
     """
-    judged = [judge(denoiser, proposal, choosing, reference, batch) for proposal in tried]
-    best = min(judged, key=lambda found: found.score)
+    first = choosing[: max(1, len(choosing) // _SCREENING)]
+    screened = [judge(denoiser, proposal, first, reference, batch) for proposal in tried]
+    own = screened[0]
     if refine:
-        judged += refined(denoiser, best, choosing, reference, batch)
-        best = min(judged, key=lambda found: found.score)
-    return held_out(denoiser, best.proposal, promised, reference, batch), judged
+        screened += refined(denoiser, min(screened, key=_by_score), first, reference, batch)
+    ranked = sorted(screened, key=_by_score)
+    final = [own, *(one for one in ranked[:_FINALISTS] if one is not own)]
+    finals = [_further(denoiser, one, choosing[len(first) :], reference, batch) for one in final]
+    own, *others = finals
+    winner = min((one for one in others if one.beats(own)), key=_by_score, default=own)
+    rest = sorted((one for one in finals if one is not winner), key=_by_score)
+    early = [one for one in ranked if not any(one is other for other in final)]
+    return Chosen(held_out(denoiser, winner.proposal, promised, reference, batch), [winner, *rest], early)
+
+
+def _by_score(one: Judged) -> float:
+    return one.score
+
+
+def _further(
+    denoiser: ProfiledDenoiser,
+    one: Judged,
+    seeds: Sequence[int],
+    reference: Callable[[Sequence[int]], Tensor],
+    batch: int,
+) -> Judged:
+    """Return a proposal with its errors on further noises added."""
+    return (
+        replace(one, errors=one.errors + _errors(denoiser, one.proposal, seeds, reference, batch)[0]) if seeds else one
+    )
 
 
 def refined(

@@ -49,11 +49,12 @@ def test_single_steps_are_moved_where_that_is_better(tmp_path: Path, monkeypatch
     """The judge likes late steps: the first stays, the others move to the end."""
     monkeypatch.setattr(command, "load_model", lambda *given: tiny.dit_pipeline())
     monkeypatch.setattr(judging, "judge", lambda _, tried, *more: Judged(tried, (1 / sum(tried.keys),)))
+    monkeypatch.setattr(judging, "_further", lambda _, one, *more: one)
     quick = MakeProfile("tiny", 10, 1.0, speedups=(2.5,), samples=1, sensitivity=0, choosing=2, refine=True, promised=9)
     make_profile(replace(quick, out=tmp_path / "p.safetensors"), (said := list[str]()).append)
     (plan,) = Profile.load(tmp_path / "p.safetensors").plans
     assert plan.keys == (0, 7, 8, 9) and plan.name.endswith(", moved") and plan.name.count("moved") == 1
-    assert any(line.strip().startswith("single steps moved, ") for line in said)
+    assert any(line.strip().startswith("single steps moved: ") for line in said)
 
 
 def test_a_profile_is_extended_by_further_speed_ups(
@@ -94,7 +95,9 @@ def test_methods_beside_are_kept_where_they_measure_better(tmp_path: Path, monke
     quick = MakeProfile("tiny", 10, 1.0, speedups=(2.5,), beside=given, samples=1, choosing=2, promised=9)
     quick = replace(quick, out=tmp_path / "p.safetensors")
     for better in (True, False):
-        monkeypatch.setattr(command, "judge", lambda _, tried, *more, e=better: Judged(tried, (1e-9 if e else 9.0,)))
+        monkeypatch.setattr(
+            command, "judge", lambda _, tried, *more, e=better: Judged(tried, (1e-9 if e else 9.0,) * 2)
+        )
         make_profile(quick, (said := list[str]()).append)
         alone, *joint = Profile.load(quick.out).plans
         assert len(alone.keys) == 4 and alone.beside == () and len(joint) == better
