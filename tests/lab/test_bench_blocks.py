@@ -16,7 +16,7 @@ from skipstone.lab.bench.blocks import BlockBench, run_block_bench, ways
 from skipstone.lab.bench.real_blocks import real_block
 
 
-@pytest.mark.parametrize(("model", "size", "frames", "text"), [("flux", 192, 1, 512), ("qwen_image", 192, 1, 128)])
+@pytest.mark.parametrize(("model", "size", "frames", "text"), [("flux", 64, 1, 512), ("qwen_image", 64, 1, 128)])
 def test_half_of_the_pictures_keys_leave_the_two_products(model: Any, size: int, frames: int, text: int) -> None:
     block = real_block(model, size, frames, channels=32)
     found = ways(block, ratios=(0.5,), threshold=1.0)
@@ -37,7 +37,7 @@ def test_a_videos_block_runs_on_its_frames() -> None:
 
 def test_its_figures_are_saved_and_shown_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "real_block", partial(real_block, channels=32))
-    options = BlockBench(models=("flux",), size=64, ratios=(0.5,), runs=1, out=tmp_path / "blocks.json")
+    options = BlockBench(models=("qwen_image",), size=64, ratios=(0.5,), runs=1, out=tmp_path / "blocks.json")
     rows = run_block_bench(options)["rows"]
     assert rows[0]["way"] == "dense" and rows[0]["bound"] == 1
     for row in rows[1:]:
