@@ -50,7 +50,7 @@ class MakeProfile:
     """Speed-ups to choose steps for."""
     beside: tuple[str, ...] = ()
     """Presets or recipe files of merging, pruning or block skipping. Each is tried at the steps that run, with more of these
-    for the same cost, and kept where it measures better by more than twice the standard error."""
+    for the same cost, and kept where it measures better by more than the standard error."""
     samples: int = 8
     """Dense pictures that are recorded."""
     sensitivity: int = 2
@@ -58,7 +58,7 @@ class MakeProfile:
     pictures; 0 leaves it out."""
     choosing: int = 36
     """Noises on which the proposals are compared: all on a third of them, the best four on all. Even steps, which Auto has
-    without a profile, stay unless another proposal is better by more than twice the standard error."""
+    without a profile, stay unless another proposal is better by more than the standard error."""
     extend: bool = False
     """Keep the file that is there, with its dense runs and its plans for other speed-ups."""
     refine: bool = False
@@ -162,7 +162,7 @@ class _Judging:
         self._say(_line(found.plan, self._steps))
         self._say(f"    won on {len(self._choosing)} noises: {_scored(best)}")
         for one in others:
-            chance = " (better by chance, perhaps)" if one.score < best.score else ""
+            chance = " (not better by more than chance)" if one.score < best.score else ""
             self._say(f"    lost: {_scored(one)}{chance}")
         for one in found.early:
             if not one.moved:

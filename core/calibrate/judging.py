@@ -22,9 +22,6 @@ _MOVED = ", moved"
 _LEAST = 1e-9
 """Errors below this count as this."""
 
-_DEVIATIONS = 2
-"""Standard errors by which a proposal is better than another: the best of several equals is often better by one."""
-
 _SCREENING, _FINALISTS = 3, 4
 """All proposals run on the noises' first third, the best four on the others, too."""
 
@@ -56,7 +53,7 @@ class Judged:
         return self.proposal.name.endswith(_MOVED)
 
     def beats(self, other: Judged) -> bool:
-        """Return whether the score is lower by more than twice the standard error of the difference, which is a jackknife's.
+        """Return whether the score is lower by more than the standard error of the difference, which is a jackknife's.
 
         Args:
             other: of the same noises.
@@ -72,7 +69,7 @@ class Judged:
         )
         gains = np.log([_score(theirs[kept]) / max(_score(own[kept]), _LEAST) for kept in without])
         deviation = np.sqrt((len(own) - 1) * gains.var())
-        return bool(np.log(other.score / max(self.score, _LEAST)) > _DEVIATIONS * deviation)
+        return bool(np.log(other.score / max(self.score, _LEAST)) > deviation)
 
 
 def _score(errors: np.ndarray) -> float:
