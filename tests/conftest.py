@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 import tiny
@@ -20,6 +21,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("skipstone")
+
+
+HOSTS = [f"{name}_PATH" for name in ("COMFYUI", "WEBUI", "FORGE", "REFORGE", "CLASSIC", "NEO", "SGM")]
+"""Each is the folder of a host; see the tests in `hosts`."""
+
+collect_ignore = [] if any(map(os.environ.get, HOSTS)) else ["hosts"]
+
+
+def pytest_report_header() -> str:
+    """Return the line that says whether tests run in real hosts."""
+    return "tests/hosts: " + (f"left out; set one of {', '.join(HOSTS)}" if collect_ignore else "run")
 
 
 def pytest_collection_finish() -> None:
