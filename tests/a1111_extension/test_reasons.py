@@ -1,4 +1,4 @@
-"""What is told of a method that did nothing."""
+"""The reason that the user is given where a method did nothing."""
 
 from __future__ import annotations
 
