@@ -42,6 +42,13 @@ COMMANDS: dict[str, Command] = {
     "bench tokens": Command(
         "time token merging beside its peers", ".lab.bench.tokens", "TokenBench", "run_token_bench", True
     ),
+    "bench speed": Command(
+        "time whole pictures and videos on models of full size",
+        ".lab.bench.speed",
+        "SpeedBench",
+        "run_speed_bench",
+        True,
+    ),
     "bench blocks": Command(
         "time merging and pruning on one real-size block of Flux, Qwen-Image or Wan",
         ".lab.bench.blocks",

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ...core.errors import RecipeError
 from ...core.measure.macs import count_macs
-from ...core.measure.timing import Timing, interleave, machine, threads
+from ...core.measure.timing import Timing, clock_of, interleave, machine, threads
 from ...core.recipe.token_merge import TokenMerge
 from ...core.recipe.token_prune import TokenPrune
 from ...pipelines.accelerate import accelerate
@@ -53,6 +54,10 @@ class BlockBench(Files):
     """Interleaved rounds."""
     threads: int = 1
     """torch threads."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps. On CUDA times are taken by its events."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the block."""
     out: Path = Path("out/bench_blocks.json")
 
     def check(self) -> None:
@@ -98,8 +103,9 @@ def measure(options: BlockBench, say: Progress, command: str = "") -> Figures:
     rows: list[dict[str, Any]] = []
     for model in options.models:
         size, frames = options.video if model.startswith("wan") else (options.size, 1)
-        rows += _rows(model, real_block(model, size, frames), options, say)
-    return {"command": command, "machine": machine(), "absent": [], "rows": rows}
+        block = real_block(model, size, frames).to(options.device, getattr(torch, options.dtype))
+        rows += _rows(model, block, options, say)
+    return {"command": command, "machine": machine(options.device), "absent": [], "dtype": options.dtype, "rows": rows}
 
 
 def ways(block: RealBlock, ratios: tuple[float, ...], threshold: float) -> dict[str, Callable[[], Tensor]]:
@@ -144,7 +150,10 @@ def _rows(model: str, block: RealBlock, options: BlockBench, say: Progress) -> l
     """Return one row per way: its time and its multiply-adds, beside those of the dense block."""
     found = ways(block, options.ratios, options.threshold)
     macs = {name: count_macs(run) for name, run in found.items()}
-    took = interleave(found, options.runs, lambda done: say(f"{model}: round {done} of {options.runs}"), warm=True)
+    clock = clock_of(torch.device(options.device))
+    took = interleave(
+        found, options.runs, lambda done: say(f"{model}: round {done} of {options.runs}"), clock, warm=True
+    )
     common = {"model": model, "what": block.what, "tokens": block.tokens}
     return [{**common, "way": name, **_gain(name, took, macs), **took[name].to_dict()} for name in found]
 
@@ -166,11 +175,12 @@ def tables(result: Figures) -> list[Table]:
         'model'
     """
     header = ("model", "picture", "tokens", "way", "ms, min / median", "times faster", "bound", "reached")
-    return [Table("One block at its real size, random weights", header, tuple(_line(row) for row in result["rows"]))]
+    title = f"One block at its real size, random weights, {result.get('dtype', 'float32')}"
+    return [Table(title, header, tuple(_line(row) for row in result["rows"]))]
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
     dense = row["way"] == "dense"
     gain = ("1", "1", "") if dense else (f"{row['faster']:.2f}", f"{row['bound']:.2f}", f"{row['reached']:.0%}")
-    time = f"{row['min_ms']:.0f} / {row['median_ms']:.0f}"
+    time = f"{row['min_ms']:.3g} / {row['median_ms']:.3g}"
     return (row["model"], row["what"], str(row["tokens"]), row["way"], time, *gain)

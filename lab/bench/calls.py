@@ -77,6 +77,8 @@ class CallBench(Files):
     """Show one line per sampler: the ratio of the default to fewer steps."""
     section: str = ""
     """Name of the section in the Markdown file; the model and the steps by default."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_calls.json")
@@ -130,9 +132,9 @@ def measure(options: CallBench, say: Progress, command: str) -> Figures:
                 rows.append(row)
                 say(f"{sampler} {guidance:g} {row['calls']} {row['name']}: {row['geometric']:.4f}")
     promise = _promise(options) if options.profile and options.covering else []
-    skipped = skipped_call_costs(options.model, options.profile) if options.overhead else {}
+    skipped = skipped_call_costs(options.model, options.profile, device=options.device) if options.overhead else {}
     return {
-        "command": command, "machine": machine("cpu"), "model": options.model, "steps": options.steps,
+        "command": command, "machine": machine(options.device), "model": options.model, "steps": options.steps,
         "absent": [f"{name} (needs {package})" for name, package in absent.items()],
         "noises": options.noises, "rows": rows, "promise": promise, "covering": options.covering, "skipped": skipped,
     }  # fmt: skip
@@ -143,17 +145,17 @@ def _promise(options: CallBench) -> list[dict[str, Any]]:
     known = Profile.load(options.profile or "")
     every = (*SAMPLERS.items(), *FLOW_SAMPLERS.items())
     name = next((name for name, sampler in every if sampler.kind == known.sampler), "")
-    denoiser = _denoiser(options.model, name, known.steps, known.guidance)
+    denoiser = _denoiser(options, name, known.steps, known.guidance)
     known.fits(identity(denoiser.network))
     return coverage(known, denoiser, options.covering, str(options.profile))
 
 
 def _rows(options: CallBench, sampler: str, guidance: float) -> Iterator[dict[str, Any]]:
     seeds = range(_SEEDS, _SEEDS + options.noises)
-    denoiser = _denoiser(options.model, sampler, options.steps, guidance)
+    denoiser = _denoiser(options, sampler, options.steps, guidance)
     reference = _latents(denoiser, seeds, None)
     for calls in options.calls:
-        shorter = _denoiser(options.model, sampler, calls, guidance)
+        shorter = _denoiser(options, sampler, calls, guidance)
         control = _fewer_steps(shorter, denoiser, seeds)
         fewer = _errors(control, reference)
         told = {"sampler": sampler, "guidance": guidance, "calls": calls}
@@ -203,7 +205,7 @@ def _latents(denoiser: PipelineDenoiser, seeds: Sequence[int], settings: CallSki
 
 
 def _errors(latents: Tensor, reference: Tensor) -> np.ndarray:
-    return relative_errors(latents, reference).numpy()
+    return relative_errors(latents, reference).cpu().numpy()
 
 
 def _psnr(latents: Tensor, reference: Tensor) -> float:
@@ -212,8 +214,8 @@ def _psnr(latents: Tensor, reference: Tensor) -> float:
     return float((10 * torch.log10(4 / squares)).mean())
 
 
-def _denoiser(model: str, sampler: str, steps: int, guidance: float) -> PipelineDenoiser:
-    pipe = load_model(model)
+def _denoiser(options: CallBench, sampler: str, steps: int, guidance: float) -> PipelineDenoiser:
+    pipe = load_model(options.model, options.device)
     set_sampler(pipe, sampler)
     return denoiser_of(pipe, steps, guidance)
 

@@ -60,6 +60,8 @@ class JointBench(Files):
     """Guidance scale."""
     noises: int = 32
     """Samples."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_joint.json")
@@ -106,7 +108,7 @@ def measure(options: JointBench, say: Progress, command: str) -> Figures:
         >>> measure(JointBench(noises=2, calls=(10, 4), thresholds=()), print, "")["rows"][0]["name"]  # doctest: +SKIP
         'calls alone'
     """
-    pipe = load_model(options.model)
+    pipe = load_model(options.model, options.device)
     set_sampler(pipe, options.sampler)
     denoiser = denoiser_of(pipe, options.steps, options.guidance)
     seeds = parts(range(_SEEDS, _SEEDS + options.noises), _BATCH)
@@ -119,7 +121,7 @@ def measure(options: JointBench, say: Progress, command: str) -> Figures:
             rows.append(row)
             say(f"{row['name']}, {calls} of {options.steps} calls: {np.mean(row['errors']):.4f}")
     return {
-        "command": command, "machine": machine("cpu"), "absent": [], "model": options.model, "sampler": options.sampler,
+        "command": command, "machine": machine(options.device), "absent": [], "model": options.model, "sampler": options.sampler,
         **{key: getattr(options, key) for key in ("steps", "guidance", "noises")}, "sizes": [*sizes], "rows": rows,
     }  # fmt: skip
 

@@ -66,6 +66,8 @@ class MaskBench(Files):
     """Samples."""
     router: bool = False
     """Train a router in the manner of Learning-to-Cache, too."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps."""
     threads: int | None = None
     """torch threads; torch's own number without it."""
     out: Path = Path("out/bench_masks.json")
@@ -136,7 +138,13 @@ def measure(options: MaskBench, say: Progress, command: str = "") -> Figures:
                 rows.append(comparison.form(target, form))
             rows += comparison.fewer_steps(target)
     settings = {key: getattr(options, key) for key in ("model", "steps", "guidance", "noises")}
-    return {"command": command, "machine": machine("cpu"), "absent": comparison.absent, **settings, "rows": rows}
+    return {
+        "command": command,
+        "machine": machine(options.device),
+        "absent": comparison.absent,
+        **settings,
+        "rows": rows,
+    }
 
 
 class _MaskComparison:
@@ -145,7 +153,7 @@ class _MaskComparison:
     def __init__(self, options: MaskBench) -> None:
         """Load the model and draw dense."""
         self.options, self.absent = options, list[str]()
-        self._pipe = load_model(options.model)
+        self._pipe = load_model(options.model, options.device)
         denoiser = denoiser_of(self._pipe, options.steps, options.guidance)
         self.plain, self.ahead = prepare(denoiser), prepare(denoiser, forecast=True)
         self.seeds = [EVALUATION_SEEDS + i for i in range(options.noises)]

@@ -131,7 +131,7 @@ def twin(model: nn.Module) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) -> Inputs:
+def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0, like: Tensor | None = None) -> Inputs:
     """A smooth field plus noise, from its own generator.
 
     Args:
@@ -139,6 +139,7 @@ def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) ->
         batch: B.
         noise: its standard deviation; the field's is about 1.
         seed: of the draw.
+        like: a tensor whose device and precision they have; fp32 on the CPU without it.
 
     Example:
         >>> make_inputs(128).x.shape
@@ -149,7 +150,9 @@ def make_inputs(size: int, batch: int = 2, noise: float = 0.5, seed: int = 0) ->
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic")
     x = smooth + noise * torch.randn(batch, CHANNELS, side, side, generator=generator)
     context = torch.randn(batch, CONTEXT_TOKENS, CONTEXT_DIM, generator=generator)
-    return Inputs(x.contiguous(memory_format=torch.channels_last), context, torch.full((batch,), 500.0))
+    like = x if like is None else like
+    latents = x.to(like).contiguous(memory_format=torch.channels_last)
+    return Inputs(latents, context.to(like), torch.full((batch,), 500.0, device=like.device))
 
 
 def threshold_for(inputs: Inputs, merged: int, matching: Literal["dense", "local"]) -> float:

@@ -45,7 +45,7 @@ def coverage(known: Profile, denoiser: PipelineDenoiser, noises: int, file: str 
         ).settings()
         beside = Recipe.of_plain(plan.beside).methods
         runs = [closed_loop(denoiser, part, settings, beside) for part in parts]
-        errors = [relative_errors(run[0], true).numpy() for run, true in zip(runs, references, strict=True)]
+        errors = [relative_errors(run[0], true).cpu().numpy() for run, true in zip(runs, references, strict=True)]
         rows.append(_row(plan, np.concatenate(errors), [run[1] for run in runs]))
     return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,19 @@ class RealBlock:
     tokens: int
     what: str
 
+    def to(self, device: str, dtype: torch.dtype) -> RealBlock:
+        """Move network and inputs to a device, floating point values in a precision.
+
+        Args:
+            device: torch's name.
+            dtype: the precision.
+        """
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, network=nn.Module.to(self.network, device, dtype), inputs=moved)
+
     @torch.no_grad()
     def call(self, network: nn.Module, timestep: float) -> Tensor:
         """Run the network, or a twin of it, once, without gradients.
@@ -47,7 +60,11 @@ class RealBlock:
 
         Returns the tensor of its output.
         """
-        found: Tensor = network(**self.inputs, timestep=torch.tensor([timestep]), return_dict=False)[0]
+        found: Tensor = network(
+            **self.inputs,
+            timestep=torch.tensor([timestep], device=self.inputs["hidden_states"].device),
+            return_dict=False,
+        )[0]
         return found
 
 

@@ -85,7 +85,7 @@ def _noises(many: PipelineDenoiser, seeds: Sequence[int]) -> list[Tensor]:
     """Return the noise [B, ...] that each step of a run adds."""
     at: Any = many.begin(seeds)
     return [
-        torch.cat([torch.randn((1, *at.x.shape[1:]), generator=g) for g in at.history.generators])
+        torch.cat([torch.randn((1, *at.x.shape[1:]), generator=g) for g in at.history.generators]).to(at.x)
         for _ in _levels(many)
     ]
 

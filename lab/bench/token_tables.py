@@ -17,26 +17,27 @@ def tables(result: Figures) -> list[Table]:
         >>> tables({"blocks": [], "end_to_end": [], "wrapper": wrapper})[0].rows[0]
         ('bracket and overrides of one call', '20 µs')
     """
-    found = [_block_table(block) for block in result["blocks"]]
-    found += [_unet_table(unet) for unet in result["end_to_end"]]
+    dtype = result.get("dtype", "float32")
+    found = [_block_table(block, dtype) for block in result["blocks"]]
+    found += [_unet_table(unet, dtype) for unet in result["end_to_end"]]
     return [*found, _wrapper_table(result["wrapper"])]
 
 
-def _block_table(block: dict[str, Any]) -> Table:
+def _block_table(block: dict[str, Any], dtype: str) -> Table:
     """One size and merged share. Times are minimum / median; `vs peer` compares with the best peer in calls of that kind."""
     title = (
-        f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, rounds: {block['runs']}; "
-        f"outputs agree within {block['largest_difference']:.1g}"
+        f"{block['size']} px ({block['tokens']} tokens), {block['fraction']:.0%} merged, {dtype}, rounds: {block['runs']}"
+        + (f"; outputs agree within {block['largest_difference']:.1g}" if dtype == "float32" else "")
     )
     header = ("way", "block ms", "overhead ms", "vs peer", "merging ms", "vs peer", "more ops")
     return Table(title, header, tuple(_block_row(row, block["rows"]) for row in block["rows"]))
 
 
 def _block_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    cells = (row["name"], f"{row['min_ms']:.1f} / {row['median_ms']:.1f}")
+    cells = (row["name"], f"{row['min_ms']:.4g} / {row['median_ms']:.4g}")
     if "merging_ms" not in row:
         return (*cells, "", "", "", "", "")
-    overhead = f"{row['overhead_min_ms']:.1f} / {row['overhead_median_ms']:.1f}"
+    overhead = f"{row['overhead_min_ms']:.3g} / {row['overhead_median_ms']:.3g}"
     savings = [_saving(row, rows, key) for key in ("overhead_min_ms", "merging_ms")]
     return (*cells, overhead, savings[0], f"{row['merging_ms']:.2f}", savings[1], str(row.get("more_ops", "")))
 
@@ -66,19 +67,19 @@ def best_peer(row: dict[str, Any], rows: list[dict[str, Any]], key: str) -> dict
     return min(fit, key=lambda r: r[key], default=None)
 
 
-def _unet_table(unet: dict[str, Any]) -> Table:
+def _unet_table(unet: dict[str, Any], dtype: str) -> Table:
     """One U-Net call of one size."""
     rows = [
         (
             r["name"],
-            f"{r['min_ms'] / 1e3:.2f}",
-            f"{r['median_ms'] / 1e3:.2f}",
+            f"{r['min_ms'] / 1e3:.3g}",
+            f"{r['median_ms'] / 1e3:.3g}",
             f"{r['speedup']:.2f}x",
             str(r.get("more_ops", "")),
         )
         for r in unet["rows"]
     ]
-    title = f"whole SD1.5 U-Net, {unet['size']} px, batch 2, rounds: {unet['runs']}"
+    title = f"whole SD1.5 U-Net, {unet['size']} px, batch 2, {dtype}, rounds: {unet['runs']}"
     return Table(title, ("way", "min s", "median s", "speed-up", "more ops"), tuple(rows))
 
 

@@ -20,6 +20,8 @@ from ...core.recipe.token_merge import TokenMerge
 from ...pipelines.accelerate import accelerate
 from .one_block import Inputs, UNetModel, threshold_for, twin
 
+ROUNDED = 0.03
+"""Share of the tokens by which ways may differ in half precision."""
 Calls = Literal["recompute", "reuse", "ideal", "dense"]
 
 
@@ -200,6 +202,9 @@ def ca_tome(block: nn.Module, inputs: Inputs, threshold: float, step: int) -> Ca
 def check(found: list[Way], merged: int, inputs: Inputs) -> float:
     """Run all once: each must run its attention on `N - merged` tokens, and those that agree must give one output.
 
+    In half precision scores are equal by chance, and ways that round them differently merge some other tokens: there the number
+    may differ by :data:`ROUNDED` of the tokens, and outputs are not held against each other.
+
     Args:
         found: the ways.
         merged: tokens per sample.
@@ -214,18 +219,24 @@ def check(found: list[Way], merged: int, inputs: Inputs) -> float:
         Traceback (most recent call last):
         skipstone.core.errors.SkipstoneError: dense ran attention on [64, 77] tokens, not 48
     """
-    reference, worst = None, 0.0
+    reference, worst, exact = None, 0.0, inputs.x.dtype == torch.float32
+    wanted = inputs.count - merged
+    accepted = range(wanted, wanted + 1) if exact else _around(wanted, ROUNDED * inputs.count)
     for way in found:
         with _attention_tokens() as seen:
             output = way.run()
-        if inputs.count - merged not in seen:
-            raise SkipstoneError(f"{way.name} ran attention on {sorted(seen)} tokens, not {inputs.count - merged}")
-        if way.agrees:
+        if not seen & set(accepted):
+            raise SkipstoneError(f"{way.name} ran attention on {sorted(seen)} tokens, not {wanted}")
+        if way.agrees and exact:
             reference = output if reference is None else reference
             worst = max(worst, float((output - reference).abs().max()))
     if worst > 1e-3:
         raise SkipstoneError(f"outputs at {merged} merged tokens differ by {worst:.2g}: the rows do not compare")
     return worst
+
+
+def _around(wanted: int, spread: float) -> range:
+    return range(round(wanted - spread), round(wanted + spread) + 1)
 
 
 def _runner(root: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:

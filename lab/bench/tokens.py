@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import RecipeError
 from ...core.measure.macs import count
-from ...core.measure.timing import Timing, interleave, machine, threads
+from ...core.measure.timing import Timing, clock_of, interleave, machine, threads
 from .figures import Figures, Files, Progress, publish
 from .one_block import LATENT_FACTOR, hollow, make_inputs, new_block
 from .overhead import overhead_costs
@@ -50,6 +50,10 @@ class TokenBench(Files):
     """Picture sides at which a full-size SD1.5 U-Net runs as well (minutes each on a CPU)."""
     end_to_end_runs: int = 3
     """Rounds of each of these."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, mps. On CUDA times are taken by its events."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the block and of the U-Net."""
     out: Path = Path("out/bench_tokens.json")
 
     def check(self) -> None:
@@ -97,13 +101,17 @@ def measure(options: TokenBench, say: Progress, command: str = "") -> Figures:
         >>> found["blocks"][0]["merged"]  # doctest: +SKIP
         32
     """
-    block = new_block()
+    block = nn.Module.to(new_block(), options.device, getattr(torch, options.dtype))
     each = options.runs * len(options.sizes) if len(options.runs) == 1 else options.runs
-    result: Figures = {"command": command, "machine": machine(), "absent": absent_peers(), "blocks": []}
+    result: Figures = {"command": command, "machine": machine(options.device), "absent": absent_peers(), "blocks": []}
     for size, runs in zip(options.sizes, each, strict=True):
         result["blocks"] += _measure_size(block, size, options.fractions, runs, say)
     result["wrapper"] = overhead_costs()
-    result["end_to_end"] = [end_to_end(size, options.end_to_end_runs, say) for size in options.end_to_end]
+    result["dtype"] = options.dtype
+    result["end_to_end"] = [
+        end_to_end(size, options.end_to_end_runs, say, options.device, getattr(torch, options.dtype))
+        for size in options.end_to_end
+    ]
     return result
 
 
@@ -111,7 +119,8 @@ def _measure_size(
     block: nn.Module, size: int, fractions: tuple[float, ...], runs: int, say: Progress
 ) -> list[dict[str, Any]]:
     """One size at all fractions, in the same rounds; one result per fraction."""
-    inputs = make_inputs(size)
+    inputs = make_inputs(size, like=next(block.parameters()))
+    clock = clock_of(inputs.x.device)
     merged = {fraction: round(inputs.count * fraction) for fraction in fractions}
     full = {f: ways(block, inputs, m) for f, m in merged.items()}
     differ = {f: check(found, merged[f], inputs) for f, found in full.items()}
@@ -119,9 +128,12 @@ def _measure_size(
     plain = count(dense(block, inputs)).ops
     heading = f"{size} px, {inputs.count} tokens"
     took = interleave(
-        {"dense": dense(block, inputs), **_cases(full)}, runs, lambda done: say(f"{heading}: round {done} of {runs}")
+        {"dense": dense(block, inputs), **_cases(full)},
+        runs,
+        lambda done: say(f"{heading}: round {done} of {runs}"),
+        clock,
     )
-    alone = interleave(_cases(bare), runs)
+    alone = interleave(_cases(bare), runs, clock=clock)
     return [
         {
             "size": size,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ModelError
 from ...core.measure.macs import count
-from ...core.measure.timing import interleave
+from ...core.measure.timing import clock_of, interleave
 from ...core.recipe.token_merge import TokenMerge
 from ...pipelines.accelerate import accelerate
 from .one_block import CONTEXT_DIM, CONTEXT_TOKENS, LATENT_FACTOR, twin
@@ -73,13 +73,22 @@ def sd15_unet() -> Any:
         return UNet2DConditionModel(sample_size=64, cross_attention_dim=CONTEXT_DIM).eval().requires_grad_(False)
 
 
-def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[[], Any] = sd15_unet) -> dict[str, Any]:
+def end_to_end(
+    size: int,
+    runs: int,
+    say: Callable[[str], None],
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    make: Callable[[], Any] = sd15_unet,
+) -> dict[str, Any]:
     """Time one U-Net call at batch 2: dense, tomesd at 0.5, Skipstone at 50 %.
 
     Args:
         size: side of the pictures in pixels.
         runs: rounds, in which all take turns.
         say: prints progress.
+        device: where it runs.
+        dtype: of its weights.
         make: makes the U-Net.
 
     Example:
@@ -90,7 +99,7 @@ def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[
         >>> found["rows"][0]["name"], found["rows"][0]["speedup"]
         ('dense', 1.0)
     """
-    unet = make()
+    unet = nn.Module.to(make(), device, dtype)  # diffusers' own warns of any dtype
     inputs = UNetInputs(unet, 2, size)
     latent = inputs.latent()
 
@@ -103,8 +112,9 @@ def end_to_end(size: int, runs: int, say: Callable[[str], None], make: Callable[
 
         return run
 
+    clock = clock_of(latent.device)
     cases = {name: call(network) for name, network in _networks(unet).items()}
-    took = interleave(cases, runs, lambda done: say(f"U-Net at {size} px: round {done} of {runs}"))
+    took = interleave(cases, runs, lambda done: say(f"U-Net at {size} px: round {done} of {runs}"), clock)
     base, ops = took["dense"].minimum, {name: count(case).ops for name, case in cases.items()}
     rows = [
         {"name": n, **t.to_dict(), "speedup": base / t.minimum, "more_ops": ops[n] - ops["dense"]}

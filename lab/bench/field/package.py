@@ -27,7 +27,7 @@ def network_way(name: str, group: str, put: Put) -> Way:
 
     @contextmanager
     def install(host: Host) -> Iterator[Predict]:
-        with _quiet():
+        with quiet():
             put(host)
             yield host.denoiser.predict
 
@@ -35,8 +35,13 @@ def network_way(name: str, group: str, put: Put) -> Way:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the packages' log lines off the console, up to warnings."""
+def quiet() -> Iterator[None]:
+    """Keep packages' log lines off the console, up to warnings.
+
+    Example:
+        >>> with quiet():
+        ...     logging.getLogger("a package").warning("what it says of itself")
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
