@@ -256,7 +256,10 @@ def _qwen_image(place: Place) -> Whole:
     from diffusers import QwenImageTransformer2DModel
 
     size, text, mask = place.size or 1024, place.embedding(1, 128, 3584), torch.ones(1, 128, dtype=torch.long)
-    masks = {"prompt_embeds_mask": mask.to(place.device), "negative_prompt_embeds_mask": mask.to(place.device)}
+    masks: dict[str, Any] = {
+        "prompt_embeds_mask": mask.to(place.device),
+        "negative_prompt_embeds_mask": mask.to(place.device),
+    }
     given = _prompted(text, size, true_cfg_scale=4.0, **masks)
     transformer = weighted(QwenImageTransformer2DModel, place)
     return Whole(*_flow("QwenImagePipeline", transformer, given), 30, f"{size} px, guidance 4, two forwards in a step")
