@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from ...core.errors import RecipeError, reason_of
+from ...core.errors import ModelError, RecipeError, SkipstoneError, reason_of
+from ...core.files import make_folder, write_json
 from ...core.measure.macs import count
 from ...core.measure.timing import clock_of, interleave, machine
 from ...core.recipe.call_skip import CallSkip
@@ -98,31 +99,49 @@ def run_speed_bench(options: SpeedBench, say: Progress = print, command: str = "
     """
     if not options.load:
         options.check()
-    return publish(SPEED, options, lambda: measure(options, say, command), say)
+
+    def keep(result: Figures) -> None:
+        make_folder(options.out.parent)
+        write_json(options.out, result)
+
+    return publish(SPEED, options, lambda: measure(options, say, command, keep=keep), say)
 
 
-def measure(options: SpeedBench, say: Progress, command: str = "", make: Make = speed_model) -> Figures:
-    """Measure all models, one after the other.
+def measure(
+    options: SpeedBench,
+    say: Progress,
+    command: str = "",
+    make: Make = speed_model,
+    keep: Callable[[Figures], object] = lambda result: None,
+) -> Figures:
+    """Measure all models, one after the other. One that cannot be had or that does not fit into the memory is left out.
 
     Args:
         options: of the command.
         say: prints progress.
         command: the command line, for the figures.
         make: makes a model.
+        keep: given the figures so far after each model.
 
     Example:
         >>> measure(SpeedBench(models=(), device="cpu"), print)["models"]
         []
     """
     found: list[dict[str, Any]] = []
+    absent: list[str] = []
     result = {
-        "command": command, "machine": machine(options.device), "absent": [], "dtype": options.dtype,
+        "command": command, "machine": machine(options.device), "absent": absent, "dtype": options.dtype,
         "compiled": options.compiled, "rounds": options.rounds, "models": found,
     }  # fmt: skip
     for name in options.models:
         say(f"{name}: making it")
-        with quiet():
-            found.append(_model(name, make(name, options.place), options, say))
+        try:
+            with quiet():
+                found.append(_model(name, make(name, options.place), options, say))
+        except (SkipstoneError, RuntimeError) as error:  # torch's own is for want of memory
+            absent.append(f"{name} ({reason_of(error)})")
+            say(absent[-1])
+        keep(result)
         gc.collect()
         if options.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -136,6 +155,8 @@ def _model(name: str, whole: Whole, options: SpeedBench, say: Progress) -> dict[
     for way in _ways(whole, steps, options):
         run = _Run(way, whole, steps, options)
         say(f"{name}: {way.name}{f' is left out, {run.reason}' if run.reason else ''}")
+        if way.group == DENSE and run.reason:
+            raise ModelError(run.reason)
         runs[way.name] = run
         if way.group == OURS and not run.reason and run.full < steps:
             fewer = Way(f"{run.full} steps", FEWER, steps=run.full)

@@ -92,6 +92,21 @@ def test_the_model_itself_is_left_as_it_was() -> None:
     assert torch.equal(whole.draw(STEPS), before) and "forward" not in vars(whole.network)
 
 
+def test_a_model_that_does_not_fit_leaves_the_others_figures() -> None:
+    def make(model: str, place: Place) -> Whole:
+        if model == "flux":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 24 GiB")
+        return _tiny(model, place)
+
+    options, kept = (
+        SpeedBench(models=("flux", "sd15"), device="cpu", rounds=1, speedups=(2.0,), peers=False),
+        list[Any](),
+    )
+    figures = measure(options, lambda line: None, make=make, keep=lambda result: kept.append(len(result["models"])))
+    assert [model["model"] for model in figures["models"]] == ["sd15"] and kept == [0, 1]
+    assert figures["absent"] == ["flux (CUDA out of memory. Tried to allocate 24 GiB)"]
+
+
 def test_figures_are_shown_again(found: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [table.title.split(",")[0] for table in tables(found)[:-1]] == list(TINY)
     page = tmp_path / "page.md"
