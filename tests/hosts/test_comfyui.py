@@ -1,7 +1,9 @@
 """The node in a real ComfyUI.
 
 Needs `COMFYUI_PATH`, a checkout of ComfyUI, or several joined as in PATH. Optional: `COMFYUI_PYTHON` (its interpreter, by
-default venv/bin/python) and `COMFYUI_ARGS` (flags for a GPU). No checkpoint is needed: models are tiny and random.
+default venv/bin/python) and `COMFYUI_ARGS`, flags in place of those for a CPU. No checkpoint is needed: models are tiny and
+random. On a GPU the flags are `--deterministic`, since CUDA adds in no fixed order without it, and the ways to hold weights:
+`--novram`, `--highvram`, `--lowvram --disable-dynamic-vram`, or none, with which ComfyUI loads them as it does by default.
 """
 
 from __future__ import annotations

@@ -21,11 +21,13 @@ from server import PromptServer
 
 from .configs import CONFIGS, CONTEXT, LATENTS, MASKED, config
 from .families import FAMILIES
+from .full import FULL, TIMED, full, timed
+from .low_memory import layer_by_layer
 from .patches import PATCHES, patch, t2i, vae
 from .state import marks, state
 from .stored import DTYPES, WAYS, with_lora, wrap
 
-_models = {}
+_models, _static = {}, {}
 _rows = {"network": 0, "control": 0}
 """Rows that ran in this prompt. ComfyUI batches conds as the free memory allows, so forwards vary."""
 
@@ -62,7 +64,8 @@ def _settings(kind):
     return settings
 
 
-def _build(kind, way="fp32"):
+def _build(kind, way="fp32", patcher=None):
+    """patcher: class of what holds the network; by default the one that ComfyUI's loaders use on this device."""
     settings = _settings(kind)
     settings.set_inference_dtype(*DTYPES.get(way, (torch.float32, None)))
     model = settings.get_model({}, "")
@@ -71,7 +74,8 @@ def _build(kind, way="fp32"):
         wrap(model.diffusion_model)
     model._apply_model = _counting("network", model._apply_model)
     load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(model, load, offload)
+    usual = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return (patcher or usual)(model, load, offload)
 
 
 def _node(function, returns, inputs, output=False, optional=None):
@@ -125,6 +129,16 @@ def latent(kind, height=0, width=0, batch=1, rng=0):
     return ({"samples": samples},)
 
 
+def _estimating(model):
+    """The same network again in a patcher of the older kind, which decides by estimates what stays on the device."""
+    kind = next(kind for kind, one in _models.items() if one.model is model.model)
+    if kind not in _static:
+        _static[kind] = _build(kind, patcher=comfy.model_patcher.ModelPatcher)
+    clone = _static[kind].clone()
+    clone.patches, clone.patches_uuid = dict(model.patches), model.patches_uuid
+    return clone
+
+
 def lora(model):
     """Weights changed as a LoRA changes them, in the first self-attention."""
     clone = model.clone()
@@ -164,19 +178,9 @@ def interrupt(model, call):
     return (clone,)
 
 
-class _LowVram(comfy.model_patcher.ModelPatcher):
-    """Keeps its weights where there is least memory, unless all of them are asked for."""
-
-    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
-        memory = lowvram_model_memory if full_load else 1
-        return super().load(device_to, memory, force_patch_weights, full_load)
-
-
 def low_vram(model):
     """Weights are brought to the device layer by layer."""
-    clone = model.clone()
-    clone.__class__ = _LowVram
-    return (clone,)
+    return (layer_by_layer(model, _estimating),)
 
 
 def compiled(model):
@@ -250,6 +254,8 @@ NODE_CLASS_MAPPINGS = {
     ),
     "ProbeLowVram": _node(low_vram, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCompiled": _node(compiled, ("MODEL",), {"model": ("MODEL",)}),
+    "ProbeFull": _node(full, ("MODEL",), {"kind": (list(FULL),), "small": ("BOOLEAN",)}),
+    "ProbeTimed": _node(timed, ("LATENT",), TIMED, output=True),
     "ProbeLora": _node(lora, ("MODEL",), {"model": ("MODEL",)}),
     "ProbeCancel": _node(cancel, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
     "ProbeInterrupt": _node(interrupt, ("MODEL",), {"model": ("MODEL",), "call": _INT}),
