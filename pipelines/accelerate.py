@@ -195,12 +195,13 @@ class Handle:
 
     def _install(self, root: nn.Module, pipeline: Any) -> list[Callable[[], None]]:
         overrides = self.engine.family.calls_forward or self.engine.skips_calls
-        removers = [RootHooks(root, self._before, self._after, overrides).remove]
+        hooks = RootHooks(root, self._before, self._after, overrides)
+        removers = [hooks.remove]
         if self._context is Context:
             self._context = contexts = ContextWatch(root)
             removers.append(contexts.remove)
         if getattr(pipeline, "scheduler", None) is not None:
-            watch = PipelineWatch(pipeline, self.end)
+            watch = PipelineWatch(pipeline, self.end, hooks.restore)
             self._schedule = PipelineSchedule(pipeline, watch)
             removers.append(watch.remove)
         if self.engine.skips_calls and isinstance(control := getattr(pipeline, "controlnet", None), nn.Module):

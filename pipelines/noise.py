@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..core.forecast.space import Noise, Predicts
 from ..core.plan.run import Horizon
@@ -41,10 +43,26 @@ def noise_at(scheduler: Any, timestep: float, rising: bool = False) -> Noise | N
     levels = getattr(scheduler, "alphas_cumprod", None)
     if predicts is None or predicts == "flow" or levels is None:
         return None
-    table = levels.double().cpu().numpy()
-    sigmas = np.sqrt((1 - table) / np.maximum(table, 1e-12))
-    log_sigma = np.interp(timestep, np.arange(len(table)), np.log(np.maximum(sigmas, 1e-12)))
-    return Noise.of_karras(float(np.exp(log_sigma)), predicts)
+    table = _log_sigmas(levels)
+    return Noise.of_karras(float(np.exp(np.interp(timestep, np.arange(len(table)), table))), predicts)
+
+
+def _log_sigmas(levels: Tensor) -> np.ndarray:
+    """Return log sigma at each training timestep. It waits for the device once for each list of levels, which schedulers keep.
+
+    Args:
+        levels: cumulative products of alpha; `add_noise` of most schedulers moves them to the device.
+    """
+    version = 0 if levels.is_inference() else levels._version
+    known = _TABLES.get(levels)
+    if known is None or known[0] != version:
+        table = levels.double().cpu().numpy()
+        sigmas = np.sqrt((1 - table) / np.maximum(table, 1e-12))
+        _TABLES[levels] = known = version, np.log(np.maximum(sigmas, 1e-12))
+    return known[1]
+
+
+_TABLES: Any = WeakIdKeyDictionary()
 
 
 def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:

@@ -159,6 +159,7 @@ class PipelineWatch:
     Args:
         pipeline: a diffusers pipeline.
         on_end: called at the end of each run.
+        on_begin: called at the beginning of each run: since the last one, hooks of offloaded models may have been renewed.
 
     Example:
         >>> class Pipe:
@@ -171,9 +172,9 @@ class PipelineWatch:
         >>> watch.remove()
     """
 
-    def __init__(self, pipeline: Any, on_end: Callable[[], Any]) -> None:
+    def __init__(self, pipeline: Any, on_end: Callable[[], Any], on_begin: Callable[[], Any] = lambda: None) -> None:
         """Watch until :meth:`remove`."""
-        self._on_end = on_end
+        self._on_end, self._on_begin = on_end, on_begin
         self._runs: WeakKeyDictionary[Thread, object] = WeakKeyDictionary()
         before, ours = dict(pipeline.__dict__), {"progress_bar": self._bar, _FREE: self._freeing}
         self._undo = [wrapped(pipeline, name, wrap) for name, wrap in ours.items()]
@@ -199,6 +200,7 @@ class PipelineWatch:
     def _bar(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             self._runs[current_thread()] = object()
+            self._on_begin()
             return _Bar(inner(*args, **kwargs), self.ended)
 
         return progress_bar

@@ -26,12 +26,18 @@ settings.load_profile("skipstone")
 HOSTS = [f"{name}_PATH" for name in ("COMFYUI", "WEBUI", "FORGE", "REFORGE", "CLASSIC", "NEO", "SGM")]
 """Each is the folder of a host; see the tests in `hosts`."""
 
-collect_ignore = [] if any(map(os.environ.get, HOSTS)) else ["hosts"]
+LEFT_OUT = {
+    "hosts": "" if any(map(os.environ.get, HOSTS)) else f"set one of {', '.join(HOSTS)}",
+    "gpu": "" if os.environ.get("SKIPSTONE_TEST_DEVICE") or torch.cuda.is_available() else "there is no CUDA",
+}
+"""Folder -> why its tests do not run here."""
+
+collect_ignore = [folder for folder, why in LEFT_OUT.items() if why]
 
 
-def pytest_report_header() -> str:
-    """Return the line that says whether tests run in real hosts."""
-    return "tests/hosts: " + (f"left out; set one of {', '.join(HOSTS)}" if collect_ignore else "run")
+def pytest_report_header() -> list[str]:
+    """Return the lines that say whether tests run in real hosts, and on a GPU."""
+    return [f"tests/{folder}: {f'left out; {why}' if why else 'run'}" for folder, why in LEFT_OUT.items()]
 
 
 def pytest_collection_finish() -> None:

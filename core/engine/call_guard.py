@@ -47,8 +47,9 @@ class CallGuard:
     @property
     def surprises(self) -> dict[int, float]:
         """Step -> relative error of the output that would have been forecast where the network ran after a skipped step:
-        the largest of the rows. Waits for the device."""
-        return {step: float(error) for step, error in self._errors.items()}
+        the largest of the rows. Waits for the device once."""
+        errors = torch.stack([*self._errors.values()]).tolist() if self._errors else []
+        return dict(zip(self._errors, errors, strict=True))
 
     def compares(self, call: int) -> bool:
         """Return whether a forward that ran has a forecast to compare: its call is the first after a skipped one.

@@ -79,18 +79,30 @@ class EasyCacheGate(Gate):
         self._input: Tensor | None = None
         self._known: tuple[Tensor, Tensor] | None = None
         self._ratio = self._size = 0.0
+        self._learned: tuple[Tensor, ...] = ()  # numbers on the device, which are read with the next change
 
     def _change(self, x: Tensor, noise: Noise | None) -> float:
-        change = _mean(x, self._input)
-        self._input = x.detach().clone()
+        before, self._input = self._input, x.detach().clone()
+        if before is None or before.shape != x.shape:
+            return _ENDLESS
+        change, *learned = _read(_mean(x, before), *self._learned)
+        if learned:
+            self._size = learned[-1]
+        if len(learned) > 1:
+            moved, changed, _ = learned
+            self._ratio = changed / moved if moved and isfinite(moved + changed) else 0.0
+        self._learned = ()
         return self._ratio * change / self._size if self._ratio and self._size else _ENDLESS
 
     def _learn(self, x: Tensor, output: Tensor, noise: Noise | None) -> None:
-        if self._known is not None:
-            moved, changed = _mean(x, self._known[0]), _mean(output, self._known[1])
-            self._ratio = changed / moved if moved and isfinite(moved + changed) else 0.0
-        self._known = x.detach().clone(), output.detach().clone()
-        self._input, self._size = self._known[0], float(output.abs().mean())
+        known, self._known = self._known, (x.detach().clone(), output.detach().clone())
+        self._input, self._learned = self._known[0], (output.abs().mean(),)
+        if known is None:
+            return
+        if known[0].shape == x.shape and known[1].shape == output.shape:
+            self._learned = _mean(x, known[0]), _mean(output, known[1]), *self._learned
+        else:
+            self._ratio = 0.0
 
 
 class SeaCacheGate(Gate):
@@ -118,8 +130,10 @@ class SeaCacheGate(Gate):
         if noise is None or x.ndim < 3:
             return _ENDLESS
         before, self._filtered = self._filtered, picture_part(x, noise)
-        change = _mean(self._filtered, before)
-        return change / max(float(before.abs().mean()), 1e-16) if before is not None else change
+        if before is None or before.shape != self._filtered.shape:
+            return _ENDLESS
+        change, size = _read(_mean(self._filtered, before), before.abs().mean())
+        return change / max(size, 1e-16)
 
     def _learn(self, x: Tensor, output: Tensor, noise: Noise | None) -> None:
         self._filtered = None if noise is None or x.ndim < 3 else picture_part(x, noise)
@@ -142,7 +156,7 @@ def picture_part(x: Tensor, noise: Noise) -> Tensor:
         True
     """
     sides = tuple(range(2, x.ndim))
-    gains = [_gains(x.shape[side], len(sides), noise).to(x.device) for side in sides]
+    gains = [_gains(x.shape[side], len(sides), noise).to(x.device, non_blocking=x.is_cuda) for side in sides]
     gain = prod(
         (g.reshape(-1, *[1] * (x.ndim - 1 - side)) for side, g in zip(sides, gains, strict=True)), start=torch.ones(())
     )
@@ -169,6 +183,11 @@ def gate_of(settings: CallSkip) -> Gate | None:
     return _GATES[settings.rule](settings.threshold) if settings.gated else None
 
 
-def _mean(a: Tensor, b: Tensor | None) -> float:
-    """Return the mean absolute difference; infinite for another shape."""
-    return float((a.float() - b.float()).abs().mean()) if b is not None and a.shape == b.shape else _ENDLESS
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean absolute difference, a tensor []."""
+    return (a.float() - b.float()).abs().mean()
+
+
+def _read(*values: Tensor) -> list[float]:
+    """Return tensors [] as numbers, waiting for the device once."""
+    return torch.stack([value.float() for value in values]).tolist()

@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import nn
 
+_FORWARD, _COMPILED = "forward", "_compiled_call_impl"
+"""Attributes of a module through which its calls go: the second one where it is set."""
+
 Around = Callable[..., Any]
 """(inner forward, *args, **kwargs) -> output."""
 
@@ -22,6 +25,9 @@ class Override:
     The inner forward is whatever the instance's `forward` was before: accelerate's hooks, a host's object patch, another
     thread's override. If the module is entered twice in one call (reference-only ControlNet, perturbed attention), the
     second time runs plain.
+
+    Where the module itself was compiled (`module.compile()`), its compiled call is overridden in place of its forward: it stays as
+    it was compiled, and nothing of ours is traced.
 
     Args:
         module: the module to override.
@@ -49,6 +55,7 @@ class Override:
         self._covered = False
         self._thread = 0
         self._had_own: bool | None = None
+        self.slot = _FORWARD
         self._inner: Callable[..., Any] = module.forward
         self._placed: Callable[..., Any] = self if repeats else _uncompiled(self)
 
@@ -65,11 +72,12 @@ class Override:
         with _CHAIN:
             self._spent, self._thread = False, get_ident()
             own = self._module.__dict__
-            if self._covered and "forward" in own:
+            if self._covered and self.slot in own:
                 return
-            self._had_own = "forward" in own
-            self._inner = self._module.forward
-            own["forward"] = self._placed
+            self.slot = _COMPILED if is_compiled(self._module) else _FORWARD
+            self._had_own = self.slot in own
+            self._inner = getattr(self._module, self.slot)
+            own[self.slot] = self._placed
 
     def remove(self) -> None:
         """Restore the previous `forward`.
@@ -82,15 +90,29 @@ class Override:
             if self._had_own is None:
                 return
             own, above = self._module.__dict__, self._above()
-            self._covered = above is None and own.get("forward") is not self._placed
+            self._covered = above is None and own.get(self.slot) is not self._placed
             if self._covered:
                 return
             if above is not None:
                 above._inner, above._had_own = self._inner, self._had_own
             elif self._had_own:
-                own["forward"] = self._inner
+                own[self.slot] = self._inner
             else:
-                del own["forward"]
+                del own[self.slot]
+
+    def restore(self) -> None:
+        """Install again if another tool restored a `forward` of before (accelerate's hooks, which diffusers renews each run)."""
+        with _CHAIN:
+            own = self._module.__dict__
+            if not any(self._below(own.get(name)) for name in (self.slot, "_old_forward")):
+                self._covered = False
+                self.install()
+
+    def _below(self, placed: Any) -> bool:
+        """Whether this override is a callable, or in the chain of overrides beneath it."""
+        while placed is not self._placed and (override := _override(placed)) is not None:
+            placed = override._inner
+        return placed is self._placed
 
     def discard(self) -> None:
         """Release what the override runs, once it will not be installed again, so that nothing waits for garbage collection."""
@@ -99,7 +121,7 @@ class Override:
 
     def _above(self) -> Override | None:
         """Return the override directly on top of this one, if only overrides are on top of it."""
-        above = override_in(self._module)
+        above = _override(self._module.__dict__.get(self.slot))
         while above is not None and above._inner is not self._placed:
             above = _override(above._inner)
         return above
@@ -133,13 +155,23 @@ class Override:
 
 
 def override_in(module: nn.Module) -> Override | None:
-    """Return the topmost override in a module's instance `forward`; None without one.
+    """Return the topmost override in a module's instance `forward`, or in its compiled call; None without one.
 
     Example:
         >>> override_in(nn.Identity()) is None
         True
     """
-    return _override(module.__dict__.get("forward"))
+    return _override(module.__dict__.get(_COMPILED)) or _override(module.__dict__.get(_FORWARD))
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module itself was compiled (`module.compile()`), so that its call no longer goes to `forward`.
+
+    Example:
+        >>> is_compiled(nn.Identity())
+        False
+    """
+    return module.__dict__.get(_COMPILED) is not None
 
 
 def beneath(module: nn.Module) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from .copies import copied_without, without_attribute, without_hooks
-from .override import Override
+from .override import Override, is_compiled
 
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Called with a forward's arguments before it runs. An override returns its result in place of the forward, unless it is None."""
@@ -24,7 +24,8 @@ class RootHooks:
         before: called before a forward; it must not raise.
         after: called after a forward with its output; None if it failed.
         overrides: use an override of `forward` in place of hooks. It is needed to skip whole forwards, and where the network's
-            own code calls `forward` without `__call__` (:class:`skipstone.core.models.Family`).
+            own code calls `forward` without `__call__` (:class:`skipstone.core.models.Family`). A network that was itself compiled
+            has one in any case: hooks would be compiled with it.
 
     Example:
         >>> module, seen = nn.Identity(), []
@@ -36,19 +37,26 @@ class RootHooks:
     def __init__(self, root: nn.Module, before: Before, after: Callable[[Any], None], overrides: bool = False) -> None:
         """Install."""
         self.before, self._after = before, after
-        self._undo = self._overridden(root) if overrides else self._hooked(root)
+        self._override: Override | None = None
+        self._undo = self._overridden(root) if overrides or is_compiled(root) else self._hooked(root)
 
     def remove(self) -> None:
         """Remove everything. It may be called twice."""
         for undo in reversed(self._undo):
             undo()
-        self._undo = []
+        self._undo, self._override = [], None
+
+    def restore(self) -> None:
+        """Install the override again if another tool took it away (:meth:`.override.Override.restore`)."""
+        if self._override is not None:
+            self._override.restore()
 
     def _overridden(self, root: nn.Module) -> list[Callable[[], None]]:
         before = dict(root.__dict__)
         override = Override(root, self._around, repeats=True, threads=True)
         override.install()
-        return [override.remove, copied_without(root, without_attribute(root, "forward", before))]
+        self._override = override
+        return [override.remove, copied_without(root, without_attribute(root, override.slot, before))]
 
     def _hooked(self, root: nn.Module) -> list[Callable[[], None]]:
         handles = [

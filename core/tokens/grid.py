@@ -116,7 +116,8 @@ def positions(count: int, device: torch.device) -> Tensor:
         >>> positions(3, torch.device("cpu")).tolist()
         [0, 1, 2]
     """
-    return torch.arange(count, device=device)
+    # Made on the CPU, and there when this returns: other streams of the device may use it next.
+    return torch.arange(count).to(device)
 
 
 @lru_cache(maxsize=GRIDS_KEPT)
@@ -159,7 +160,7 @@ def drawn(grid: Grid, stride: tuple[int, int], generator: torch.Generator, devic
     """
     rows, columns = _cells(grid, stride)
     offsets = torch.randint(stride[0] * stride[1], (1, rows * columns), generator=generator)
-    one = chosen(grid, stride, offsets.to(device))
+    one = chosen(grid, stride, offsets.to(device, non_blocking=device.type == "cuda"))
     return replace(one, order=one.order[0])
 
 

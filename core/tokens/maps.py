@@ -260,8 +260,8 @@ class TokenMap:
 
 @cache
 def _constant(value: float, device: torch.device) -> Tensor:
-    """A number that is kept on its device."""
-    return torch.full((1,), value, device=device)
+    """A number that is kept on its device, for all of its streams."""
+    return torch.full((1,), value).to(device)
 
 
 def _groups(merged: tuple[int, ...]) -> list[list[int]]:
