@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from gpu import DEVICE, allocated, apart, needs_cuda, peak_of, pipeline
+from gpu import DEVICE, allocated, apart, exact, needs_cuda, peak_of, pipeline
 
 from pipelines import Running
 from skipstone.core.engine.cache import BlockCache
@@ -52,7 +52,7 @@ def test_the_peak_rises_by_what_the_report_says_and_a_forecast(size: int, recipe
     """A forecast takes a few latents in fp32, and so does what keeps a value: it is counted in pictures of the batch."""
     running = pipeline("text_to_image", dtype=torch.float16)
     sizes = {"height": size, "width": size}
-    latents = 2 * 4 * size * size * 4  # cond and uncond, four channels, at most four bytes each
+    latents = 2 * 4 * (size // 8) ** 2 * 4  # cond and uncond, four channels, at most four bytes each
     running(**sizes)
     dense = peak_of(lambda: running(**sizes))
     with accelerate(running.pipe, RECIPES[recipe]) as handle:
@@ -103,7 +103,7 @@ def test_offloaded_values_take_no_room_on_the_device(monkeypatch: pytest.MonkeyP
     seen = spied(monkeypatch, BlockCache, "_stored")
     pictures = []
     for offload in (False, True):
-        with accelerate(running.pipe, BlockSkip(rule="interval", every=2, offload=offload)):
+        with exact(), accelerate(running.pipe, BlockSkip(rule="interval", every=2, offload=offload)):
             pictures.append(running())
         held = {value.device.type for _, value in seen}
         assert held == {"cpu" if offload else "cuda"}
@@ -153,6 +153,9 @@ def test_a_failed_call_leaves_nothing(recipe: str, kind: type[BaseException]) ->
 
 # Offloading of models, by accelerate
 
+SCHEDULE = 4096
+"""Bytes that a scheduler's own lists may take on the device after a run."""
+
 
 @needs_cuda
 @pytest.mark.parametrize("recipe", ["auto", *RECIPES])
@@ -183,4 +186,4 @@ def test_models_that_wait_in_system_memory(way: str, recipe: str, accelerated_fi
     picture = None  # type: ignore[assignment]
     running.pipe.remove_all_hooks()
     running.pipe.to("cpu")
-    assert allocated() == before
+    assert allocated() - before <= SCHEDULE
