@@ -22,8 +22,8 @@ from ..core.plan.run import Horizon
 from .noise import horizon_of, noise_at
 from .time_unit import UNITS, TimeUnit, place_of
 
-_ROUNDED = 3e-3
-"""Share of the training range by which a timestep may differ from the schedule's: bf16 keeps 8 bits."""
+_ROUNDED = 5e-3
+"""Share of the training range by which a timestep may differ from the schedule's: bf16 keeps 8 bits, and pipelines round twice."""
 
 
 @dataclass(frozen=True)
