@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..forecast.predictors import PREDICTORS
 from ..models import unwrapped
 from ..models.graph import BlockGraph
 from ..plan.block_plan import BlockPlan, graph_of
 from ..plan.liveness import State
 from ..recipe.block_skip import BlockSkip
 from .always import Always
+from .block_caches import BlockCaches
+from .block_rest import rest
 from .block_value import Values, added, as_output, as_values
-from .cache import BlockCache
 from .call import NO_CALL, Call
 from .clock import Tick
 from .meter import Meter
@@ -29,6 +29,8 @@ from .part import Maker
 from .proof import Proof
 from .sums import Sums
 from .tally import Tally
+
+_DEAD, _REUSE, _RUN = (int(state) for state in State)
 
 
 class BlockPart:
@@ -66,22 +68,24 @@ class BlockPart:
     def __init__(self, plan: BlockPlan, graph: BlockGraph, meter: Meter | None = None) -> None:
         """Prepare; nothing is changed on the model."""
         self._plan, self._graph = plan, graph
-        self._meter, settings = meter or Meter(), plan.settings
-        predictor = PREDICTORS[settings.predictor] if settings.forecast else None
-        self._caches = [BlockCache(settings.offload, predictor) for _ in graph.blocks]
+        self._meter = meter or Meter()
+        self._caches = BlockCaches(len(graph), plan.settings)
         # This forward's row, and which values to keep for later calls.
         self._full = np.full(len(graph), State.RUN, dtype=np.int8)
         self._row, self._keep = self._full, np.ones(len(graph), dtype=bool)
+        self._listed: tuple[list[int], list[bool]] = ([], [])  # the same, for the blocks: numpy's scalars are slow
         self._call, self._index = NO_CALL, -1
         self._due = np.zeros(len(graph), dtype=np.int64)  # the call of each block's last run; older values are stale
         self._rows = 0
         self._proof, self._tally, self._always = Proof(graph), Tally(graph), Always(graph)
         self._seen, self._sums = Observation(graph), Sums(plan.heads())
-        self._limit = plan.settings.memory_budget * 2**20 or float("inf")  # bytes
-        self.peak = 0
+        self._overrides, self._plain = self._made(), list[int]()
 
     def overrides(self) -> list[Override]:
-        """Return one override per block and stage."""
+        """Return one override per block and stage. Those are idle that have nothing to do in the forward that was begun."""
+        return self._overrides
+
+    def _made(self) -> list[Override]:
         blocks = [Override(b.module, self._around(i)) for i, b in enumerate(self._graph.blocks)]
         return blocks + [Override(stage.module, self._around_stage(stage.blocks)) for stage in self._graph.stages]
 
@@ -121,10 +125,31 @@ class BlockPart:
         # Free values before their blocks run again; a forecast still needs the old value.
         renewed = (self._row == State.RUN) & (not self._plan.settings.forecast)
         self._drop(renewed | ((self._row != State.REUSE) & ~self._keep))
+        self._listed = self._row.tolist(), self._keep.tolist()
+        out = [self._leaves_out(stage.blocks) for stage in self._graph.stages]
+        self._plain = rest(self._overrides, self._graph, *self._listed, out, self._known)
         return True
+
+    def _leaves_out(self, blocks: range) -> bool:
+        """Whether a stage is left out: none of its blocks is consumed, and its output's shape is known."""
+        return not any(self._listed[0][blocks.start : blocks.stop]) and self._caches[blocks[-1]].knows(
+            self._call.keys()
+        )
+
+    def _known(self, number: int) -> bool:
+        """Whether nothing more is to be learnt of a block by watching it run."""
+        seen = self._seen
+        if self._graph.caching == "difference":
+            shown = seen.knows(number) or number in seen.unfit
+        else:
+            shown = self._caches[number].knows(self._call.keys())
+        return self._index > 0 and shown and self._tally.knows(number)
 
     def end(self) -> None:
         """Free what no later call reads, and report the counts so far."""
+        for number in self._plain:
+            self._tally.add(number, _RUN, self._call.rows)
+        self._plain = []
         self._gain(self._seen.close())
         self._sums.finished()  # a sum that lacks a block is not kept
         self._drop(~self._keep)
@@ -135,16 +160,13 @@ class BlockPart:
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the caches of streams that left the run."""
-        for cache in self._caches:
-            cache.drop(tuple(keys))
+        self._caches.forget(keys)
 
     def close(self) -> None:
         """Report the counts, and free everything."""
         self._unhook()
         self._report()
-        for cache in self._caches:
-            cache.clear()
-        self._caches = []
+        self._caches.clear()
 
     @property
     def counts(self) -> np.ndarray:
@@ -159,7 +181,7 @@ class BlockPart:
     @property
     def nbytes(self) -> int:
         """Memory held by caches, in bytes."""
-        return sum(c.nbytes for c in self._caches)
+        return self._caches.nbytes
 
     @property
     def evaluates(self) -> bool:
@@ -177,8 +199,7 @@ class BlockPart:
         self._tally.unhook()
 
     def _drop(self, blocks: np.ndarray) -> None:
-        for i in np.flatnonzero(blocks):
-            self._caches[i].drop(self._call.keys())
+        self._caches.drop(blocks, self._call.keys())
 
     def _run_always(self, index: int) -> None:
         """Run some blocks at every call. Hooks are found before the first call, other reasons by it."""
@@ -206,13 +227,13 @@ class BlockPart:
 
     def _budget(self) -> None:
         """Apply the memory budget after the first call, when sizes and costs are known."""
-        sizes = np.array([c.bytes_per_row() * self._rows for c in self._caches], dtype=np.int64)
-        self._meter.note(self._plan.fit(sizes, self._tally.costs, self._limit))
+        caches = self._caches
+        self._meter.note(self._plan.fit(caches.sizes(self._rows), self._tally.costs, caches.limit))
 
     def _report(self) -> None:
         """Add what was counted since the last report to the meter."""
         self._tally.report(self._meter)
-        self._meter.keep_cache(self.peak)
+        self._meter.keep_cache(self._caches.peak)
 
     def _gain(self, differences: Iterable[tuple[int, Values]]) -> None:
         """Cache what blocks added to their inputs, in sums."""
@@ -223,19 +244,12 @@ class BlockPart:
                 self._store(*(self._sums.add(number, values, alone) if self._keep[number] else ()))
 
     def _store(self, *found: tuple[int, Values]) -> None:
-        """Cache values if they fit the budget. A later call that lacks one runs in full."""
-        for number, values in found:
-            self._caches[number].keep(self._index, self._call, values)
-            held = self.nbytes
-            if held > self._limit:
-                self._caches[number].drop(self._call.keys())
-            else:
-                self.peak = max(self.peak, held)
+        self._caches.keep(self._index, self._call, found)
 
     def _reused(self, number: int) -> Values:
         cache, keys = self._caches[number], self._call.keys()
         values = cache.take(keys, self._call.timestep)
-        if not self._keep[number]:
+        if not self._listed[1][number]:
             cache.drop(keys)
         return values
 
@@ -247,12 +261,13 @@ class BlockPart:
         seen = self._seen
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if self._row[number] == State.REUSE:
-                self._tally.add(number, State.REUSE, self._call.rows)
+            states, kept = self._listed
+            if states[number] == _REUSE:
+                self._tally.add(number, _REUSE, self._call.rows)
                 inputs = seen.inputs(number, args, kwargs)
                 values = added(inputs, self._reused(number)) if self._sums.leads(number) else inputs
                 return seen.output(number, values)
-            if number in seen.unfit or (seen.knows(number) and not self._keep[number]):
+            if number in seen.unfit or (seen.knows(number) and not kept[number]):
                 return self._tally.run(number, self._call.rows, inner, args, kwargs)
             copies = seen.enter(number, args, kwargs)
             output = self._tally.run(number, self._call.rows, inner, args, kwargs)
@@ -263,20 +278,21 @@ class BlockPart:
 
     def _returning(self, number: int) -> Around:
         """A block whose output is cached."""
-        cache = self._caches[number]
+        cache, own = self._caches[number], range(number, number + 1)
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            values = self._blank(range(number, number + 1))
-            if self._row[number] == State.REUSE:
+            states, kept = self._listed
+            values = self._blank(own) if states[number] == _DEAD else None
+            if states[number] == _REUSE:
                 values = self._reused(number)
-                self._tally.add(number, State.REUSE, self._call.rows)
+                self._tally.add(number, _REUSE, self._call.rows)
             if values is not None:
                 return as_output(values, kwargs)
             output = self._tally.run(number, self._call.rows, inner, args, kwargs)
             values = as_values(output)
             if self._proof.gives(number, values, self._call.rows):
                 cache.note(self._call, values)
-                self._store(*([(number, values)] if self._keep[number] else ()))
+                self._store(*([(number, values)] if kept[number] else ()))
             return output
 
         return around
@@ -285,15 +301,14 @@ class BlockPart:
         """A stage is left out where none of its blocks is consumed: it would join their blank values."""
 
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            values = self._blank(blocks)
+            values = self._blank(blocks) if self._leaves_out(blocks) else None
             return inner(*args, **kwargs) if values is None else as_output(values, kwargs)
 
         return around
 
     def _blank(self, blocks: range) -> Values | None:
-        """Count blocks of which none is consumed, and stand in for the last one: the model may write to it. Otherwise None."""
-        dead = (self._row[blocks.start : blocks.stop] == State.DEAD).all()
-        values = self._caches[blocks[-1]].blank(self._call) if dead else None
+        """Count blocks that are dead, and stand in for the last one: the model may write to it. None before that one has run."""
+        values = self._caches[blocks[-1]].blank(self._call)
         for number in blocks if values is not None else ():
-            self._tally.add(number, State.DEAD, self._call.rows)
+            self._tally.add(number, _DEAD, self._call.rows)
         return values

@@ -68,6 +68,14 @@ class BlockCache:
             if key not in self._like:
                 self._like[key] = tuple(None if v is None else v.new_empty((0, *v.shape[1:])) for v in values)
 
+    def knows(self, keys: tuple[Hashable, ...]) -> bool:
+        """Return whether the shapes of all streams' values are known.
+
+        Args:
+            keys: of the streams.
+        """
+        return all(key in self._like for key in keys)
+
     def has(self, keys: tuple[Hashable, ...], since: int) -> bool:
         """Return whether all streams have a recent value.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,14 +49,18 @@ class Call:
     compiled: bool = False
     given: Any = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of rows of the batch."""
         return sum(s.rows for s in self.streams)
 
     def keys(self, *more: Hashable) -> tuple[tuple[Any, ...], ...]:
         """Return one key per stream: its cond, its rows, the latent's size, and `more`."""
-        return tuple((s.key, s.rows, self.latent, *more) for s in self.streams)
+        return tuple((*key, *more) for key in self._keys) if more else self._keys
+
+    @cached_property
+    def _keys(self) -> tuple[tuple[Any, ...], ...]:
+        return tuple((s.key, s.rows, self.latent) for s in self.streams)
 
 
 NO_CALL = Call(0.0, (0, 0), ())

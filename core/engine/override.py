@@ -35,6 +35,9 @@ class Override:
         repeats: run `around` each time the module is entered.
         threads: run `around` in all threads.
 
+    Attributes:
+        idle: :class:`Overrides` leave it out at this call.
+
     Example:
         >>> double = nn.Identity()
         >>> override = Override(double, lambda inner, x: 2 * inner(x))
@@ -51,6 +54,7 @@ class Override:
         self._survives: Callable[[Exception], bool] | None = None
         self._repeats = repeats
         self._threads = threads
+        self.idle = False
         self._spent = True
         self._covered = False
         self._thread = 0
@@ -218,22 +222,24 @@ class Overrides:
     def __init__(self, items: Iterable[Override]) -> None:
         """Prepare; nothing is changed."""
         self._items = tuple(items)
+        self._standing: tuple[Override, ...] = ()
         self._on = False
 
     def __len__(self) -> int:
         return len(self._items)
 
     def install(self) -> None:
-        """Install all, in order."""
+        """Install all that are not idle, in order."""
         if not self._on:
+            self._standing = tuple(item for item in self._items if not item.idle)
             self._on = True
-            for item in self._items:
+            for item in self._standing:
                 item.install()
 
     def remove(self) -> None:
         """Remove all, last first. It may be called repeatedly, and again after Ctrl-C interrupted it."""
         if self._on:
-            for item in reversed(self._items):
+            for item in reversed(self._standing):
                 item.remove()
             self._on = False
 

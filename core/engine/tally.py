@@ -13,6 +13,8 @@ from ..models.readers import Watch
 from ..plan.liveness import State
 from .meter import Meter
 
+_RUN = int(State.RUN)
+
 
 class Tally:
     """Counts blocks and their multiply-adds; the first run of each measures its cost.
@@ -41,9 +43,21 @@ class Tally:
         self._cost: list[int | None] = [None] * len(graph)
         self._probe: CostProbe | None = None
         self.readers: dict[int, str] = {}
-        self.counts = np.zeros(len(State), dtype=np.int64)
-        self.macs = np.zeros(len(State), dtype=np.int64)
-        self._reported = self.counts.copy(), self.macs.copy()
+        self._counts, self._macs = (
+            [0] * len(State),
+            [0] * len(State),
+        )  # lists, because every block of every call adds to them
+        self._reported = self.counts, self.macs
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Blocks so far, int [3], by :class:`State`."""
+        return np.array(self._counts, dtype=np.int64)
+
+    @property
+    def macs(self) -> np.ndarray:
+        """Their multiply-adds, int [3]."""
+        return np.array(self._macs, dtype=np.int64)
 
     @property
     def costs(self) -> np.ndarray:
@@ -65,23 +79,31 @@ class Tally:
         output = (
             self._measured(number, rows, inner, args, kwargs) if self._cost[number] is None else inner(*args, **kwargs)
         )
-        self.add(number, State.RUN, rows)
+        self.add(number, _RUN, rows)
         return output
 
-    def add(self, number: int, state: State, rows: int) -> None:
+    def knows(self, number: int) -> bool:
+        """Return whether a block's cost is known.
+
+        Args:
+            number: of the block.
+        """
+        return self._cost[number] is not None
+
+    def add(self, number: int, state: int, rows: int) -> None:
         """Count a block.
 
         Args:
             number: of the block.
-            state: what it does at this call.
+            state: what it does at this call, a :class:`State`.
             rows: of the batch.
         """
-        self.counts[state] += 1
-        self.macs[state] += (self._cost[number] or 0) * rows
+        self._counts[state] += 1
+        self._macs[state] += (self._cost[number] or 0) * rows
 
     def forget(self) -> None:
         """Start again at zero, because nothing is skipped."""
-        self.counts[:] = self.macs[:] = 0
+        self._counts, self._macs = [0] * len(State), [0] * len(State)
 
     def unhook(self) -> None:
         """Remove the hooks of a forward that was interrupted (Ctrl-C)."""
@@ -93,7 +115,7 @@ class Tally:
         counts, macs = self.counts - self._reported[0], self.macs - self._reported[1]
         run, reused, dead = (int(counts[s]) for s in (State.RUN, State.REUSE, State.DEAD))
         meter.count_blocks(run, reused, dead, int(macs[State.RUN]), int(macs.sum()))
-        self._reported = self.counts.copy(), self.macs.copy()
+        self._reported = self.counts, self.macs
 
     def _measured(
         self, number: int, rows: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -124,6 +124,9 @@ class TokenLayer:
         self._running: list[tuple[Any, ...]] = []
         self._crossing = self._kept_map = self._kernel = ""
         self._store = PairStore()
+        self._coarse_at: tuple[int, ...] | None = None  # size of the latent at which this layer was found too coarse
+        targets = [Override(m, self._around(role)) for role, m in self._targets]
+        self._overrides = [Override(site.norm, self._around_norm), *targets]
         self.start_forward()
 
     def start_forward(self) -> None:
@@ -134,7 +137,12 @@ class TokenLayer:
         self._counted = False
 
     def look(self) -> None:
-        """Check who runs the attentions, if that changed. Call it before a forward, while no override is installed."""
+        """Check who runs the attentions, if that changed. Call it before a forward, while no override is installed.
+
+        A layer that was too coarse for latents of this size is not entered again.
+        """
+        for override in self._overrides:
+            override.idle = self._run.call.latent == self._coarse_at
         running = [(m, beneath(m), getattr(m, "processor", None)) for role, m in self._targets if role != "ff"]
         if running != self._running:
             self._running = running
@@ -153,8 +161,7 @@ class TokenLayer:
 
     def overrides(self) -> list[Override]:
         """Return the overrides that serve this layer."""
-        targets = [Override(m, self._around(role)) for role, m in self._targets]
-        return [Override(self.site.norm, self._around_norm), *targets]
+        return self._overrides
 
     @property
     def unseen(self) -> str:
@@ -230,7 +237,11 @@ class TokenLayer:
         if call.rows != raw.shape[0]:
             raise Decline(f"a batch of {raw.shape[0]} where {call.rows} rows were announced")
         grid = grid_of(call.latent, raw.shape[1])
-        self._run.check_level(grid)
+        try:
+            self._run.check_level(grid)
+        except Decline:
+            self._coarse_at = call.latent
+            raise
         with torch.no_grad():
             crosses = self._crossing or self._kernel if len(raw) > 1 else ""
             found = self._run.find(self._number, raw.detach(), grid, crosses)

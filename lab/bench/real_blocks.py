@@ -44,11 +44,14 @@ class RealBlock:
             device: torch's name.
             dtype: the precision.
         """
-        moved = {
-            name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
-            for name, value in self.inputs.items()
-        }
-        return replace(self, network=nn.Module.to(self.network, device, dtype), inputs=moved)
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.is_meta:  # blocks that are passed over have no weights
+                return value
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        inputs = {name: moved(value) for name, value in self.inputs.items()}
+        return replace(self, network=self.network._apply(moved), inputs=inputs)
 
     @torch.no_grad()
     def call(self, network: nn.Module, timestep: float) -> Tensor:
