@@ -88,6 +88,7 @@ class CallSkipping:
         self._predictor, self._fitted = PREDICTORS[self._predictor_name], False
         self._space: Space = _space_of(settings, horizon)
         self._said: str = self._space
+        self._reported: object = None  # what the report's settings were made from
         self._gate: Gate | None = gate_of(settings)
         self._histories: dict[Hashable, History] = {}
         self._first: set[Hashable] = set()  # streams of the first call
@@ -279,7 +280,9 @@ class CallSkipping:
         """Count the call; one of which any forward runs is a call that runs."""
         skipped = self._count.add(self._index, self._step, runs)
         how = "fitted to the profile" if self._fitted else f"{self._predictor_name} on {self._said}"
-        if skipped:
+        ran = (self._plan.keys, self._fitted, self._said)
+        if skipped and ran != self._reported:
+            self._reported = ran
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()
         self._meter.count_forecasts(skipped, how if skipped else "")
