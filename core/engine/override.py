@@ -105,12 +105,23 @@ class Override:
                 del own[self.slot]
 
     def restore(self) -> None:
-        """Install again if another tool restored a `forward` of before (accelerate's hooks, which diffusers renews each run)."""
+        """Install again if another tool restored a `forward` of before (accelerate's hooks, which diffusers renews each run).
+
+        Under any other wrapper the override stays where it is: what a wrapper calls cannot be seen, and one above and below it
+        would run round in circles.
+        """
         with _CHAIN:
             own = self._module.__dict__
-            if not any(self._below(own.get(name)) for name in (self.slot, "_old_forward")):
+            if not self._below(own.get("_old_forward")) and self._is_bare(own.get(self.slot)):
                 self._covered = False
                 self.install()
+
+    def _is_bare(self, placed: Any) -> bool:
+        """Whether a callable is the module's own forward, perhaps in wrappers that name it as what they wrap."""
+        bare = placed is None
+        while placed is not None and not bare:
+            bare, placed = getattr(placed, "__self__", None) is self._module, getattr(placed, "__wrapped__", None)
+        return bare
 
     def _below(self, placed: Any) -> bool:
         """Whether this override is a callable, or in the chain of overrides beneath it."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -37,3 +40,20 @@ def test_every_picture_of_an_offloaded_pipeline_is_accelerated(accelerated_first
     assert accelerated_first or override_in(pipe.unet) is None, (
         "under another tool's wrapper it stays, and does nothing"
     )
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["plain", "functools.wraps"])
+def test_under_another_tools_wrapper_nothing_is_installed_twice(named: bool) -> None:
+    pipe, seen = tiny.sd_pipeline(), list[int]()
+    with accelerate(pipe, CALLS) as handle:
+        wanted, inner = tiny.run_sd(pipe), pipe.unet.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen.append(1)
+            return inner(*args, **kwargs)
+
+        pipe.unet.forward = wraps(inner)(forward) if named else forward
+        for _ in range(2):
+            assert torch.equal(tiny.run_sd(pipe), wanted)
+            assert handle.report().calls == 6 and not handle.report().declined
+    assert len(seen) == 12
