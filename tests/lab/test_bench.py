@@ -165,7 +165,7 @@ def test_the_bench_writes_json_and_fills_the_marked_section(tmp_path: Path, caps
     assert result["wrapper"]["neutral_overrides"] == 0 and result["machine"]["threads"] == 1
     text = page.read_text()
     assert text.startswith("# Above\n") and text.endswith("\nbelow\n") and "old" not in text
-    assert "| Skipstone reused |" in text and "64 px (64 tokens), 50% merged, rounds: 2" in text
+    assert "| Skipstone reused |" in text and "64 px (64 tokens), 50% merged, float32, rounds: 2" in text
     capsys.readouterr()
     run_token_bench(TokenBench(load=out, markdown=page), lambda line: None)
     assert page.read_text() == text and "Skipstone reused" in capsys.readouterr().out

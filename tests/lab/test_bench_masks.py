@@ -24,7 +24,7 @@ QUICK = {"model": "tiny", "steps": 6, "noises": 2, "targets": (0.8, 0.55)}
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_masks, "load_model", lambda model: tiny.dit_pipeline())
+    monkeypatch.setattr(bench_masks, "load_model", lambda model, device: tiny.dit_pipeline())
 
 
 def made(tmp_path: Path, steps: int = 6, share: float = 0.5) -> Path:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 import time
 
 import comfy.model_detection
@@ -46,6 +47,19 @@ TIMED = {
 _loaded = {}
 
 
+def _shapes(settings):
+    """The tensors of a network, without their values. With dynamic VRAM layers have none before a file is loaded."""
+    memory = sys.modules.get("comfy.memory_management")
+    lazy = getattr(memory, "aimdo_enabled", False)
+    if lazy:
+        memory.aimdo_enabled = False
+    try:
+        return settings.get_model({}, "", device="meta").diffusion_model.state_dict()
+    finally:
+        if lazy:
+            memory.aimdo_enabled = True
+
+
 def _weights(config, dtype):
     """The tensors of a file: drawn on the device, which is fast, and held in memory."""
     settings = comfy.model_detection.model_config_from_unet_config(config)
@@ -53,7 +67,7 @@ def _weights(config, dtype):
     device = comfy.model_management.get_torch_device()
     generator = torch.Generator(device).manual_seed(1)
     found = {}
-    for name, like in settings.get_model({}, "", device="meta").diffusion_model.state_dict().items():
+    for name, like in _shapes(settings).items():
         tensor = torch.empty(like.shape, dtype=dtype, device=device)
         if like.ndim >= 2:
             tensor.normal_(0.0, like[0].numel() ** -0.5, generator=generator)
