@@ -15,7 +15,7 @@ from skipstone.lab.bench import speed_models
 from skipstone.lab.bench.speed import SpeedBench, measure, run_speed_bench, tables
 from skipstone.lab.bench.speed_models import Place, Whole, speed_model, weighted
 
-STEPS = 12
+STEPS = 10
 BILLIONS = {
     "sd15": 0.860, "sdxl": 2.567, "sd35_large": 8.057, "flux": 11.901, "qwen_image": 20.430, "z_image": 6.155, "wan_1.3b": 1.419,
     "wan_14b": 14.288,
@@ -65,8 +65,8 @@ def found() -> Any:
 @pytest.mark.parametrize("place", range(len(TINY)))
 def test_auto_runs_as_many_steps_as_it_says_and_stands_beside_as_few(found: Any, place: int) -> None:
     rows = {row["way"]: row for row in found["models"][place]["rows"]}
-    assert rows["dense"]["full"] == STEPS and rows["Auto 1.5x"]["full"] == 8 and rows["Auto 2x"]["full"] == 6
-    assert rows["8 steps"]["steps"] == 8 and rows["6 steps"]["steps"] == 6
+    assert rows["dense"]["full"] == STEPS and rows["Auto 1.5x"]["full"] == 7 and rows["Auto 2x"]["full"] == 5
+    assert rows["7 steps"]["steps"] == 7 and rows["5 steps"]["steps"] == 5
     assert rows["Auto 2x"]["cache_bytes"] > 0 and rows["dense"]["cache_bytes"] is None
 
 
@@ -115,7 +115,7 @@ def test_figures_are_shown_again(found: Any, tmp_path: Path, capsys: pytest.Capt
 
     write_json(tmp_path / "speed.json", found)
     run_speed_bench(SpeedBench(load=tmp_path / "speed.json", markdown=page))
-    assert "| Auto 2x | 6 |" in page.read_text() and "skipped, ms" in page.read_text()
+    assert "| Auto 2x | 5 |" in page.read_text() and "skipped, ms" in page.read_text()
 
 
 @pytest.mark.parametrize("options", [{"steps": 4}, {"rounds": 0}, {"dtype": "int8"}, {"speedups": (1.0,)}])

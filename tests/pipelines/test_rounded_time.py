@@ -45,10 +45,9 @@ def test_a_time_far_from_where_the_scheduler_stands_is_another_call() -> None:
     assert place_of(1000.0, UNITS[:1], timesteps, expected=50, slack=5.0) == (0, UNITS[0])
 
 
-@pytest.mark.parametrize("name", ["flux", "chroma", "qwen_image", "z_image", "lumina2", "sd3", "wan"])
-@pytest.mark.parametrize("steps", [28, 50])
-def test_a_run_in_bf16_is_one_run(name: str, steps: int) -> None:
-    running = pipeline(name, "cpu", torch.bfloat16)
+@pytest.mark.parametrize("name", ["flux", "chroma", "qwen_image", "z_image"])
+def test_a_run_in_bf16_is_one_run(name: str) -> None:
+    steps, running = 28, pipeline(name, "cpu", torch.bfloat16)
     with accelerate(running.pipe, Auto(2.0)) as handle:
         running(steps)
         report = handle.report()
