@@ -3,8 +3,8 @@
 Needs `COMFYUI_PATH`, a checkout of ComfyUI, or several joined as in PATH. Optional: `COMFYUI_PYTHON` (its interpreter, by
 default venv/bin/python) and `COMFYUI_ARGS`, flags in place of those for a CPU. No checkpoint is needed: models are tiny and
 random. On a GPU the flags are `--deterministic`, since CUDA adds in no fixed order without it, and a way to hold weights:
-`--novram`, `--highvram`, or `--disable-dynamic-vram`, with or without `--lowvram`. With dynamic VRAM, ComfyUI's way on NVIDIA's cards, layers
-have no weights before a file is loaded, and the networks of these tests are made without one.
+`--novram`, `--highvram`, or `--disable-dynamic-vram`, with or without `--lowvram`. With dynamic VRAM, ComfyUI's way on NVIDIA's
+cards, layers have no weights before a file is loaded, and the networks of these tests are made without one.
 """
 
 from __future__ import annotations
