@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ...core.errors import ModelError, RecipeError, SkipstoneError, reason_of
+from ...core.errors import RecipeError, SkipstoneError, reason_of
 from ...core.files import make_folder, write_json
 from ...core.measure.macs import count
 from ...core.measure.timing import clock_of, interleave, machine
@@ -139,7 +139,8 @@ def measure(
         try:
             with quiet():
                 found.append(_model(name, make(name, options.place), options, say))
-        except (SkipstoneError, RuntimeError) as error:  # torch's own is for want of memory
+            absent += [f"{name}, {line}" for line in found[-1]["absent"]]
+        except (SkipstoneError, torch.cuda.OutOfMemoryError) as error:
             absent.append(f"{name} ({reason_of(error)})")
             say(absent[-1])
         keep(result)
@@ -156,10 +157,8 @@ def _model(name: str, whole: Whole, options: SpeedBench, say: Progress) -> dict[
     for way in _ways(whole, steps, options):
         run = _Run(way, whole, steps, options)
         say(f"{name}: {way.name}{f' is left out, {run.reason}' if run.reason else ''}")
-        if way.group == DENSE and run.reason:
-            raise ModelError(run.reason)
         runs[way.name] = run
-        if way.group == OURS and not run.reason and run.full < steps:
+        if way.group == OURS and run.full < steps:
             fewer = Way(f"{run.full} steps", FEWER, steps=run.full)
             runs.setdefault(fewer.name, _Run(fewer, whole, steps, options))
     cases = {key: run.draw for key, run in runs.items() if not run.reason}
@@ -213,7 +212,9 @@ class _Run:
             if options.compiled:
                 self._whole.network.compile_repeated_blocks()  # type: ignore[operator]
             self.draw()
-        except Exception as error:  # of a package, or for want of memory
+        except Exception as error:
+            if way.group in (DENSE, FEWER, OURS):
+                raise  # packages may fail; ours must not do so unseen
             self.reason = reason_of(error)
             return
         self.peak = torch.cuda.max_memory_allocated() - before if cuda else 0

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 
 import pipelines
 from skipstone.core.errors import RecipeError
-from skipstone.lab.bench import speed_models
+from skipstone.lab.bench import speed_models, speed_ways
 from skipstone.lab.bench.speed import SpeedBench, measure, run_speed_bench
 from skipstone.lab.bench.speed_models import Place, Whole, speed_model, weighted
 from skipstone.lab.bench.speed_tables import tables
@@ -76,7 +76,19 @@ def test_packages_join_where_they_serve_the_network(found: Any) -> None:
     ways = {model["model"]: [row["way"] for row in model["rows"]] for model in found["models"]}
     assert "DeepCache, every 2" in ways["sd15"] and "diffusers TaylorSeer, every 2" in ways["qwen_image"]
     absent = {model["model"]: model["absent"] for model in found["models"]}
-    assert all("enable_cache" in line for line in absent["z_image"])  # diffusers has no hooks for it
+    assert absent["z_image"] and all(
+        "enable_cache" in line for line in absent["z_image"]
+    )  # diffusers has no hooks for it
+    assert set(found["absent"]) == {f"z_image, {line}" for line in absent["z_image"]}
+
+
+def test_a_fault_of_ours_is_no_line_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(speed_ways, "accelerate", broken)
+    with pytest.raises(RecursionError):
+        measure(SpeedBench(models=("sd15",), device="cpu", rounds=1, peers=False), lambda line: None, make=_tiny)
 
 
 def test_the_model_itself_is_left_as_it_was() -> None:
