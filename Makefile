@@ -24,10 +24,10 @@ $(STAMP): pyproject.toml requirements.txt constraints.txt
 demo: setup
 	$(BIN)/skipstone demo
 
-# One worker per core, four at most; a file's tests stay together, and files keep their order: the last ones are short.
+# Bytecode is kept, as tests start many processes that import the same. One worker per core, four at most; a file's tests stay together, and files keep their order: the last ones are short.
 # ARGS come last: `make test ARGS="-n 0 tests/cli"`.
 test: setup
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skipstone.core.errors import RecipeError
 from skipstone.core.measure import timing
@@ -225,6 +226,15 @@ def test_bytes_alive_count_each_storage_once() -> None:
     kept = torch.zeros(1000)
     views = [kept, kept[1:], kept.view(10, 100)]
     assert live_bytes(torch.device("cpu")) - before == 4000 and len(views) == 3
+
+
+def test_tensors_without_memory_are_not_counted() -> None:
+    """A compiler's fake tensors live on, and a figure must not depend on what was compiled before."""
+    gc.collect()
+    before = live_bytes(torch.device("cpu"))
+    with FakeTensorMode():
+        kept = [torch.zeros(1000), torch.zeros(1000, device="meta")]
+    assert live_bytes(torch.device("cpu")) == before and len(kept) == 2
 
 
 def test_views_and_empty_tensors_are_no_operations() -> None:

@@ -212,10 +212,15 @@ def live_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
-    storages = {storage.data_ptr(): storage.nbytes() for storage in map(_storage, tensors) if storage is not None}
-    return sum(storages.values())
+    storages = dict(map(_storage, tensors))
+    return sum(size for address, size in storages.items() if address)
 
 
-def _storage(tensor: Tensor) -> Any:
-    """Return a tensor's storage; None for one without memory of its own kind (meta, fake, sparse)."""
-    return tensor.untyped_storage() if tensor.device.type != "meta" and tensor.layout is torch.strided else None
+def _storage(tensor: Tensor) -> tuple[int, int]:
+    """Return address and bytes of a tensor's storage. The address is 0 where it has no memory: meta, sparse, a compiler's fake."""
+    if tensor.device.type == "meta" or tensor.layout is not torch.strided:
+        return 0, 0
+    try:
+        return tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+    except RuntimeError:  # fake tensors, which torch.compile leaves alive, say that they are on a real device
+        return 0, 0
