@@ -24,7 +24,8 @@ $(STAMP): pyproject.toml requirements.txt constraints.txt
 demo: setup
 	$(BIN)/skipstone demo
 
-# Bytecode is kept, as tests start many processes that import the same. One worker per core, four at most; a file's tests stay together, and files keep their order: the last ones are short.
+# One worker per core, four at most; a file's tests stay together, and files keep their order: the last ones are short.
+# Bytecode is kept also where the environment forbids it: tests start many processes that import the same.
 # ARGS come last: `make test ARGS="-n 0 tests/cli"`.
 test: setup
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
