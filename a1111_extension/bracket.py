@@ -48,6 +48,7 @@ class UNetBracket:
         levels: reads the noise levels of the model, which are used to skip calls.
         timesteps: reads the network's timestep argument at each call of the pass, once the sampler began; None where they
             are not known.
+        ratios: reads :attr:`Horizon.levels` of the whole pass, once the sampler began.
 
     Attributes:
         skips_calls: whether whole calls of the U-Net may be skipped.
@@ -63,10 +64,11 @@ class UNetBracket:
         recipe: Recipe,
         levels: Callable[[], Levels] | None = None,
         timesteps: Callable[[], Sequence[float] | None] = lambda: None,
+        ratios: Callable[[], Sequence[float]] = tuple,
     ) -> None:
         """Install."""
         self._engine = Engine(unet, recipe, kernels=SDPA)
-        self._unet, self._read_levels, self._read_timesteps = unet, levels, timesteps
+        self._unet, self._read_levels, self._read_timesteps, self._read_ratios = unet, levels, timesteps, ratios
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
         self.log = RunLog()
@@ -149,16 +151,17 @@ class UNetBracket:
         self._waiting = None
         self._session.begin_parts()
 
-    def _after(self, output: Any) -> None:
+    def _after(self, output: Any) -> Any:
         session, self._session = self._session, None
         waiting, self._waiting = self._waiting, None
         if session is None:
-            return
+            return None
         if waiting is not None:
             session.decline_call(_NO_PASS, self._level)
         self.work.end(session.meter.report, output is not None)
-        session.leave(output)
+        corrected = session.leave(output)
         self.log.update(session.meter.report, [session.meter.report])
+        return corrected
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         if self._engine.running is None:
@@ -180,8 +183,9 @@ class UNetBracket:
         left = self._step.steps - self._first_step if self._step.steps else None
         scale = self._engine.family.time_scale or 1.0
         calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
-        step = self._step
-        self._engine.start(Horizon(tuple(calls), steps=left, stochastic=step.noisy, multistep=step.multistep))
+        ratios, step = tuple(self._read_ratios())[self._first_step :] if self.skips_calls else (), self._step
+        kind = {"stochastic": step.noisy, "multistep": step.multistep}
+        self._engine.start(Horizon(tuple(calls), steps=left, levels=ratios, **kind))
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property

@@ -75,7 +75,8 @@ class Lifecycle:
             fitting = without(recipe, set(refused))
             if not fitting.neutral:
                 schedule = Schedule(sampler_of(p))
-                bracket = UNetBracket(unet, fitting, partial(levels_of, p), schedule.timesteps)
+                levels, ratios = partial(levels_of, p), partial(schedule.levels, p)
+                bracket = UNetBracket(unet, fitting, levels, schedule.timesteps, ratios)
                 self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, schedule, LateControls())
 
     def end(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import exp, floor
 from typing import Any
 
@@ -48,6 +48,33 @@ def timesteps_of(sampler: Any, sigmas: Tensor) -> list[float] | None:
     if getattr(denoiser.inner_model, "is_sd3", False):  # the rule is not the one that its model applies
         return (1000 * sigmas).tolist()
     return rule(sigmas.to(denoiser.sigmas.device)).flatten().tolist()  # type: ignore[no-any-return]
+
+
+def ratios(p: Any, sigmas: Tensor) -> list[float]:
+    """sigma / alpha at noise levels of the model that a processing object samples with. Waits for the device once.
+
+    Args:
+        p: the processing object.
+        sigmas: noise levels [calls + 1].
+    """
+    patcher = patcher_of(p)
+    flow = _predicts(patcher.model) == "flow" if patcher is not None else getattr(p.sd_model, "is_sd3", False)
+    return [Noise.of_flow(sigma).ratio if flow else sigma for sigma in sigmas.tolist()]
+
+
+def schedule_sigmas(sampler: Any, timesteps: Sequence[int]) -> list[float]:
+    """The noise levels of the model's schedule at timesteps; empty where it has none. Waits for the device once.
+
+    Args:
+        sampler: of timesteps, as the host makes it.
+        timesteps: training timesteps.
+    """
+    denoiser: Any = getattr(getattr(sampler, "model_wrap_cfg", None), "inner_model", None)
+    alphas = getattr(getattr(denoiser, "inner_model", None), "alphas_cumprod", None)
+    if not isinstance(alphas, Tensor):
+        return []
+    kept = alphas.detach().double().clamp(_LEAST, 1 - _LEAST)[list(timesteps)]
+    return ((1 - kept) / kept).sqrt().tolist()  # type: ignore[no-any-return]
 
 
 def _scheduled(model: Any) -> Levels:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 from .host import option
-from .noise import timesteps_of
+from .noise import ratios, schedule_sigmas, timesteps_of
 from .sampler import name_of
 
 _ONE_CALL_PER_SIGMA = frozenset(
@@ -64,6 +64,20 @@ class Schedule:
             return None
         rising = [float(t) for t in arguments["timesteps"]]
         return _OF_TIMESTEPS[name](rising, bool(arguments.get("is_img2img")))
+
+    def levels(self, p: Any) -> list[float]:
+        """sigma / alpha at each call, and what is reached after the last one, of a sampler that goes from one to the next along the
+        network's output alone; empty for other samplers. Waits for the device once.
+
+        Args:
+            p: the processing object.
+        """
+        name, arguments = name_of(self._sampler), self._arguments
+        if name == "Euler" and "sigmas" in arguments and not arguments.get("s_churn"):
+            return ratios(p, arguments["sigmas"])
+        if name == "DDIM" and "timesteps" in arguments:
+            return schedule_sigmas(self._sampler, [int(t) for t in reversed(arguments["timesteps"])])
+        return []
 
     def _watched(self, func: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(func)  # the host reads the names of its parameters

@@ -54,6 +54,15 @@ def is_multistep(sampler: Any) -> bool:
     return name in ONE_CALL_PER_SIGMA | {"sa_solver_pece"} and not name.startswith(_ONE_STEP)
 
 
+def is_first_order(sampler: Any) -> bool:
+    """Whether a sampler goes from one scheduled sigma to the next along the denoised latent alone. ComfyUI's ddim is its euler.
+
+    Args:
+        sampler: a `KSAMPLER`.
+    """
+    return name_of(sampler) == "euler" and not churns(sampler)
+
+
 _ADD_NOISE = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
 

@@ -17,8 +17,8 @@ from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
-from .cond_batch import CondBatch
-from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_multistep, name_of
+from .cond_batch import CondBatch, noise_of
+from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_first_order, is_multistep, name_of
 
 WholeCallMethod: TypeAlias = CallSkip | Auto
 """Methods that choose the calls at which the model runs."""
@@ -51,16 +51,22 @@ class WholeCalls:
         if self._engine is None:
             timesteps = planned_timesteps(self._sampler, self._sigmas, model.model_sampling)
             engine = Engine(unwrapped(model.diffusion_model), Recipe.of([self._settings]), below=self._below)
-            self._session = engine.start(self._run(timesteps))
+            self._session = engine.start(self._run(timesteps, model.model_sampling))
             self._engine = engine
 
-    def _run(self, timesteps: list[float] | None) -> Horizon:
+    def _run(self, timesteps: list[float] | None, model_sampling: Any) -> Horizon:
+        levels = (
+            [noise_of(model_sampling, sigma) for sigma in self._sigmas.tolist()]
+            if is_first_order(self._sampler)
+            else []
+        )
         return Horizon(
             tuple(timesteps or ()),
             TRAIN_STEPS,
             steps=len(self._sigmas) - 1,
             stochastic=adds_noise(self._sampler),
             multistep=is_multistep(self._sampler),
+            levels=tuple(level.ratio for level in levels if level is not None),
         )
 
     def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:
@@ -73,14 +79,16 @@ class WholeCalls:
             args: the other arguments of `calc_cond_batch`.
         """
         outputs: list[list[Tensor]] = []
+        ran: list[Tensor | None] = []
 
         def run() -> Tensor | None:
             outputs.append(executor(model, *args))
-            return batch.joined(outputs[0])
+            ran.append(batch.joined(outputs[0]))
+            return ran[0]
 
         assert self._engine is not None
-        joined: Tensor = self._engine.forward(lambda: batch.call(model.model_sampling), run)
-        return outputs[0] if outputs else batch.split(joined)
+        joined = self._engine.forward(lambda: batch.call(model.model_sampling), run)
+        return outputs[0] if outputs and joined is ran[0] else batch.split(joined)
 
     @property
     def report(self) -> Report | None:

@@ -217,9 +217,8 @@ class Handle:
             kwargs.update(resolved(kwargs))
         return answer
 
-    def _after(self, output: Any) -> None:
-        if self.engine.running:
-            self.engine.running.leave(output)
+    def _after(self, output: Any) -> Any:
+        return self.engine.running.leave(output) if self.engine.running else None
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Return a forward as the engine takes it; begins a new run if this forward starts one. Raises :class:`Decline`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ _NOISY = ("Ancestral", "SDE", "SASolver", "DDPM", "LCM", "TCD")
 _DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "HeliosDMD")
 _MULTISTEP = ("Multistep", "LMS", "PNDM", "SASolver", "CogVideoXDPM")
 # By parts of the class names of diffusers' schedulers.
+_FIRST_ORDER = ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
 def noise_at(scheduler: Any, timestep: float, rising: bool = False) -> Noise | None:
@@ -85,7 +87,21 @@ def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
         stochastic=adds_noise(scheduler),
         distilled=is_distilled(scheduler),
         multistep=is_multistep(scheduler),
+        levels=_levels_of(scheduler, timesteps),
     )
+
+
+def _levels_of(scheduler: Any, timesteps: tuple[float, ...]) -> tuple[float, ...]:
+    """Return sigma / alpha at each timestep and after the last one (:attr:`Horizon.levels`); () for other samplers."""
+    name, last = type(scheduler).__name__, -len(timesteps) - 1
+    if name == "DDIMScheduler":
+        end, levels = float(scheduler.final_alpha_cumprod), [noise_at(scheduler, t) for t in timesteps]
+        known = [one.ratio for one in levels if one is not None]
+        return (*known, math.sqrt((1 - end) / end))
+    if name not in _FIRST_ORDER or getattr(scheduler.config, "invert_sigmas", False):
+        return ()
+    sigmas = [float(sigma) for sigma in scheduler.sigmas[last:]]
+    return tuple(Noise.of_flow(sigma, "flow").ratio for sigma in sigmas) if is_flow(scheduler) else tuple(sigmas)
 
 
 def is_flow(scheduler: Any) -> bool:

@@ -51,8 +51,11 @@ POWERS = {"even, gaps mixed": 1.0, "even, denser early": 1.25, "even, denser lat
 """Name of a spread -> its power (:func:`skipstone.core.plan.call_plan.dense_keys`)."""
 
 
-def proposals(known: Profile, calls: int, spaces: Iterable[Space] = (), file: str = "") -> list[Proposal]:
-    """Return what is worth a try: spread keys, and shortest paths by two measures of what an error counts.
+def proposals(
+    known: Profile, calls: int, spaces: Iterable[Space] = (), file: str = "", corrects: bool = False
+) -> list[Proposal]:
+    """Return what is worth a try: spread keys, and shortest paths by two measures of what an error counts. Auto's own choice
+    without a profile is the first.
 
     Args:
         known: the profile.
@@ -60,6 +63,7 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = (), file: st
         spaces: what may be forecast; the first one with all keys, the others with some. By default the noise, the picture,
             and the network's output where it is neither.
         file: path of the profile; with it, fitted forecasts are tried on some of the keys, too.
+        corrects: whether Auto corrects the forecasts of the noise in such a run; uncorrected they are tried on even keys then.
 
     Example:
         >>> found = proposals(profile(denoiser, seeds=range(4)), calls=4)
@@ -78,10 +82,19 @@ def proposals(known: Profile, calls: int, spaces: Iterable[Space] = (), file: st
         path = Proposal(best_keys(one_call_costs(known, "eps", "fitted"), calls), "eps", name="shortest path")
         fitted = [path, *(proposal for proposal in found if not proposal.name.startswith("weighted"))]
         found += [replace(proposal, space="eps", predictor="fitted", profile=file) for proposal in fitted]
+    if corrects:
+        own = found[0]
+        found = [replace(one, predictor="corrected") if _is_corrected(one) else one for one in found]
+        found.insert(1, own)
     first: dict[tuple[Keys, Space, CallPredictorName], Proposal] = {}
     for proposal in found:
         first.setdefault((proposal.keys, proposal.space, proposal.predictor), proposal)
     return list(first.values())
+
+
+def _is_corrected(proposal: Proposal) -> bool:
+    """Return whether a proposal can be corrected: a line on the noise."""
+    return (proposal.predictor, proposal.space) == ("line", "eps")
 
 
 def _spaces(known: Profile) -> list[Space]:
@@ -123,7 +136,8 @@ def joint_proposal(
     steps, found = len(denoiser.timesteps), None
     whole = count_macs(lambda: dense(denoiser, [0]))
     for calls in range(len(alone.keys) + 1, steps + 1):
-        tried = Proposal(even_keys(steps, calls), alone.space, beside=tuple(beside))
+        predictor = alone.predictor if alone.predictor == "corrected" else "line"
+        tried = Proposal(even_keys(steps, calls), alone.space, predictor, beside=tuple(beside))
         share = macs_of(denoiser, tried) / whole if calls < steps else 1.0
         if share > alone.cost(steps) * (1 + _DEARER):
             break

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..forecast.corrected import CorrectedHistory
 from ..forecast.fitted import FittedHistory
 from ..forecast.history import History, fits
-from ..forecast.names import Space
-from ..forecast.predictors import PREDICTORS
+from ..forecast.names import LINES, CallPredictorName, Space
+from ..forecast.predictors import predictor_of
 from ..forecast.space import RAW, Affine
 from ..models import unwrapped
 from ..models.family import identity
@@ -35,6 +36,7 @@ from .meter import Meter
 from .outputs import detached, prediction, with_prediction
 from .recording import Recording
 
+_NOT_CORRECTED = "a straight line: forecasts of the noise alone are corrected, with samplers such as Euler and DDIM"
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
 
 
@@ -84,9 +86,11 @@ class CallSkipping:
         if network is not None:
             self._refuse_reader(next(filter(None, map(foreign_hook, unwrapped(network).children())), ""))
         self._watch = Watch(network, (), {}) if network is not None and self._active else None
-        self._predictor_name = "line" if settings.predictor == "fitted" else settings.predictor
-        self._predictor, self._fitted = PREDICTORS[self._predictor_name], False
+        self._predictor = predictor_of(settings.predictor)
+        self._predictor_name: CallPredictorName = "line" if settings.predictor in LINES else settings.predictor
+        self._fitted = False
         self._space: Space = _space_of(settings, horizon)
+        self._places: tuple[float, ...] = self._places_of_steps(settings)
         self._said: str = self._space
         self._reported: object = None  # what the report's settings were made from
         self._gate: Gate | None = gate_of(settings)
@@ -135,21 +139,28 @@ class CallSkipping:
 
     def forecast(self) -> Any:
         """Return the output of the forward that :meth:`begin` decided not to run, in the form of the network's own."""
+        found, position = self._continued(), self._position
+        for key in self._call.keys():
+            self._histories[key].passed(position)
+        return with_prediction(self._template, found)
+
+    def _continued(self) -> Tensor:
+        """Return what the known values say of this forward's prediction [rows, ...]."""
         position, parts, at = self._position, [], 0
         for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
             rows = self._call.input[at : at + stream.rows] if self._call.input is not None else torch.zeros(0)
             at += stream.rows
             history = self._histories[key]
             parts.append(history.forecast(position, self._affine(history.raw) or RAW, rows))
-            history.passed(position)
-        return with_prediction(self._template, torch.cat(parts).to(self._dtype))
+        return torch.cat(parts).to(self._dtype)
 
     def failed(self) -> None:
         """Count the call that could not be forecast as one that ran."""
         self._counted(True)
 
-    def keep(self, output: Any) -> None:
-        """Store the output of the forward that ran.
+    def keep(self, output: Any) -> Any:
+        """Store the output of the forward that ran. Return what the sampler gets in its place, in the same form; None for the
+        output itself.
 
         Args:
             output: what the network returned; None if it failed.
@@ -161,28 +172,34 @@ class CallSkipping:
         if self._recording is not None and found is not None:
             self._recording.add(self._index, self._call, found)
         if output is None or not self._active or self._plan.keys == tuple(range(self._plan.steps or 0)):
-            return
+            return None
         if found is None or found.shape[:1] != (self._call.rows,):
-            return self._meter.decline("call skipping", _NO_ROWS)
+            self._meter.decline("call skipping", _NO_ROWS)
+            return None
         found = found.detach()
         self._compare(found)
         self._template, self._dtype = detached(output), found.dtype
-        at = 0
+        at, x = 0, self._call.input
+        given: list[Tensor | None] = []
+        known = [self._histories.get(key) for key in self._call.keys()]
+        correct = all(
+            one is not None and one.corrects(self._position) for one in known
+        )  # they moved the latent together
         for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
             rows = slice(at, at + stream.rows)
             at += stream.rows
-            self._add(key, found[rows], None if self._call.input is None else self._call.input[rows].detach())
+            given.append(self._add(key, found[rows], None if x is None else x[rows].detach(), correct))
         if self._gate is not None and self._opens:  # other passes of a step see other conds
             self._gate.ran(self._call.input, found, self._call.noise)
+        corrected = [one for one in given if one is not None]
+        return with_prediction(output, torch.cat(corrected).to(found.dtype)) if len(corrected) == len(given) else None
 
     def _compare(self, truth: Tensor) -> None:
         """Compare the forecast with the truth, in each forward of a call after a skipped one."""
         if not self._guard.compares(self._index) or not self._all_known(self._call):
             return
-        forecast = prediction(self.forecast())
-        if forecast is not None:
-            self._compared.setdefault(self._step, self._meter.report.calls - 1)
-            self._guard.compare(self._step, forecast, truth)
+        self._compared.setdefault(self._step, self._meter.report.calls - 1)
+        self._guard.compare(self._step, self._continued(), truth)
 
     @property
     def surprises(self) -> dict[int, float]:
@@ -241,25 +258,39 @@ class CallSkipping:
                 return False
         return self._template is not None
 
-    def _add(self, key: Hashable, output: Tensor, x: Tensor | None) -> None:
-        """Store a true value. Where its space is not defined, the stream begins again."""
+    def _add(self, key: Hashable, output: Tensor, x: Tensor | None, correct: bool) -> Tensor | None:
+        """Store a true value, and return the corrected one, if there is one. Where its space is not defined, the stream begins
+        again."""
         known = self._histories.get(key)
         raw = known.raw if known else self._space == "raw" or self._call.noise is None or not fits(output, x)
         space = self._affine(raw)
         if space is None:
             self._histories.pop(key, None)
-            return
+            return None
         if self._index == 0:
             self._first.add(key)
         history = self._histories.setdefault(key, self._history(raw, fits(output, x)))
-        history.add(self._position, space, x if x is not None else output, output)
+        return history.add(self._position, space, x if x is not None else output, output, correct)
 
     def _history(self, raw: bool, fitting: bool) -> History:
-        """Return the history of a new stream: with the profile's weights, if there are any and inputs are like outputs."""
-        if self._choice.fit is None or not fitting:
-            return History(self._predictor, raw)
-        self._fitted = True
-        return FittedHistory(self._choice.fit)
+        """Return the history of a new stream: with the profile's weights, if there are any and inputs are like outputs, or
+        corrected, where the sampler's steps are known."""
+        if fitting and self._choice.fit is not None:
+            self._fitted = True
+            return FittedHistory(self._choice.fit)
+        if fitting and not raw and self._places:
+            self._predictor_name = "corrected"
+            return CorrectedHistory(self._places, self._horizon.levels)
+        return History(self._predictor, raw)
+
+    def _places_of_steps(self, settings: CallSkip) -> tuple[float, ...]:
+        """Return the positions of the steps, if what is forecast at them can be corrected."""
+        if settings.predictor != "corrected":
+            return ()
+        if self._space != "eps" or not self._horizon.levels:
+            self._meter.note(_NOT_CORRECTED)
+            return ()
+        return tuple(map(self._horizon.positions.at, self._horizon.timesteps or ()))
 
     def _affine(self, raw: bool) -> Affine | None:
         """Return how this call's value in the chosen space follows from input and output; None where it does not."""

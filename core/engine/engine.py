@@ -231,21 +231,22 @@ class Engine:
         return session
 
     def forward(self, read: Callable[[], Call], run: Callable[[], Any]) -> Any:
-        """Run one forward of the model, or return the forecast of its output where the plan skips it.
+        """Run one forward of the model, or return the forecast of its output where the plan skips it. What ran may be corrected for
+        what was missed before.
 
         Args:
             read: as in :meth:`enter`.
             run: runs the model.
         """
         session = self.enter(read)
-        output = None
+        output = corrected = None
         try:
             answer = session.forecast_or_none()
             if answer is None:
                 output = answer = run()
-            return answer
         finally:
-            session.leave(output)
+            corrected = session.leave(output)
+        return answer if corrected is None else corrected
 
     @contextmanager
     def call(self, call: Call | Callable[[], Call]) -> Iterator[None]:

@@ -13,6 +13,9 @@ from .override import Override, is_compiled
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Called with a forward's arguments before it runs. An override returns its result in place of the forward, unless it is None."""
 
+After = Callable[[Any], Any]
+"""Called with a forward's output after it ran; None if it failed. What it returns takes the output's place, unless it is None."""
+
 
 class RootHooks:
     """Calls `before(args, kwargs)` and `after(output)` around each forward of a network until it is removed.
@@ -22,7 +25,7 @@ class RootHooks:
     Args:
         root: the network.
         before: called before a forward; it must not raise.
-        after: called after a forward with its output; None if it failed.
+        after: called after a forward.
         overrides: use an override of `forward` in place of hooks. It is needed to skip whole forwards, and where the network's
             own code calls `forward` without `__call__` (:class:`skipstone.core.models.Family`). A network that was itself compiled
             has one in any case: hooks would be compiled with it.
@@ -34,7 +37,7 @@ class RootHooks:
         (1, None, 2, [(1,), 1])
     """
 
-    def __init__(self, root: nn.Module, before: Before, after: Callable[[Any], None], overrides: bool = False) -> None:
+    def __init__(self, root: nn.Module, before: Before, after: After, overrides: bool = False) -> None:
         """Install."""
         self.before, self._after = before, after
         self._override: Override | None = None
@@ -66,16 +69,16 @@ class RootHooks:
         return [*(handle.remove for handle in handles), copied_without(root, without_hooks(*handles))]
 
     def _around(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        answer, output = self.before(args, kwargs), None
+        answer, output, corrected = self.before(args, kwargs), None, None
         try:
             if answer is None:
                 output = answer = inner(*args, **kwargs)
-            return answer
         finally:
-            self._after(output)
+            corrected = self._after(output)
+        return answer if corrected is None else corrected
 
     def _pre_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.before(args, kwargs)
 
-    def _hook(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._after(output)
+    def _hook(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        return self._after(output)

@@ -157,19 +157,24 @@ class Session:
         """Whether any part needs the network's raw output."""
         return any(isinstance(part, Listener) for part, _ in self._parts)
 
-    def leave(self, output: Any = None) -> None:
+    def leave(self, output: Any = None) -> Any:
         """Remove the overrides after a forward, complete or failed, and release its tensors. It may be called twice.
 
         Args:
             output: what the network returned; None if it failed.
+
+        Returns:
+            What the sampler gets in place of the output, in the same form; None for the output itself.
         """
         self._remove()
+        corrected = None
         try:
-            self._end(output)
+            corrected = self._end(output)
         except Exception as fault:
             self._fail(fault)
         self._answers, self._waiting = False, None
         self.idle.set()
+        return corrected
 
     def close(self) -> Report:
         """End the run, free its state and return the report."""
@@ -228,11 +233,10 @@ class Session:
         self._declined += 1
         self.meter.report.calls += 1
 
-    def _end(self, output: Any) -> None:
+    def _end(self, output: Any) -> Any:
         if self._answers:
-            return
-        if self._skipping is not None and not self._failed:
-            self._skipping.keep(output)
+            return None
+        corrected = self._skipping.keep(output) if self._skipping is not None and not self._failed else None
         raw = raw_output(output) if all(part.evaluates for part, _ in self._parts) else None
         for part, _ in self._parts:
             if raw is not None and isinstance(part, Listener):
@@ -240,6 +244,7 @@ class Session:
             part.end()
         own = self._skipping.nbytes if self._skipping is not None else 0
         self.meter.keep_cache(own + sum(part.nbytes for part, _ in self._parts))
+        return corrected
 
     def _forget(self, keys: Sequence[Hashable]) -> None:
         for part, _ in self._parts if keys else ():

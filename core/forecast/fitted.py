@@ -147,7 +147,7 @@ class FittedHistory(History):
         """Bytes held."""
         return super().nbytes + sum(x.nbytes for x in self._inputs)
 
-    def add(self, position: float, space: Affine, x: Tensor, output: Tensor) -> None:
+    def add(self, position: float, space: Affine, x: Tensor, output: Tensor, correct: bool = False) -> Tensor | None:
         """Store a true output, and its input. They replace those at their position and beyond.
 
         Args:
@@ -155,10 +155,12 @@ class FittedHistory(History):
             space: not used.
             x: the network's input [rows, ...].
             output: its output [rows, ...].
+            correct: not used.
         """
         kept = sum(at < position for at in self._positions)
         super().add(position, RAW, x, output)
         self._inputs = [*self._inputs[:kept], x.float().clone()][-len(self._values) :]
+        return None
 
     def forecast(self, position: float, space: Affine, x: Tensor) -> Tensor:
         """Return the forecast output [rows, ...] in float32.

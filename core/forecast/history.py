@@ -75,7 +75,15 @@ class History:
         """
         return bool(self._positions) and position >= self._positions[-2:][0]
 
-    def add(self, position: float, space: Affine, x: Tensor, output: Tensor) -> None:
+    def corrects(self, position: float) -> bool:
+        """Return whether a true output at a position shows what forecasts before it missed, so that it can be corrected.
+
+        Args:
+            position: of the call in its run, in [0, 1].
+        """
+        return False
+
+    def add(self, position: float, space: Affine, x: Tensor, output: Tensor, correct: bool = False) -> Tensor | None:
         """Store a true output. It replaces those at its position and beyond.
 
         Args:
@@ -83,6 +91,10 @@ class History:
             space: what is forecast.
             x: the network's input [rows, ...].
             output: its output [rows, ...].
+            correct: whether it is corrected (:meth:`corrects`).
+
+        Returns:
+            The corrected output [rows, ...] in float32; None if it is not.
         """
         while self._positions and position <= self._positions[-1]:
             self._positions, self._values = self._positions[:-1], self._values[:-1]
@@ -91,6 +103,7 @@ class History:
         self._between = []
         most = self._predictor.keeps
         self._positions, self._values = self._positions[-most:], self._values[-most:]
+        return None
 
     def forecast(self, position: float, space: Affine, x: Tensor) -> Tensor:
         """Return the forecast output [rows, ...] in float32.

@@ -11,6 +11,9 @@ SPACES: tuple[Space, ...] = get_args(Space)
 PredictorName = Literal["line", "hold", "taylor2", "taylor3", "taylorseer", "hermite", "foca", "spectrum"]
 PREDICTOR_NAMES: tuple[PredictorName, ...] = get_args(PredictorName)
 
-CallPredictorName = PredictorName | Literal["fitted"]
-"""How outputs of whole calls are forecast: fitted has weights of a profile's."""
-CALL_PREDICTOR_NAMES: tuple[CallPredictorName, ...] = (*PREDICTOR_NAMES, "fitted")
+CallPredictorName = PredictorName | Literal["fitted", "corrected"]
+"""How outputs of whole calls are forecast: fitted has weights of a profile's, corrected puts right what a line missed."""
+CALL_PREDICTOR_NAMES: tuple[CallPredictorName, ...] = (*PREDICTOR_NAMES, "fitted", "corrected")
+
+LINES: tuple[CallPredictorName, ...] = ("line", "fitted", "corrected")
+"""Predictors that are a straight line where they have no more to go by."""

@@ -13,7 +13,7 @@ from math import factorial
 import numpy as np
 from numpy.polynomial import chebyshev, hermite
 
-from .names import PredictorName
+from .names import LINES, CallPredictorName, PredictorName
 
 Weights = np.ndarray
 """float64 [m]: the weight of each known value, the oldest first."""
@@ -162,3 +162,16 @@ PREDICTORS: dict[PredictorName, Predictor] = {
     "spectrum": Predictor(_spectrum, needs=2, keeps=100),
 }
 """Name -> predictor."""
+
+
+def predictor_of(name: CallPredictorName) -> Predictor:
+    """Return the predictor of whole calls by its name; the line for those that begin with one.
+
+    Args:
+        name: of the predictor.
+
+    Example:
+        >>> predictor_of("corrected") is PREDICTORS["line"], predictor_of("hold").needs
+        (True, 1)
+    """
+    return PREDICTORS["line" if name in LINES else name]  # type: ignore[index]

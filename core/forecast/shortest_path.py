@@ -10,7 +10,7 @@ import numpy as np
 
 from .fitted import Fit
 from .names import CallPredictorName, Space
-from .predictors import PREDICTORS
+from .predictors import predictor_of
 from .profile import Profile
 
 Cost = np.ndarray
@@ -26,7 +26,7 @@ def one_call_costs(profile: Profile, space: Space, predictor: CallPredictorName)
     Args:
         profile: its Gram matrix scores the forecasts.
         space: what is forecast.
-        predictor: one that uses two values at most: "line", "hold" or "fitted".
+        predictor: one that uses two values at most: "line", "hold", "fitted", or "corrected", whose forecasts are the line's.
 
     Example:
         >>> from .space import Noise
@@ -48,7 +48,7 @@ def one_call_costs(profile: Profile, space: Space, predictor: CallPredictorName)
                 if predictor == "fitted":
                     costs[i, j, k] = fit.error(k, tuple(known))
                     continue
-                weights = PREDICTORS[predictor].weights(at[known].tolist(), float(at[k]), at[j + 1 : k].tolist())
+                weights = predictor_of(predictor).weights(at[known].tolist(), float(at[k]), at[j + 1 : k].tolist())
                 error = np.zeros(2 * steps)
                 for key, weight in zip(known, weights, strict=True):
                     error[key] += weight * spaces[key].x / spaces[k].o

@@ -7,7 +7,7 @@ from any other, but a straight line through two of them does not: what is foreca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, inf
 from typing import Literal
 
 from .names import Space
@@ -60,6 +60,11 @@ class Noise:
         """
         length = hypot(1, sigma) if scaled else 1.0
         return cls(1 / length, sigma / length, predicts)
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha; inf where there is no picture."""
+        return self.sigma / self.alpha if self.alpha > 0 else inf
 
     def affine(self, space: Space) -> Affine | None:
         """Return how a space follows from input and output; None where it does not.

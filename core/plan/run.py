@@ -82,6 +82,8 @@ class Horizon:
         stochastic: whether the sampler adds noise.
         distilled: whether the sampler is for distilled models, which need few steps (LCM, TCD).
         multistep: whether the sampler continues the outputs of earlier steps itself (DPM++ 2M, UniPC, LMS).
+        levels: sigma / alpha at each step, and after the last one, of a sampler that goes from one to the next along the network's
+            output alone (Euler, DDIM); () of others, and where they are not known.
 
     Example:
         >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
@@ -98,6 +100,12 @@ class Horizon:
     stochastic: bool = False
     distilled: bool = False
     multistep: bool = False
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Levels that are not one more than the calls are not known."""
+        if self.levels and (self.stages > 1 or self.stochastic or len(self.levels) != len(self.timesteps or ()) + 1):
+            object.__setattr__(self, "levels", ())
 
     @cached_property
     def positions(self) -> Positions:
