@@ -249,4 +249,5 @@ def _scored(one: Judged) -> str:
 
 
 def _named(plan: HeldOut | Proposal) -> str:
-    return f"{plan.name}, {'fitted' if plan.predictor == 'fitted' else f'line on {plan.space}'}"
+    line = "corrected line" if plan.predictor == "corrected" else "line"
+    return f"{plan.name}, {'fitted' if plan.predictor == 'fitted' else f'{line} on {plan.space}'}"

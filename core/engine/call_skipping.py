@@ -13,12 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..forecast.corrected import CorrectedHistory
-from ..forecast.fitted import FittedHistory
-from ..forecast.history import History, fits
-from ..forecast.names import LINES, CallPredictorName, Space
-from ..forecast.predictors import predictor_of
-from ..forecast.space import RAW, Affine
 from ..models import unwrapped
 from ..models.family import identity
 from ..models.readers import Watch, foreign_hook
@@ -31,12 +25,12 @@ from .call import NO_CALL, Call
 from .call_count import CallCount
 from .call_guard import CallGuard
 from .clock import Tick
+from .forecasts import Forecasts
 from .gates import Gate, gate_of
 from .meter import Meter
 from .outputs import detached, prediction, with_prediction
 from .recording import Recording
 
-_NOT_CORRECTED = "a straight line: forecasts of the noise alone are corrected, with samplers such as Euler and DDIM"
 _NO_ROWS = "the model returns no tensor with a row for each input, so nothing can be forecast from it"
 
 
@@ -86,16 +80,9 @@ class CallSkipping:
         if network is not None:
             self._refuse_reader(next(filter(None, map(foreign_hook, unwrapped(network).children())), ""))
         self._watch = Watch(network, (), {}) if network is not None and self._active else None
-        self._predictor = predictor_of(settings.predictor)
-        self._predictor_name: CallPredictorName = "line" if settings.predictor in LINES else settings.predictor
-        self._fitted = False
-        self._space: Space = _space_of(settings, horizon)
-        self._places: tuple[float, ...] = self._places_of_steps(settings)
-        self._said: str = self._space
+        self._forecasts = Forecasts(settings, horizon, choice.fit, meter.note)
         self._reported: object = None  # what the report's settings were made from
         self._gate: Gate | None = gate_of(settings)
-        self._histories: dict[Hashable, History] = {}
-        self._first: set[Hashable] = set()  # streams of the first call
         self._template: Any = None
         self._dtype: torch.dtype | None = None
         self._decided: dict[int, bool] = {}
@@ -116,7 +103,7 @@ class CallSkipping:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(history.nbytes for history in self._histories.values())
+        return self._forecasts.nbytes
 
     def begin(self, tick: Tick, call: Call) -> bool:
         """Return whether the network runs in this forward; if not, :meth:`forecast` has its output.
@@ -139,20 +126,13 @@ class CallSkipping:
 
     def forecast(self) -> Any:
         """Return the output of the forward that :meth:`begin` decided not to run, in the form of the network's own."""
-        found, position = self._continued(), self._position
-        for key in self._call.keys():
-            self._histories[key].passed(position)
+        found = self._continued()
+        self._forecasts.passed(self._call)
         return with_prediction(self._template, found)
 
     def _continued(self) -> Tensor:
         """Return what the known values say of this forward's prediction [rows, ...]."""
-        position, parts, at = self._position, [], 0
-        for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
-            rows = self._call.input[at : at + stream.rows] if self._call.input is not None else torch.zeros(0)
-            at += stream.rows
-            history = self._histories[key]
-            parts.append(history.forecast(position, self._affine(history.raw) or RAW, rows))
-        return torch.cat(parts).to(self._dtype)
+        return self._forecasts.continued(self._call).to(self._dtype)
 
     def failed(self) -> None:
         """Count the call that could not be forecast as one that ran."""
@@ -179,20 +159,10 @@ class CallSkipping:
         found = found.detach()
         self._compare(found)
         self._template, self._dtype = detached(output), found.dtype
-        at, x = 0, self._call.input
-        given: list[Tensor | None] = []
-        known = [self._histories.get(key) for key in self._call.keys()]
-        correct = all(
-            one is not None and one.corrects(self._position) for one in known
-        )  # they moved the latent together
-        for key, stream in zip(self._call.keys(), self._call.streams, strict=True):
-            rows = slice(at, at + stream.rows)
-            at += stream.rows
-            given.append(self._add(key, found[rows], None if x is None else x[rows].detach(), correct))
+        corrected = self._forecasts.keep(self._call, found, first=self._index == 0)
         if self._gate is not None and self._opens:  # other passes of a step see other conds
             self._gate.ran(self._call.input, found, self._call.noise)
-        corrected = [one for one in given if one is not None]
-        return with_prediction(output, torch.cat(corrected).to(found.dtype)) if len(corrected) == len(given) else None
+        return None if corrected is None else with_prediction(output, corrected.to(found.dtype))
 
     def _compare(self, truth: Tensor) -> None:
         """Compare the forecast with the truth, in each forward of a call after a skipped one."""
@@ -208,8 +178,7 @@ class CallSkipping:
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the values of streams that left the run."""
-        for key in keys:
-            self._histories.pop(key, None)
+        self._forecasts.forget(keys)
 
     def close(self) -> None:
         """Free everything, and write what was recorded."""
@@ -217,7 +186,7 @@ class CallSkipping:
         if self._recording is not None:
             self._recording.save(self._meter)
             self._recording = None
-        self._histories.clear()
+        self._forecasts.clear()
         self._template = self._gate = None
 
     def _refuse_reader(self, reader: str) -> None:
@@ -228,10 +197,6 @@ class CallSkipping:
             )
             self._active = False
             self._meter.report.estimated_error = None
-
-    @property
-    def _position(self) -> float:
-        return self._horizon.positions.at(self._call.timestep)
 
     def _runs(self, step: int, call: Call) -> bool:
         if self._plan.runs(step, call.last) or not self._horizon.inside(self._settings, call.timestep):
@@ -245,83 +210,25 @@ class CallSkipping:
         return self._gate.opens(call.input, call.noise)
 
     def _all_known(self, call: Call) -> bool:
-        """Return whether all streams have the values that a forecast needs. One that enters later needs two for a line."""
-        position = self._position
-        for key in call.keys():
-            history = self._histories.get(key)
-            space = self._affine(history.raw) if history else None
-            if history is None or not history.reaches(position):
-                return False
-            if len(history) < (1 if key in self._first else min(2, self._predictor.needs)):
-                return False
-            if space is None or not space.invertible:
-                return False
-        return self._template is not None
-
-    def _add(self, key: Hashable, output: Tensor, x: Tensor | None, correct: bool) -> Tensor | None:
-        """Store a true value, and return the corrected one, if there is one. Where its space is not defined, the stream begins
-        again."""
-        known = self._histories.get(key)
-        raw = known.raw if known else self._space == "raw" or self._call.noise is None or not fits(output, x)
-        space = self._affine(raw)
-        if space is None:
-            self._histories.pop(key, None)
-            return None
-        if self._index == 0:
-            self._first.add(key)
-        history = self._histories.setdefault(key, self._history(raw, fits(output, x)))
-        return history.add(self._position, space, x if x is not None else output, output, correct)
-
-    def _history(self, raw: bool, fitting: bool) -> History:
-        """Return the history of a new stream: with the profile's weights, if there are any and inputs are like outputs, or
-        corrected, where the sampler's steps are known."""
-        if fitting and self._choice.fit is not None:
-            self._fitted = True
-            return FittedHistory(self._choice.fit)
-        if fitting and not raw and self._places:
-            self._predictor_name = "corrected"
-            return CorrectedHistory(self._places, self._horizon.levels)
-        return History(self._predictor, raw)
-
-    def _places_of_steps(self, settings: CallSkip) -> tuple[float, ...]:
-        """Return the positions of the steps, if what is forecast at them can be corrected."""
-        if settings.predictor != "corrected":
-            return ()
-        if self._space != "eps" or not self._horizon.levels:
-            self._meter.note(_NOT_CORRECTED)
-            return ()
-        return tuple(map(self._horizon.positions.at, self._horizon.timesteps or ()))
-
-    def _affine(self, raw: bool) -> Affine | None:
-        """Return how this call's value in the chosen space follows from input and output; None where it does not."""
-        if raw:
-            self._said = "raw"
-            return RAW
-        return self._call.noise.affine(self._space) if self._call.noise is not None else None
+        """Return whether a forward can be forecast."""
+        return self._template is not None and self._forecasts.known(call)
 
     def _as_it_ran(self) -> dict[str, Any]:
         """Return the settings as they ran: the keys where they are known, and the space."""
         keys = self._plan.keys
         known: dict[str, Any] = {"keys": keys, "calls": 0, "every": 0, "rule": "even"} if keys else {}
-        if not self._fitted:
-            known |= {"profile": "", "space": self._said, "predictor": self._predictor_name}
+        if not self._forecasts.fitted:
+            known |= {"profile": "", "space": self._forecasts.space, "predictor": self._forecasts.predictor}
         return asdict(replace(self._settings, **known))
 
     def _counted(self, runs: bool) -> bool:
         """Count the call; one of which any forward runs is a call that runs."""
         skipped = self._count.add(self._index, self._step, runs)
-        how = "fitted to the profile" if self._fitted else f"{self._predictor_name} on {self._said}"
-        ran = (self._plan.keys, self._fitted, self._said)
+        how = self._forecasts.how
+        ran = (self._plan.keys, how)
         if skipped and ran != self._reported:
             self._reported = ran
             self._meter.report.chosen = {"kind": CallSkip.kind, **self._as_it_ran()}
             self._meter.report.beside = Recipe.of(self.beside).plain()
         self._meter.count_forecasts(skipped, how if skipped else "")
         return runs
-
-
-def _space_of(settings: CallSkip, horizon: Horizon) -> Space:
-    """Return what is forecast. The noise, or the picture where the sampler adds noise of its own."""
-    if settings.space == "auto":
-        return "x0" if horizon.stochastic else "eps"
-    return settings.space  # type: ignore[return-value]

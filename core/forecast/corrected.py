@@ -86,13 +86,16 @@ class CorrectedHistory(History):
         return found
 
     def _way_back(self, position: float) -> list[float]:
-        """Return the weights of the known values and the new one in what leads the latent back to where it would be."""
-        total = np.zeros(len(self._positions) + 1)
+        """Return the weights of the known values and the new one in what leads the latent back to where it would be.
+
+        What leads it back changes the new value, from which it was found: back = weights . values + own (back / level).
+        """
+        total, level = np.zeros(len(self._positions) + 1), self._levels[self._step(position)]
         for place in self._between:
             truth, step = lagrange(np.asarray([*self._positions, position]), place), self._step(place)
             truth[:-1] -= _LINE.weights(self._positions, place)
             total += truth * (self._levels[step + 1] - self._levels[step])
-        return total.tolist()  # type: ignore[no-any-return]
+        return (total / (1 - total[-1] / level)).tolist()  # type: ignore[no-any-return]
 
     def _step(self, position: float) -> int:
         """Return the number of the step at a position."""

@@ -23,10 +23,10 @@ from skipstone.pipelines.apply import SkipstoneCacheConfig, apply_skipstone
 from skipstone.pipelines.time_unit import UNITS, place_of
 
 STEPS = 10
-EPS, X0, RAW = "line on eps", "line on x0", "line on raw"
+EPS, X0, RAW, CORRECTED = "line on eps", "line on x0", "line on raw", "corrected on eps"
 DISTILLED = "this sampler draws with distilled models, in steps too large to forecast: use token merging"
 FORECAST: dict[str, tuple[int, int, str]] = {
-    "DDIMScheduler": (10, 5, EPS),
+    "DDIMScheduler": (10, 5, CORRECTED),
     "DDIMParallelScheduler": (10, 5, EPS),
     "DDPMScheduler": (10, 5, X0),
     "DDPMParallelScheduler": (10, 5, X0),
@@ -40,9 +40,9 @@ FORECAST: dict[str, tuple[int, int, str]] = {
     "EDMDPMSolverMultistepScheduler": (10, 5, RAW),
     "EDMEulerScheduler": (10, 5, RAW),
     "EulerAncestralDiscreteScheduler": (10, 5, X0),
-    "EulerDiscreteScheduler": (10, 5, EPS),
-    "EulerDiscreteScheduler prediction_type=sample": (10, 5, EPS),
-    "FlowMatchEulerDiscreteScheduler": (10, 5, EPS),
+    "EulerDiscreteScheduler": (10, 5, CORRECTED),
+    "EulerDiscreteScheduler prediction_type=sample": (10, 5, CORRECTED),
+    "FlowMatchEulerDiscreteScheduler": (10, 5, CORRECTED),
     "FlowMatchEulerDiscreteScheduler stochastic_sampling=True": (10, 5, X0),
     "FlowMatchHeunDiscreteScheduler": (19, 9, EPS),
     "HeunDiscreteScheduler": (19, 9, EPS),

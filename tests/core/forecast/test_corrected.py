@@ -1,0 +1,124 @@
+"""The corrected line: what it missed at skipped steps is put right, exactly where the noise follows a parabola."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from skipstone.core.forecast.corrected import CorrectedHistory
+from skipstone.core.forecast.history import History
+from skipstone.core.forecast.predictors import PREDICTORS
+from skipstone.core.forecast.space import Noise
+
+LEVELS = (20.0, 12.0, 7.0, 4.0, 2.5, 1.5, 0.9, 0.5, 0.25)
+POSITIONS = tuple(np.linspace(0, 1, len(LEVELS)).tolist())
+
+
+@dataclass
+class Run:
+    """A sampler of first order whose network keeps its picture: wherever x / alpha drifts to, its noise follows.
+
+    On the dense path the noise is a parabola of the position.
+
+    at: the noise level of a step, and what the network predicts there.
+    end: sigma / alpha after the last step.
+    """
+
+    at: Sequence[Noise]
+    end: float = 0.1
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return *(noise.ratio for noise in self.at), self.end
+
+    def dense_noise(self, step: int) -> Tensor:
+        place, shape = POSITIONS[step], (2, 4, 3, 3)
+        return (
+            tiny.noise(*shape, seed=1) + place * tiny.noise(*shape, seed=2) + place**2 * tiny.noise(*shape, seed=3)
+        ).double()
+
+    def draw(self, keys: Sequence[int], history: History | None) -> tuple[Tensor, Tensor]:
+        """Return what the sampler ends at with these keys, and with all of them."""
+        x = dense = torch.zeros(2, 4, 3, 3, dtype=torch.float64)  # both over alpha
+        for step, noise in enumerate(self.at):
+            space, move = noise.affine("eps"), self.levels[step + 1] - self.levels[step]
+            assert space is not None
+            own, given = self.dense_noise(step), x * noise.alpha
+            seen = own + (x - dense) / self.levels[step]
+            if history is None or step in keys:
+                output = (seen - space.x * given) / space.o
+                found = None
+                if history is not None:
+                    found = history.add(POSITIONS[step], space, given, output, history.corrects(POSITIONS[step]))
+                output = output if found is None else found
+            else:
+                output = history.forecast(POSITIONS[step], space, given)
+                history.passed(POSITIONS[step])
+            x, dense = x + move * (space.x * given + space.o * output.double()), dense + move * own
+        return x, dense
+
+
+KINDS = {
+    "noise": lambda level: Noise.of_karras(level, "eps"),
+    "velocity": lambda level: Noise.of_karras(level, "v"),
+    "picture": lambda level: Noise.of_karras(level, "x0", scaled=False),
+    "flow": lambda level: Noise.of_flow(level / (1 + level)),
+    "rising": lambda level: Noise.of_flow(level / (1 + level), "-flow"),
+}
+
+
+@pytest.mark.parametrize("end", [0.1, 0.0])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_parabola_ends_where_the_dense_run_ends(kind: str, end: float) -> None:
+    run = Run(list(map(KINDS[kind], LEVELS)), end)
+    for keys in ((0, 1, 3, 4, 6, 8), (0, 1, 3, 5, 7, 8), (0, 1, 4, 5, 8)):
+        corrected, dense = run.draw(keys, CorrectedHistory(POSITIONS, run.levels))
+        line, _ = run.draw(keys, History(PREDICTORS["line"]))
+        assert (corrected - dense).norm() < 1e-6 * dense.norm()
+        assert (line - dense).norm() > 1e-5 * dense.norm() or end == 0
+
+
+def test_without_gaps_nothing_is_changed() -> None:
+    run = Run(list(map(KINDS["noise"], LEVELS)))
+    history = CorrectedHistory(POSITIONS, run.levels)
+    found, dense = run.draw(range(len(LEVELS)), history)
+    assert torch.equal(found, dense)
+
+
+@pytest.mark.parametrize(
+    ("levels", "passed", "position"),
+    [
+        (LEVELS, (), 1),  # nothing was skipped
+        (LEVELS, (1, 3), 4),  # a step between was not seen
+        (LEVELS, (1, 2), 2),  # no new one
+        ((20.0, float("inf"), *LEVELS[2:]), (1,), 2),  # no picture in the latent of a skipped step
+    ],
+)
+def test_what_is_not_known_is_not_corrected(levels: Sequence[float], passed: Sequence[int], position: int) -> None:
+    history, x, space = (
+        CorrectedHistory(POSITIONS, (*levels, 0.0)),
+        tiny.noise(1, 4, 2, 2),
+        KINDS["noise"](9.0).affine("eps"),
+    )
+    history.add(POSITIONS[0], space, x, x)
+    for step in passed:
+        history.passed(POSITIONS[step])
+    assert not history.corrects(POSITIONS[position])
+    assert history.add(POSITIONS[position], space, x, x) is None
+
+
+def test_a_learned_variance_stays_as_it_is() -> None:
+    history, space = CorrectedHistory(POSITIONS, (*LEVELS, 0.0)), KINDS["noise"](9.0).affine("eps")
+    x, outputs = tiny.noise(1, 4, 2, 2), [tiny.noise(1, 8, 2, 2, seed=seed) for seed in range(3)]
+    history.add(POSITIONS[0], space, x, outputs[0])
+    history.add(POSITIONS[1], space, x, outputs[1])
+    history.passed(POSITIONS[2])
+    found = history.add(POSITIONS[3], space, x, outputs[2], correct=True)
+    assert found is not None and not torch.equal(found[:, :4], outputs[2][:, :4])
+    assert torch.equal(found[:, 4:], outputs[2][:, 4:])
