@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..core.errors import SkipstoneError
+from ..core.forecast.names import described
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.recipe.auto import LEVELS
 from .controls import QUIET
@@ -72,7 +73,7 @@ def _row(plan: HeldOut, steps: int) -> tuple[str, ...]:
     return (
         f"{len(plan.keys)} of {steps}",
         plan.name,
-        f"{plan.predictor} on {plan.space}",
+        described(plan.predictor, plan.space),
         f"{middle:.3f}",
         f"{most:.3f}",
     )

@@ -14,10 +14,10 @@ from ..core.calibrate.judging import Judged, choose, held_out, judge
 from ..core.calibrate.profiling import dense, profile, sensitivity, with_plans
 from ..core.calibrate.proposals import Proposal, joint_proposal, proposals
 from ..core.errors import ProfileError, RecipeError
+from ..core.forecast.names import described
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.models.family import identity
-from ..core.plan.call_choice import default_predictor
-from ..core.plan.call_plan import FEWEST_STEPS
+from ..core.plan.call_plan import FEWEST_STEPS, default_predictor
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method
 from ..lab.demo_models.loading import load_model
@@ -249,5 +249,4 @@ def _scored(one: Judged) -> str:
 
 
 def _named(plan: HeldOut | Proposal) -> str:
-    line = "corrected line" if plan.predictor == "corrected" else "line"
-    return f"{plan.name}, {'fitted' if plan.predictor == 'fitted' else f'{line} on {plan.space}'}"
+    return f"{plan.name}, {described(plan.predictor, plan.space)}"

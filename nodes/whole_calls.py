@@ -121,7 +121,7 @@ class WholeCalls:
 
 def _suited(settings: WholeCallMethod, sampler: Any) -> WholeCallMethod:
     """The settings; with `hold` in place of a line for samplers whose noise it would amplify."""
-    lines = isinstance(settings, CallSkip) and settings.predictor == "line"
+    lines = isinstance(settings, CallSkip) and settings.predictor in ("auto", "line")
     return replace(settings, predictor="hold") if lines and name_of(sampler) in NOISE_INSIDE_STEPS else settings
 
 

@@ -80,7 +80,7 @@ class CallSkipping:
         if network is not None:
             self._refuse_reader(next(filter(None, map(foreign_hook, unwrapped(network).children())), ""))
         self._watch = Watch(network, (), {}) if network is not None and self._active else None
-        self._forecasts = Forecasts(settings, horizon, choice.fit, meter.note)
+        self._forecasts = Forecasts(replace(settings, predictor=self._plan.predictor), horizon, choice.fit, meter.note)
         self._reported: object = None  # what the report's settings were made from
         self._gate: Gate | None = gate_of(settings)
         self._template: Any = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..forecast.corrected import CorrectedHistory
 from ..forecast.fitted import Fit, FittedHistory
 from ..forecast.history import History, fits
-from ..forecast.names import LINES, CallPredictorName, Space
+from ..forecast.names import LINES, CallPredictorName, Space, described
 from ..forecast.predictors import predictor_of
 from ..forecast.space import RAW, Affine
 from ..plan.run import Horizon
@@ -25,7 +25,7 @@ class Forecasts:
     """The known outputs of one run's streams, and the forecasts from them.
 
     Args:
-        settings: what is forecast, and how.
+        settings: what is forecast, and how; the predictor is chosen (:attr:`CallPlan.predictor`).
         horizon: what is known of the run.
         fit: the weights of the forecasts, where they are fitted to a profile.
         note: takes a line for the report.
@@ -37,7 +37,7 @@ class Forecasts:
 
     Example:
         >>> from .clock import Stream
-        >>> known = Forecasts(CallSkip(space="raw"), Horizon((900.0, 600.0, 300.0)))
+        >>> known = Forecasts(CallSkip(space="raw", predictor="line"), Horizon((900.0, 600.0, 300.0)))
         >>> call = Call(900.0, (8, 8), (Stream("cond", 1),), input=torch.zeros(1, 4, 8, 8))
         >>> known.keep(call, torch.ones(1, 4, 8, 8), first=True) is None, known.nbytes
         (True, 1024)
@@ -48,8 +48,9 @@ class Forecasts:
     ) -> None:
         """Start empty."""
         self._horizon, self._fit = horizon, fit
-        self._continues = predictor_of(settings.predictor)
-        self.predictor: CallPredictorName = "line" if settings.predictor in LINES else settings.predictor
+        given: CallPredictorName = settings.predictor  # type: ignore[assignment]
+        self._continues = predictor_of(given)
+        self.predictor: CallPredictorName = "line" if given in LINES else given
         self.space: Space = _space_of(settings, horizon)
         self._space, self.fitted = self.space, False
         self._corrects = settings.predictor == "corrected" and self._space == "eps" and bool(horizon.levels)
@@ -61,7 +62,7 @@ class Forecasts:
     @property
     def how(self) -> str:
         """What is forecast and how, for the report."""
-        return "fitted to the profile" if self.fitted else f"{self.predictor} on {self.space}"
+        return "fitted to the profile" if self.fitted else described(self.predictor, self.space)
 
     @property
     def nbytes(self) -> int:

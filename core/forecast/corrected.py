@@ -7,6 +7,7 @@ shows once the network runs again: then it can be interpolated where it was extr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import isfinite
 
@@ -39,8 +40,8 @@ class CorrectedHistory(History):
         True
         >>> history.forecast(0.4, noise, x).item(), history.passed(0.4)  # the only known value is repeated
         (1.0, None)
-        >>> history.add(0.8, noise, x, torch.full((1, 1, 1), 2.0), correct=True).item()  # it was 1.5, so x is 0.5 too large
-        2.5
+        >>> round(history.add(0.8, noise, x, torch.full((1, 1, 1), 2.0), correct=True).item(), 3)
+        2.333
     """
 
     def __init__(self, positions: Sequence[float], levels: Sequence[float]) -> None:
@@ -49,7 +50,7 @@ class CorrectedHistory(History):
         self._places, self._levels = np.asarray(positions, dtype=float), tuple(levels)
 
     def corrects(self, position: float) -> bool:
-        """Return whether steps were skipped before a position, and all of them are known.
+        """Return whether steps were skipped before a position, and all of them are known with their levels.
 
         Args:
             position: of the call in its run, in [0, 1].
@@ -58,7 +59,8 @@ class CorrectedHistory(History):
             return False
         last, step = self._step(self._positions[-1]), self._step(position)
         levels = self._levels[last + 1 : step + 2]
-        return list(map(self._step, self._between)) == list(range(last + 1, step)) and all(map(isfinite, levels))
+        falling = all(isfinite(level) and level > after for level, after in itertools.pairwise(levels))
+        return falling and list(map(self._step, self._between)) == list(range(last + 1, step))
 
     def add(self, position: float, space: Affine, x: Tensor, output: Tensor, correct: bool = False) -> Tensor | None:
         """Store a true output; corrected if that is wished, with the line going on from the corrected noise.

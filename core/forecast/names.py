@@ -17,3 +17,19 @@ CALL_PREDICTOR_NAMES: tuple[CallPredictorName, ...] = (*PREDICTOR_NAMES, "fitted
 
 LINES: tuple[CallPredictorName, ...] = ("line", "fitted", "corrected")
 """Predictors that are a straight line where they have no more to go by."""
+
+
+def described(predictor: CallPredictorName, space: Space) -> str:
+    """Return how outputs are forecast, in words for reports.
+
+    Args:
+        predictor: how values are continued.
+        space: what is forecast.
+
+    Example:
+        >>> described("line", "eps"), described("corrected", "eps"), described("fitted", "eps")
+        ('line on eps', 'corrected line on eps', 'fitted')
+    """
+    if predictor == "fitted":
+        return "fitted"
+    return f"{'corrected line' if predictor == 'corrected' else predictor} on {space}"

@@ -90,7 +90,7 @@ def _choose(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool
     """Return the settings for a whole run."""
     steps = steps_of(horizon) if horizon.timesteps else horizon.steps
     if not method.profile:
-        return _without_profile(method, horizon, steps)
+        return _without_profile(method)
     if isinstance(method, Auto) and method.record and not is_file(method.profile):
         if horizon.timesteps is None:
             raise ProfileError("no profile can be recorded: this sampler's calls are not known ahead")
@@ -109,7 +109,7 @@ def _choose(method: Auto | CallSkip, horizon: Horizon, network: str, alone: bool
     return chosen if guarded else replace(chosen, bounds={})
 
 
-def _without_profile(method: Auto | CallSkip, horizon: Horizon, steps: int | None) -> Choice:
+def _without_profile(method: Auto | CallSkip) -> Choice:
     needs = "a profile of the model: make one with `skipstone profile`"
     if isinstance(method, CallSkip):
         if method.predictor == "fitted":
@@ -117,26 +117,7 @@ def _without_profile(method: Auto | CallSkip, horizon: Horizon, steps: int | Non
         return Choice(method)
     if method.max_error:
         raise RecipeError(f"max_error needs {needs}, or give a speedup")
-    settings = CallSkip(speedup=method.speedup)
-    calls = wanted_calls(settings, steps) if steps else 0
-    settings = replace(settings, predictor=default_predictor(horizon, calls))
-    return Choice(settings, "no profile of this model: even steps by default")
-
-
-def default_predictor(horizon: Horizon, calls: int) -> CallPredictorName:
-    """Return how Auto forecasts without a profile: along a line, corrected where that is possible and at least half of the steps
-    run. Over longer gaps too much of what the line missed is left to guess.
-
-    Args:
-        horizon: the calls of the run.
-        calls: how many steps run.
-
-    Example:
-        >>> run = Horizon((900.0, 600.0, 300.0), levels=(8.0, 2.0, 0.7, 0.0))
-        >>> default_predictor(run, calls=2), default_predictor(run, calls=1)
-        ('corrected', 'line')
-    """
-    return "corrected" if horizon.levels and 2 * calls >= steps_of(horizon) else "line"
+    return Choice(CallSkip(speedup=method.speedup), "no profile of this model: even steps by default")
 
 
 def _with_fit(choice: Choice, profile: Profile, same: bool) -> Choice:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..errors import RecipeError, shown
 from ..files import file_in
-from ..forecast.names import CALL_PREDICTOR_NAMES, SPACES, CallPredictorName
+from ..forecast.names import CALL_PREDICTOR_NAMES, SPACES
 from .fields import check_fields, documented, setting
 from .validate import MOST_CALLS, check_window, text
 from .windows import window_end, window_start
@@ -81,11 +81,12 @@ class CallSkip:
         "with samplers that add noise.",
         choices=("auto", *SPACES), advanced=True,
     )  # fmt: skip
-    predictor: CallPredictorName = setting(
-        "line",
+    predictor: str = setting(
+        "auto",
         "How a value is continued: along a straight line, or as a published method does. hold repeats the last one; fitted "
-        "takes weights from the profile.",
-        choices=CALL_PREDICTOR_NAMES, advanced=True,
+        "takes weights from the profile; corrected puts right, at the next step that runs, what a line missed (Euler, DDIM). "
+        "auto takes corrected where at least half of the steps run, else line.",
+        choices=("auto", *CALL_PREDICTOR_NAMES), advanced=True,
     )  # fmt: skip
     warmup: int = setting(
         1, "The first steps that always run.",

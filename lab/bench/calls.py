@@ -23,6 +23,7 @@ from ...core.measure.fidelity import relative_errors
 from ...core.measure.timing import machine, threads
 from ...core.models.family import identity
 from ...core.plan.call_choice import choose_calls
+from ...core.plan.call_plan import default_predictor
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
@@ -40,7 +41,7 @@ _SEEDS = 40_000
 """First seed of the reported noises: profiles use others."""
 _BATCH = 8
 FEWER = "fewer steps"
-OURS = "line on eps, even"
+LINE, CORRECTED = "line on eps, even", "corrected line, even"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def _fewer_steps(fewer: PipelineDenoiser, denoiser: PipelineDenoiser, seeds: Seq
 
 
 def _ways(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> dict[str, CallSkip]:
-    ways = {OURS: CallSkip(calls=calls)}
+    ways = {LINE: CallSkip(calls=calls, predictor="line")}
+    if default_predictor(denoiser.horizon, calls) == "corrected":
+        ways[CORRECTED] = CallSkip(calls=calls)
     planned = _planned(options, denoiser, calls)
     if planned is not None:
         ways["by profile"] = planned
@@ -227,6 +230,6 @@ def _bench_of(options: CallBench) -> Bench:
 
 
 def _tables(result: Figures, brief: bool = False) -> list[Table]:
-    ways = [sampler_table(result, OURS) if brief else way_table(result)] if result["rows"] else []
+    ways = [sampler_table(result, (LINE, CORRECTED)) if brief else way_table(result)] if result["rows"] else []
     promise = promise_tables(result.get("promise", ()), result["model"], result.get("covering", 0))
     return [*ways, *promise, *skipped_call_tables(result.get("skipped", {}), result["model"])]

@@ -10,6 +10,7 @@ import numpy as np
 from ...core.calibrate.profiling import closed_loop, dense
 from ...core.calibrate.proposals import Proposal
 from ...core.engine.call_guard import SLACK
+from ...core.forecast.names import described
 from ...core.forecast.profile import TURNED, HeldOut, Profile
 from ...core.measure.fidelity import relative_errors
 from ...core.recipe.recipe import Recipe
@@ -56,7 +57,7 @@ def _row(plan: HeldOut, errors: np.ndarray, surprises: Sequence[dict[int, float]
     stepped = [any(error > SLACK * bounds[key] for key, error in run.items() if key in bounds) for run in surprises]
     return {
         "calls": len(plan.keys), "name": plan.name,
-        "how": "fitted" if plan.predictor == "fitted" else f"line on {plan.space}",
+        "how": described(plan.predictor, plan.space),
         "judged": len(plan.errors), "promised": promised,
         "covered": [float(np.mean(errors <= error)) for error in promised],
         "turned": [plan.turned, float(np.mean(errors >= TURNED))], "guard": float(np.mean(stepped)),

@@ -126,7 +126,7 @@ def test_half_the_calls_reach_the_network_and_the_picture_stays(
     assert rows_of(job) == ([2] * 6 if layout is a1111.batched else [1] * 12)
     assert torch.allclose(on, plain(host, job), atol=1e-4)
     assert job.extra_generation_params[CALLS_RUN] == "50%" and REFUSED not in job.extra_generation_params
-    assert any("ran 6 of 12 calls, forecast 6 (line on eps)" in text for text in job.comments)
+    assert any("ran 6 of 12 calls, forecast 6 (corrected line on eps)" in text for text in job.comments)
     assert list(a1111.traces(job.unet)) == []
 
 
@@ -290,22 +290,26 @@ def test_eight_steps_are_declined_with_the_reason(host: a1111.Host, job: a1111.J
 
 
 @pytest.mark.parametrize(
-    ("name", "eta", "space"), [("Euler", 1.0, "eps"), ("Euler a", 1.0, "x0"), ("Euler a", 0.0, "eps")]
+    ("name", "eta", "how"),
+    [("Euler", 1.0, "corrected line on eps"), ("Euler a", 1.0, "line on x0"), ("Euler a", 0.0, "line on eps")],
 )
 def test_the_picture_is_forecast_where_the_sampler_adds_noise(
-    host: a1111.Host, job: a1111.Job, name: str, eta: float, space: str
+    host: a1111.Host, job: a1111.Job, name: str, eta: float, how: str
 ) -> None:
     job = fresh(job, sampler_name=name)
     host.on_step = lambda job, step: setattr(job.sampler, "eta", eta)
     host.process_images(host.script(), job, *TWICE)
-    assert runs(host)[0].report.forecast_as == f"line on {space}"
+    assert runs(host)[0].report.forecast_as == how
 
 
-@pytest.mark.parametrize(("predicts", "space"), [("eps", "eps"), ("v", "eps"), ("other", "raw")])
-def test_the_space_follows_from_what_the_model_predicts(host: a1111.Host, predicts: str, space: str) -> None:
+@pytest.mark.parametrize(
+    ("predicts", "how"),
+    [("eps", "corrected line on eps"), ("v", "corrected line on eps"), ("other", "line on raw")],
+)
+def test_the_space_follows_from_what_the_model_predicts(host: a1111.Host, predicts: str, how: str) -> None:
     job = straight(predicts)
     host.process_images(host.script(), job, *TWICE)
-    assert runs(host)[0].report.forecast_as == f"line on {space}"
+    assert runs(host)[0].report.forecast_as == how
 
 
 # -- extensions --

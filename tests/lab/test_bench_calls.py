@@ -16,7 +16,7 @@ from skipstone.core.errors import RecipeError
 from skipstone.core.forecast.profile import HeldOut
 from skipstone.lab.bench import calls as bench
 from skipstone.lab.bench.call_tables import verdict
-from skipstone.lab.bench.calls import FEWER, OURS, PEERS, CallBench, measure, run_call_bench
+from skipstone.lab.bench.calls import CORRECTED, FEWER, LINE, PEERS, CallBench, measure, run_call_bench
 from skipstone.lab.bench.promise import coverage, interval
 from skipstone.lab.bench.same_noise import noise_of, noises_for, spans
 from skipstone.lab.bench.skipped_call import timed
@@ -39,7 +39,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_way_is_measured_beside_fewer_steps(result: dict[str, Any]) -> None:
     names = [row["name"] for row in result["rows"]]
-    assert names == [FEWER, OURS, *PEERS, "Spectrum"]
+    assert names == [FEWER, LINE, CORRECTED, *PEERS, "Spectrum"]
     fewer = result["rows"][0]
     assert fewer["ratio"] == fewer["low"] == fewer["high"] == 1
     for row in result["rows"]:
@@ -54,7 +54,7 @@ def test_its_tables_can_be_shown_again(result: dict[str, Any], tmp_path: Path) -
     page = tmp_path / "page.md"
     page.write_text("<!-- bench calls tiny, 20 steps -->\n<!-- end of bench calls tiny, 20 steps -->\n")
     run_call_bench(CallBench(model="tiny", load=tmp_path / "calls.json", markdown=page), lambda line: None)
-    assert OURS in page.read_text()
+    assert LINE in page.read_text()
 
 
 @pytest.mark.parametrize(

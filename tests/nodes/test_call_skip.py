@@ -79,7 +79,7 @@ def test_exactly_the_announced_calls_reach_the_network_and_the_node_says_so(
     counted: comfy.ModelPatcher, server: comfy.PromptServer
 ) -> None:
     assert tuple(ran(counted)) == KEYS
-    assert said(server, "7") == "ran 10 of 20 calls, forecast 10 (line on eps);"
+    assert said(server, "7") == "ran 10 of 20 calls, forecast 10 (corrected line on eps);"
 
 
 def test_the_picture_is_near_the_dense_one_and_nearer_than_with_repeated_values(counted: comfy.ModelPatcher) -> None:
@@ -325,7 +325,7 @@ def test_merging_acts_at_the_calls_that_run_and_both_nodes_show_one_report(
     second = MERGE if first is HALF else HALF
     sample(patch(patch(patcher, first, 1), second, 2), steps=STEPS)
     assert said(server, "1") == said(server, "2")
-    assert said(server, "1").startswith("ran 10 of 20 calls, forecast 10 (line on eps); merged ")
+    assert said(server, "1").startswith("ran 10 of 20 calls, forecast 10 (corrected line on eps); merged ")
     assert re.search(r"; 10 calls: 6 searches, 24 reuses;", said(server, "1")), said(server, "1")
     assert said(server, "1").count("ran ") == 1
 

@@ -23,7 +23,7 @@ from skipstone.pipelines.apply import SkipstoneCacheConfig, apply_skipstone
 from skipstone.pipelines.time_unit import UNITS, place_of
 
 STEPS = 10
-EPS, X0, RAW, CORRECTED = "line on eps", "line on x0", "line on raw", "corrected on eps"
+EPS, X0, RAW, CORRECTED = "line on eps", "line on x0", "line on raw", "corrected line on eps"
 DISTILLED = "this sampler draws with distilled models, in steps too large to forecast: use token merging"
 FORECAST: dict[str, tuple[int, int, str]] = {
     "DDIMScheduler": (10, 5, CORRECTED),

@@ -98,6 +98,7 @@ def test_without_gaps_nothing_is_changed() -> None:
         (LEVELS, (1, 3), 4),  # a step between was not seen
         (LEVELS, (1, 2), 2),  # no new one
         ((20.0, float("inf"), *LEVELS[2:]), (1,), 2),  # no picture in the latent of a skipped step
+        ((20.0, 12.0, 12.0, *LEVELS[3:]), (1,), 2),  # a step that goes nowhere
     ],
 )
 def test_what_is_not_known_is_not_corrected(levels: Sequence[float], passed: Sequence[int], position: int) -> None:

@@ -32,7 +32,7 @@ def forecast(name: str, known: list[float], values: Any, target: float, between:
 
 def test_settings_and_predictors_have_the_same_names() -> None:
     assert set(PREDICTORS) == set(get_args(PredictorName)) == set(PREDICTOR_NAMES)
-    assert fields_of(CallSkip)["predictor"].choices == (*PREDICTOR_NAMES, "fitted", "corrected")
+    assert fields_of(CallSkip)["predictor"].choices == ("auto", *PREDICTOR_NAMES, "fitted", "corrected")
 
 
 @given(st.lists(st.floats(0.02, 0.3), min_size=6, max_size=6), st.lists(st.floats(-2, 2), min_size=4, max_size=4))
