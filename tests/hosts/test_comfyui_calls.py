@@ -76,7 +76,7 @@ def test_half_of_the_calls_reach_the_network_and_the_picture_is_near(host: Comfy
     result = host.run(beside(fewer(kind)))
     network, _, distance = counted(result)
     assert network == 2 * (STEPS + CALLS)
-    assert result.report("calls") == "ran 6 of 12 calls, forecast 6 (line on eps);"
+    assert result.report("calls") == "ran 6 of 12 calls, forecast 6 (corrected line on eps);"
     assert 0 < distance < NEAR
 
 

@@ -65,6 +65,22 @@ def test_every_method_works_on_it_as_on_a_real_model(host: ComfyUI, kind: str, m
     assert image(host.run(drawing(kind))) == dense
 
 
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+@pytest.mark.parametrize("kind", TIMES)
+def test_what_a_line_missed_is_put_right(host: ComfyUI, kind: str, sampler: str) -> None:
+    distances = {}
+    for predictor in ("line", "auto"):
+        settings = {"speedup": 1.5, "calls": 0, "predictor": predictor}
+        prompt = patched(drawing(kind, steps=20, sampler_name=sampler), "SkipstoneCallSkip", "calls", **settings)
+        prompt["plain"] = {**prompt["sampler"], "inputs": {**prompt["sampler"]["inputs"], "model": ["demo", 0]}}
+        prompt["counts"] = node("ProbeCounts", samples=["sampler", 0], other=["plain", 0])
+        result = host.run(prompt)
+        assert result.status == "success", result.detail
+        assert f"({'corrected ' * (predictor == 'auto')}line on eps)" in result.report("calls")
+        distances[predictor] = float(result.outputs["counts"].split()[2])
+    assert 0 < distances["auto"] < 0.95 * distances["line"] < 0.05
+
+
 def test_a_prompt_chooses_what_is_drawn(host: ComfyUI) -> None:
     assert image(host.run(drawing("unet", "a heart"))) != image(host.run(drawing("unet", "a boat")))
     assert image(host.run(drawing("flow", "a red heart"))) != image(host.run(drawing("flow", "a pink heart")))
