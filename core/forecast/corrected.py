@@ -20,6 +20,9 @@ from .space import Affine
 
 _LINE = PREDICTORS["line"]
 
+_NEAR = 1e-3
+"""How far from its announced position a step may be: beyond it the run has left its levels."""
+
 
 class CorrectedHistory(History):
     """The known noise of one stream in one run, its continuation along a line, and the correction of what the line missed.
@@ -57,10 +60,13 @@ class CorrectedHistory(History):
         """
         if not self._between or position <= self._between[-1]:
             return False
-        last, step = self._step(self._positions[-1]), self._step(position)
-        levels = self._levels[last + 1 : step + 2]
-        falling = all(isfinite(level) and level > after for level, after in itertools.pairwise(levels))
-        return falling and list(map(self._step, self._between)) == list(range(last + 1, step))
+        seen = [self._positions[-1], *self._between, position]
+        steps = list(map(self._step, seen))
+        announced = bool(np.abs(self._places[steps] - seen).max() < _NEAR) and steps == list(
+            range(steps[0], steps[-1] + 1)
+        )
+        levels = self._levels[steps[1] : steps[-1] + 2]
+        return announced and all(isfinite(level) and level > after for level, after in itertools.pairwise(levels))
 
     def add(self, position: float, space: Affine, x: Tensor, output: Tensor, correct: bool = False) -> Tensor | None:
         """Store a true output; corrected if that is wished, with the line going on from the corrected noise.

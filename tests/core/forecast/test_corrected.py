@@ -114,6 +114,17 @@ def test_what_is_not_known_is_not_corrected(levels: Sequence[float], passed: Seq
     assert history.add(POSITIONS[position], space, x, x) is None
 
 
+def test_a_run_that_left_its_announced_levels_is_not_corrected() -> None:
+    history, x, space = (
+        CorrectedHistory(POSITIONS, (*LEVELS, 0.0)),
+        tiny.noise(1, 4, 2, 2),
+        KINDS["noise"](9.0).affine("eps"),
+    )
+    history.add(POSITIONS[0], space, x, x)
+    history.passed(POSITIONS[1] + 0.02)
+    assert not history.corrects(POSITIONS[2])
+
+
 def test_a_learned_variance_stays_as_it_is() -> None:
     history, space = CorrectedHistory(POSITIONS, (*LEVELS, 0.0)), KINDS["noise"](9.0).affine("eps")
     x, outputs = tiny.noise(1, 4, 2, 2), [tiny.noise(1, 8, 2, 2, seed=seed) for seed in range(3)]
