@@ -71,6 +71,16 @@ def test_half_the_calls_reach_the_unet(webui: WebUI, request_: dict[str, Any], d
     assert webui.generate(request).pngs == off.pngs
 
 
+@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", False)])
+def test_samplers_of_first_order_are_corrected(webui: WebUI, sampler: str, corrects: bool) -> None:
+    request = {**BASE, "sampler_name": sampler}
+    off = webui.generate(request).pngs[0]
+    line, own = (webui.generate(request, {**TWICE, "predictor": predictor}) for predictor in ("line", "auto"))
+    assert f"({'corrected ' * corrects}line on eps)" in own.infotext and "(line on eps)" in line.infotext
+    assert (psnr(line.pngs[0], own.pngs[0]) < 100) is corrects
+    assert psnr(off, own.pngs[0]) > psnr(off, line.pngs[0]) - 1
+
+
 def test_conds_in_calls_of_their_own_are_forecast_alike(webui: WebUI) -> None:
     together = webui.generate(BASE, TWICE)
     with webui.options(batch_cond_uncond=False):
