@@ -130,6 +130,20 @@ def test_half_the_calls_reach_the_network_and_the_picture_stays(
     assert list(a1111.traces(job.unet)) == []
 
 
+@pytest.mark.parametrize("layout", [a1111.batched, a1111.split])
+@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", False)])
+def test_what_a_line_missed_is_put_right(
+    host: a1111.Host, unet_job: a1111.Job, sampler: str, corrects: bool, layout: Any
+) -> None:
+    job, host.calls = fresh(unet_job, sampler_name=sampler), layout
+    line, own = (
+        host.process_images(host.script(), job, *args_of(threshold=1.0, calls_speedup=1.5, predictor=name))
+        for name in ("line", "auto")
+    )
+    assert torch.equal(line, own) is not corrects
+    assert runs(host)[0].report.forecast_as == f"{'corrected ' * corrects}line on eps"
+
+
 @pytest.mark.parametrize("predicts", ["eps", "v"])
 def test_the_samplers_of_timesteps_have_the_same_levels(host: a1111.Host, predicts: str) -> None:
     job = straight(predicts, sampler_name="DDIM")

@@ -88,6 +88,14 @@ def test_the_picture_is_near_the_dense_one_and_nearer_than_with_repeated_values(
     assert 0 < 1.5 * error(sample(patch(counted), steps=STEPS), dense) < error(held, dense) < 0.005
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_what_a_line_missed_is_put_right(counted: comfy.ModelPatcher, split: bool) -> None:
+    dense = sample(counted, steps=STEPS)
+    line, own = (Recipe.of([CallSkip(speedup=1.5, predictor=name)]) for name in ("line", "auto"))
+    errors = [error(sample(patch(counted, recipe), steps=STEPS, split=split), dense) for recipe in (line, own)]
+    assert 0 < errors[1] < 0.8 * errors[0]
+
+
 @pytest.mark.parametrize("neutral", [CallSkip(speedup=1.0), CallSkip(every=1), CallSkip(keys=tuple(range(STEPS)))])
 def test_where_all_calls_run_the_picture_is_bit_identical(counted: comfy.ModelPatcher, neutral: CallSkip) -> None:
     assert torch.equal(sample(patch(counted, Recipe.of([neutral])), steps=STEPS), sample(counted, steps=STEPS))

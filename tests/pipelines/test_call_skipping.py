@@ -89,6 +89,12 @@ def test_this_scheduler_is_forecast(scheduler: str) -> None:
     assert report.planned and not report.declined and picture.isfinite().all()
 
 
+@pytest.mark.parametrize("scheduler", [name for name, told in FORECAST.items() if told[2] == CORRECTED])
+def test_what_a_line_missed_is_put_right_in_the_picture(scheduler: str) -> None:
+    line, own = (drawn(scheduler, CallSkip(speedup=1.5, predictor=name))[0] for name in ("line", "auto"))
+    assert not torch.equal(line, own) and (line - own).norm() < 0.5 * line.norm()
+
+
 @pytest.mark.parametrize("scheduler", DECLINED)
 def test_this_scheduler_is_declined(scheduler: str) -> None:
     picture, report = drawn(scheduler, "2x")

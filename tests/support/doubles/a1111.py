@@ -191,7 +191,8 @@ class Sampler:
         self.config = SimpleNamespace(name=name)
         self.func: Callable[..., Tensor] = {"DDIM": ddim}.get(name, sample_ancestral if name[-2:] == " a" else sample)
         self.eta = 0.0 if self.func is ddim else 1.0
-        denoiser = SimpleNamespace(sigmas=torch.zeros(1), sigma_to_t=lambda level: level, inner_model=None)
+        model = SimpleNamespace(alphas_cumprod=SHARES)
+        denoiser = SimpleNamespace(sigmas=torch.zeros(1), sigma_to_t=lambda level: level, inner_model=model)
         self.model_wrap_cfg = SimpleNamespace(inner_model=denoiser)
 
     def sample(self, model: Any, x: Tensor, timesteps: Sequence[float]) -> Tensor:
