@@ -133,7 +133,12 @@ def test_half_the_calls_reach_the_network_and_the_picture_stays(
 @pytest.mark.parametrize("layout", [a1111.batched, a1111.split])
 @pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", False)])
 def test_what_a_line_missed_is_put_right(
-    host: a1111.Host, unet_job: a1111.Job, sampler: str, corrects: bool, layout: Any
+    host: a1111.Host,
+    unet_job: a1111.Job,
+    sampler: str,
+    corrects: bool,
+    layout: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, host.calls = fresh(unet_job, sampler_name=sampler), layout
     line, own = (
@@ -142,6 +147,11 @@ def test_what_a_line_missed_is_put_right(
     )
     assert torch.equal(line, own) is not corrects
     assert runs(host)[0].report.forecast_as == f"{'corrected ' * corrects}line on eps"
+    session = sys.modules["_skipstone_webui.core.engine.session"].Session
+    leave = session.leave
+    monkeypatch.setattr(session, "leave", lambda self, output=None: [leave(self, output), None][1])
+    kept_back = host.process_images(host.script(), job, *args_of(threshold=1.0, calls_speedup=1.5))
+    assert torch.equal(kept_back, own) is not corrects  # it is the sampler that gets it
 
 
 @pytest.mark.parametrize("predicts", ["eps", "v"])

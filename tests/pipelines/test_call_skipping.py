@@ -14,6 +14,7 @@ from diffusers import FirstBlockCacheConfig
 from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
 
 from pipelines import Running, flux, qwen_image, sd3, text_to_image, wan
+from skipstone.core.engine.session import Session
 from skipstone.core.errors import ModelError, RecipeError
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -90,9 +91,13 @@ def test_this_scheduler_is_forecast(scheduler: str) -> None:
 
 
 @pytest.mark.parametrize("scheduler", [name for name, told in FORECAST.items() if told[2] == CORRECTED])
-def test_what_a_line_missed_is_put_right_in_the_picture(scheduler: str) -> None:
+def test_what_a_line_missed_is_put_right_in_the_picture(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line, own = (drawn(scheduler, CallSkip(speedup=1.5, predictor=name))[0] for name in ("line", "auto"))
     assert not torch.equal(line, own) and (line - own).norm() < 0.5 * line.norm()
+    leave = Session.leave
+    monkeypatch.setattr(Session, "leave", lambda self, output=None: [leave(self, output), None][1])
+    kept_back, _ = drawn(scheduler, CallSkip(speedup=1.5))
+    assert not torch.equal(kept_back, own)  # it is the sampler that gets it
 
 
 @pytest.mark.parametrize("scheduler", DECLINED)
