@@ -2,7 +2,8 @@
 
 It is for samplers that go from one noise level to the next along the network's output alone (Euler, DDIM). There x / alpha moves
 by the noise times the change of sigma / alpha, so how far the latent has drifted follows from how wrong the noise was, and that
-shows once the network runs again: then it can be interpolated where it was extrapolated.
+shows once the network runs again: then it can be interpolated where it was extrapolated. The equations are in docs/methods.md; the
+idea is that of predictor-corrector methods such as UniPC (arXiv 2302.04867).
 """
 
 from __future__ import annotations
