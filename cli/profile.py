@@ -17,7 +17,7 @@ from ..core.errors import ProfileError, RecipeError
 from ..core.forecast.names import described
 from ..core.forecast.profile import HeldOut, Profile
 from ..core.models.family import identity
-from ..core.plan.call_plan import FEWEST_STEPS, default_predictor
+from ..core.plan.call_plan import FEWEST_STEPS
 from ..core.recipe.presets import as_recipe
 from ..core.recipe.recipe import Method
 from ..lab.demo_models.loading import load_model
@@ -105,7 +105,7 @@ def make_profile(options: MakeProfile, say: Callable[[str], Any] = print) -> Pro
     found = _kept(denoiser, options.out) if options.extend else _recorded(denoiser, options, say)
     judging = _Judging(denoiser, options, say)
     for calls in sorted({max(2, round(found.steps / s)) for s in options.speedups}, reverse=True):
-        best = judging.best(proposals(found, calls, file=str(options.out), corrects=judging.corrects(calls)))
+        best = judging.best(proposals(found, calls, file=str(options.out), corrects=denoiser.horizon.corrects(calls)))
         further = [judging.joint(best, methods, name) for name, methods in joined]
         others = tuple(plan for plan in found.plans if plan.beside or len(plan.keys) != calls)
         found = with_plans(replace(found, plans=others), [best.plan, *(plan for plan in further if plan)])
@@ -153,10 +153,6 @@ class _Judging:
         self._reference, self._refine = _Reference(denoiser), options.refine
         self._choosing = range(_CHOOSING, _CHOOSING + options.choosing)
         self._promised = range(_PROMISED, _PROMISED + options.promised)
-
-    def corrects(self, calls: int) -> bool:
-        """Whether Auto corrects the forecasts of such a run."""
-        return default_predictor(self._denoiser.horizon, calls) == "corrected"
 
     def best(self, tried: Sequence[Proposal]) -> _Best:
         """The best of several proposals."""

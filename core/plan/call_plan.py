@@ -188,22 +188,6 @@ def _grown(settings: CallSkip, steps: int, calls: int) -> Keys:
     return min(found, key=lambda keys: abs(len(keys) - calls))
 
 
-def default_predictor(horizon: Horizon, calls: int) -> CallPredictorName:
-    """Return how the noise is forecast by default: along a line, corrected where that is possible and at least half of the steps
-    run. Over longer gaps too much of what the line missed is left to guess.
-
-    Args:
-        horizon: the calls of the run.
-        calls: how many steps run; 0 if that is not known ahead.
-
-    Example:
-        >>> run = Horizon((900.0, 600.0, 300.0), levels=(8.0, 2.0, 0.7, 0.0))
-        >>> default_predictor(run, calls=2), default_predictor(run, calls=1)
-        ('corrected', 'line')
-    """
-    return "corrected" if horizon.levels and 2 * calls >= steps_of(horizon) else "line"
-
-
 class CallPlan:
     """Call skipping bound to one run: whether the network runs at a step.
 
@@ -253,7 +237,7 @@ class CallPlan:
         s = self.settings
         if s.predictor != "auto":
             return s.predictor  # type: ignore[return-value]
-        return default_predictor(self._horizon, len(self.keys or ())) if s.space in ("auto", "eps") else "line"
+        return "corrected" if s.space in ("auto", "eps") and self._horizon.corrects(len(self.keys or ())) else "line"
 
     def abandon(self) -> None:
         """Decide step by step from now on, because the run left its announced calls."""

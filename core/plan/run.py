@@ -114,6 +114,20 @@ class Horizon:
             return Positions.of_run(self.timesteps, self.train_steps)
         return Positions(noisiest=self.train_steps - 1)
 
+    def corrects(self, calls: int) -> bool:
+        """Return whether forecasts of the noise are corrected by default: where the levels are known and at least half of the steps
+        run. Over longer gaps too much of what a line missed is left to guess.
+
+        Args:
+            calls: how many steps run; 0 if that is not known ahead.
+
+        Example:
+            >>> run = Horizon((900.0, 600.0, 300.0), levels=(8.0, 2.0, 0.7, 0.0))
+            >>> run.corrects(calls=2), run.corrects(calls=1)
+            (True, False)
+        """
+        return bool(self.levels) and 2 * calls >= len(self.levels) - 1
+
     def inside(self, window: Window, timestep: float) -> bool:
         """Return whether a call lies in the window [start, end). An end of 1 includes the last call.
 

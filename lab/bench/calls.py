@@ -23,7 +23,6 @@ from ...core.measure.fidelity import relative_errors
 from ...core.measure.timing import machine, threads
 from ...core.models.family import identity
 from ...core.plan.call_choice import choose_calls
-from ...core.plan.call_plan import default_predictor
 from ...core.recipe.auto import Auto
 from ...core.recipe.call_skip import CallSkip
 from ...pipelines.denoiser import PipelineDenoiser, denoiser_of
@@ -179,7 +178,7 @@ def _fewer_steps(fewer: PipelineDenoiser, denoiser: PipelineDenoiser, seeds: Seq
 
 def _ways(options: CallBench, denoiser: PipelineDenoiser, calls: int) -> dict[str, CallSkip]:
     ways = {LINE: CallSkip(calls=calls, predictor="line")}
-    if default_predictor(denoiser.horizon, calls) == "corrected":
+    if denoiser.horizon.corrects(calls):
         ways[CORRECTED] = CallSkip(calls=calls)
     planned = _planned(options, denoiser, calls)
     if planned is not None:
