@@ -48,7 +48,7 @@ class UNetBracket:
         levels: reads the noise levels of the model, which are used to skip calls.
         timesteps: reads the network's timestep argument at each call of the pass, once the sampler began; None where they
             are not known.
-        ratios: reads :attr:`Horizon.levels` of the whole pass, once the sampler began.
+        steps: reads :attr:`Horizon.levels` and :attr:`Horizon.slopes` of the whole pass, once the sampler began.
 
     Attributes:
         skips_calls: whether whole calls of the U-Net may be skipped.
@@ -64,11 +64,11 @@ class UNetBracket:
         recipe: Recipe,
         levels: Callable[[], Levels] | None = None,
         timesteps: Callable[[], Sequence[float] | None] = lambda: None,
-        ratios: Callable[[], Sequence[float]] = tuple,
+        steps: Callable[[], tuple[Sequence[float], Sequence[float]]] = lambda: ((), ()),
     ) -> None:
         """Install."""
         self._engine = Engine(unet, recipe, kernels=SDPA)
-        self._unet, self._read_levels, self._read_timesteps, self._read_ratios = unet, levels, timesteps, ratios
+        self._unet, self._read_levels, self._read_timesteps, self._read_steps = unet, levels, timesteps, steps
         self._levels: Levels | None = None
         self.skips_calls = self._engine.skips_calls
         self.log = RunLog()
@@ -183,9 +183,11 @@ class UNetBracket:
         left = self._step.steps - self._first_step if self._step.steps else None
         scale = self._engine.family.time_scale or 1.0
         calls = [scale * t for t in (self._read_timesteps() or ())][self._first_step :]
-        ratios, step = tuple(self._read_ratios())[self._first_step :] if self.skips_calls else (), self._step
-        kind = {"stochastic": step.noisy, "multistep": step.multistep}
-        self._engine.start(Horizon(tuple(calls), steps=left, levels=ratios, **kind))
+        levels, slopes = (
+            tuple(one)[self._first_step :] for one in (self._read_steps() if self.skips_calls else ((), ()))
+        )
+        kind = {"stochastic": self._step.noisy, "multistep": self._step.multistep}
+        self._engine.start(Horizon(tuple(calls), steps=left, levels=levels, slopes=slopes, **kind))
         self._levels = self._read_levels() if self._read_levels and self.skips_calls else None
 
     @property

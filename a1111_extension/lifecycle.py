@@ -75,8 +75,8 @@ class Lifecycle:
             fitting = without(recipe, set(refused))
             if not fitting.neutral:
                 schedule = Schedule(sampler_of(p))
-                levels, ratios = partial(levels_of, p), partial(schedule.levels, p)
-                bracket = UNetBracket(unet, fitting, levels, schedule.timesteps, ratios)
+                levels, steps = partial(levels_of, p), partial(schedule.levels_and_slopes, p)
+                bracket = UNetBracket(unet, fitting, levels, schedule.timesteps, steps)
                 self._pass = _Pass(p, title, recipe, unet, checkpoint_of(p), bracket, fitting, schedule, LateControls())
 
     def end(self) -> None:

@@ -50,16 +50,16 @@ def timesteps_of(sampler: Any, sigmas: Tensor) -> list[float] | None:
     return rule(sigmas.to(denoiser.sigmas.device)).flatten().tolist()  # type: ignore[no-any-return]
 
 
-def ratios(p: Any, sigmas: Tensor) -> list[float]:
-    """sigma / alpha at noise levels of the model that a processing object samples with. Waits for the device once.
+def ratios(p: Any, sigmas: Sequence[float]) -> list[float]:
+    """sigma / alpha at noise levels of the model that a processing object samples with.
 
     Args:
         p: the processing object.
-        sigmas: noise levels [calls + 1].
+        sigmas: noise levels, one per call and the one that is reached.
     """
     patcher = patcher_of(p)
     flow = _predicts(patcher.model) == "flow" if patcher is not None else getattr(p.sd_model, "is_sd3", False)
-    return [Noise.of_flow(sigma).ratio if flow else sigma for sigma in sigmas.tolist()]
+    return [Noise.of_flow(sigma).ratio if flow else sigma for sigma in sigmas]
 
 
 def schedule_sigmas(sampler: Any, timesteps: Sequence[int]) -> list[float]:

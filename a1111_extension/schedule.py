@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from ..core.plan.step_lengths import slopes
 from .host import option
 from .noise import ratios, schedule_sigmas, timesteps_of
 from .sampler import name_of
@@ -65,19 +66,20 @@ class Schedule:
         rising = [float(t) for t in arguments["timesteps"]]
         return _OF_TIMESTEPS[name](rising, bool(arguments.get("is_img2img")))
 
-    def levels(self, p: Any) -> list[float]:
-        """sigma / alpha at each call, and what is reached after the last one, of a sampler that goes from one to the next along the
-        network's output alone; empty for other samplers. Waits for the device once.
+    def levels_and_slopes(self, p: Any) -> tuple[Sequence[float], Sequence[float]]:
+        """:attr:`Horizon.levels` and :attr:`Horizon.slopes` of the pass; empty for samplers whose steps are not known. Waits for
+        the device once.
 
         Args:
             p: the processing object.
         """
         name, arguments = name_of(self._sampler), self._arguments
-        if name == "Euler" and "sigmas" in arguments and not arguments.get("s_churn"):
-            return ratios(p, arguments["sigmas"])
+        if name in ("Euler", "DPM++ 2M") and "sigmas" in arguments and not arguments.get("s_churn"):
+            sigmas = arguments["sigmas"].tolist()
+            return ratios(p, sigmas), slopes(sigmas) if name == "DPM++ 2M" else ()
         if name == "DDIM" and "timesteps" in arguments:
-            return schedule_sigmas(self._sampler, [int(t) for t in reversed(arguments["timesteps"])])
-        return []
+            return schedule_sigmas(self._sampler, [int(t) for t in reversed(arguments["timesteps"])]), ()
+        return (), ()
 
     def _watched(self, func: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(func)  # the host reads the names of its parameters

@@ -63,6 +63,15 @@ def is_first_order(sampler: Any) -> bool:
     return name_of(sampler) == "euler" and not churns(sampler)
 
 
+def is_dpmpp_2m(sampler: Any) -> bool:
+    """Whether a sampler goes from one scheduled sigma to the next along a line through the last two denoised latents.
+
+    Args:
+        sampler: a `KSAMPLER`.
+    """
+    return name_of(sampler) == "dpmpp_2m"
+
+
 _ADD_NOISE = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
 

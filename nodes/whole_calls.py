@@ -13,12 +13,13 @@ from ..core.engine.report import Report
 from ..core.engine.session import Session
 from ..core.models import unwrapped
 from ..core.plan.run import Horizon
+from ..core.plan.step_lengths import slopes
 from ..core.recipe.auto import Auto
 from ..core.recipe.call_skip import CallSkip
 from ..core.recipe.recipe import Method, Recipe
 from .calls import TRAIN_STEPS, planned_timesteps
 from .cond_batch import CondBatch, noise_of
-from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_first_order, is_multistep, name_of
+from .samplers import DECLINED, NOISE_INSIDE_STEPS, adds_noise, is_dpmpp_2m, is_first_order, is_multistep, name_of
 
 WholeCallMethod: TypeAlias = CallSkip | Auto
 """Methods that choose the calls at which the model runs."""
@@ -55,11 +56,9 @@ class WholeCalls:
             self._engine = engine
 
     def _run(self, timesteps: list[float] | None, model_sampling: Any) -> Horizon:
-        levels = (
-            [noise_of(model_sampling, sigma) for sigma in self._sigmas.tolist()]
-            if is_first_order(self._sampler)
-            else []
-        )
+        two, sigmas = is_dpmpp_2m(self._sampler), self._sigmas.tolist()
+        known = two or is_first_order(self._sampler)
+        levels = [noise_of(model_sampling, sigma) for sigma in sigmas] if known else []
         return Horizon(
             tuple(timesteps or ()),
             TRAIN_STEPS,
@@ -67,6 +66,7 @@ class WholeCalls:
             stochastic=adds_noise(self._sampler),
             multistep=is_multistep(self._sampler),
             levels=tuple(level.ratio for level in levels if level is not None),
+            slopes=slopes(sigmas) if two else (),
         )
 
     def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:

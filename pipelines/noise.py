@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..core.forecast.space import Noise, Predicts
 from ..core.plan.run import Horizon
+from ..core.plan.step_lengths import slopes
 
 _PREDICTS: dict[str, Predicts] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 _FLOWS = ("FlowMatch", "LTXEuler")
@@ -19,6 +20,10 @@ _DISTILLED = ("LCM", "TCD", "CMStochastic", "SCM", "HeliosDMD")
 _MULTISTEP = ("Multistep", "LMS", "PNDM", "SASolver", "CogVideoXDPM")
 # By parts of the class names of diffusers' schedulers.
 _FIRST_ORDER = ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+_DPM = "DPMSolverMultistepScheduler"
+
+_FEW = 15
+"""With fewer steps than this, diffusers' DPM++ ends with a step of first order."""
 
 
 def noise_at(scheduler: Any, timestep: float, rising: bool = False) -> Noise | None:
@@ -80,6 +85,7 @@ def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
         >>> run.stages, run.stochastic, run.multistep
         (2, False, False)
     """
+    levels = _levels_of(scheduler, timesteps)
     return Horizon(
         timesteps,
         float(getattr(scheduler.config, "num_train_timesteps", 1000)),
@@ -87,7 +93,8 @@ def horizon_of(scheduler: Any, timesteps: tuple[float, ...]) -> Horizon:
         stochastic=adds_noise(scheduler),
         distilled=is_distilled(scheduler),
         multistep=is_multistep(scheduler),
-        levels=_levels_of(scheduler, timesteps),
+        levels=levels,
+        slopes=_slopes_of(scheduler, levels) if _is_dpmpp_2m(scheduler) else (),
     )
 
 
@@ -98,10 +105,24 @@ def _levels_of(scheduler: Any, timesteps: tuple[float, ...]) -> tuple[float, ...
         end, levels = float(scheduler.final_alpha_cumprod), [noise_at(scheduler, t) for t in timesteps]
         known = [one.ratio for one in levels if one is not None]
         return (*known, math.sqrt((1 - end) / end))
-    if name not in _FIRST_ORDER or getattr(scheduler.config, "invert_sigmas", False):
+    if not (name in _FIRST_ORDER or _is_dpmpp_2m(scheduler)) or getattr(scheduler.config, "invert_sigmas", False):
         return ()
     sigmas = [float(sigma) for sigma in scheduler.sigmas[last:]]
     return tuple(Noise.of_flow(sigma, "flow").ratio for sigma in sigmas) if is_flow(scheduler) else tuple(sigmas)
+
+
+def _is_dpmpp_2m(scheduler: Any) -> bool:
+    """Return whether a scheduler is DPM++ 2M: two steps, with midpoints, on the picture, which it does not clip."""
+    config = scheduler.config
+    kind = (config.algorithm_type, config.solver_order, config.solver_type) if type(scheduler).__name__ == _DPM else ()
+    return kind == ("dpmsolver++", 2, "midpoint") and not config.thresholding
+
+
+def _slopes_of(scheduler: Any, levels: tuple[float, ...]) -> tuple[float, ...]:
+    """Return :attr:`Horizon.slopes` of DPM++ 2M."""
+    config, found = scheduler.config, slopes(levels)
+    last = config.euler_at_final or (config.lower_order_final and len(scheduler.timesteps) < _FEW)
+    return (*found[:-1], 0.0) if last else found
 
 
 def is_flow(scheduler: Any) -> bool:

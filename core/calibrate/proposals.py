@@ -85,7 +85,7 @@ def proposals(
     if corrects:
         own = found[0]
         found = [replace(one, predictor="corrected") if _is_corrected(one) else one for one in found]
-        found.insert(1, own)
+        found[:1] = [replace(found[0], keys=even_keys(known.steps, calls, corrected=True)), own]
     first: dict[tuple[Keys, Space, CallPredictorName], Proposal] = {}
     for proposal in found:
         first.setdefault((proposal.keys, proposal.space, proposal.predictor), proposal)
@@ -137,7 +137,8 @@ def joint_proposal(
     whole = count_macs(lambda: dense(denoiser, [0]))
     for calls in range(len(alone.keys) + 1, steps + 1):
         predictor = alone.predictor if alone.predictor == "corrected" else "line"
-        tried = Proposal(even_keys(steps, calls), alone.space, predictor, beside=tuple(beside))
+        keys = even_keys(steps, calls, corrected=predictor == "corrected")
+        tried = Proposal(keys, alone.space, predictor, beside=tuple(beside))
         share = macs_of(denoiser, tried) / whole if calls < steps else 1.0
         if share > alone.cost(steps) * (1 + _DEARER):
             break

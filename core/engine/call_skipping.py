@@ -126,13 +126,13 @@ class CallSkipping:
 
     def forecast(self) -> Any:
         """Return the output of the forward that :meth:`begin` decided not to run, in the form of the network's own."""
-        found = self._continued()
+        found = self._continued(repaid=True)
         self._forecasts.passed(self._call)
         return with_prediction(self._template, found)
 
-    def _continued(self) -> Tensor:
+    def _continued(self, repaid: bool = False) -> Tensor:
         """Return what the known values say of this forward's prediction [rows, ...]."""
-        return self._forecasts.continued(self._call).to(self._dtype)
+        return self._forecasts.continued(self._call, repaid).to(self._dtype)
 
     def failed(self) -> None:
         """Count the call that could not be forecast as one that ran."""

@@ -18,7 +18,7 @@ from ..plan.run import Horizon
 from ..recipe.call_skip import CallSkip
 from .call import Call
 
-_NOT_CORRECTED = "a straight line: forecasts of the noise alone are corrected, with samplers such as Euler and DDIM"
+_NOT_CORRECTED = "a straight line: forecasts of the noise alone are corrected, with Euler, DDIM and DPM++ 2M"
 
 
 class Forecasts:
@@ -87,16 +87,19 @@ class Forecasts:
                 return False
         return True
 
-    def continued(self, call: Call) -> Tensor:
+    def continued(self, call: Call, repaid: bool = False) -> Tensor:
         """Return what the known values say of a forward's prediction [rows, ...].
 
         Args:
             call: the forward, of which all is :meth:`known`.
+            repaid: whether it is for the sampler, and what that continues of the last correction is taken back.
         """
         position, parts = self._position(call), []
         for key, rows in _parted(call):
             history, x = self._histories[key], torch.zeros(0) if call.input is None else call.input[rows]
-            parts.append(history.forecast(position, self._affine(call, history.raw) or RAW, x))
+            space = self._affine(call, history.raw) or RAW
+            found = history.forecast(position, space, x)
+            parts.append(history.repaid(position, space, x, found) if repaid else found)
         return torch.cat(parts)
 
     def passed(self, call: Call) -> None:
@@ -161,7 +164,7 @@ class Forecasts:
         if fitting and not raw and self._corrects:
             self.predictor = "corrected"
             places = map(self._horizon.positions.at, self._horizon.timesteps or ())
-            return CorrectedHistory(tuple(places), self._horizon.levels)
+            return CorrectedHistory(tuple(places), self._horizon.levels, self._horizon.slopes)
         return History(self._continues, raw)
 
     def _affine(self, call: Call, raw: bool) -> Affine | None:

@@ -117,6 +117,17 @@ class History:
         weights = self._predictor.weights(self._positions, position, between)
         return _separated(space, x.float(), weighted(self._values, weights.tolist()))
 
+    def repaid(self, position: float, space: Affine, x: Tensor, output: Tensor) -> Tensor:
+        """Return a forecast less what the sampler continues of the last correction; here nothing is corrected.
+
+        Args:
+            position: of the call in its run, in [0, 1].
+            space: what is forecast.
+            x: the network's input [rows, ...].
+            output: the forecast [rows, ...] in float32.
+        """
+        return output
+
     def passed(self, position: float) -> None:
         """Register a forecast call. One noise level may be evaluated several times."""
         if position > (self._between or self._positions)[-1]:

@@ -211,6 +211,6 @@ def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys,
     space = nearest.space if nearest else "eps"
     predictor: CallPredictorName = nearest.predictor if nearest and same else "line"
     if nearest is None or nearest.name.startswith("even") or not same:
-        return even_keys(steps, calls), space, predictor
+        return even_keys(steps, calls, corrected=predictor == "corrected"), space, predictor
     weights = next((w for name, w in profile.path_weights().items() if nearest.name.startswith(name)), None)
     return best_keys(one_call_costs(profile, space, predictor), calls, weights), space, predictor

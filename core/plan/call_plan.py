@@ -23,7 +23,13 @@ Keys = tuple[int, ...]
 
 
 def even_keys(
-    steps: int, calls: int, warmup: int = 1, tail: int = 1, times: Sequence[float] = (), noisy: int | None = None
+    steps: int,
+    calls: int,
+    warmup: int = 1,
+    tail: int = 1,
+    times: Sequence[float] = (),
+    noisy: int | None = None,
+    corrected: bool = False,
 ) -> Keys:
     """Return evenly spread steps, the first and the last ones among them.
 
@@ -34,6 +40,7 @@ def even_keys(
         tail: last steps that all run, as far as the calls suffice.
         times: timestep of each step; the steps are evenly spread in these.
         noisy: a step before the last ones that runs, too; none runs between.
+        corrected: whether forecasts are corrected, so that a single longer gap may come earlier.
 
     Example:
         >>> even_keys(20, 7), even_keys(6, 1), even_keys(6, 4, times=(999, 640, 360, 160, 40, 0))
@@ -48,7 +55,7 @@ def even_keys(
         end = noisy
     missing = calls - len(keys)
     if not times and missing <= end - warmup:
-        return tuple(sorted(keys.union(_between(warmup - 1, end, missing))))
+        return tuple(sorted(keys.union(_between(warmup - 1, end, missing, corrected))))
     at = np.asarray(times or range(steps), dtype=float)
     last = at[end] if end < steps else 2 * at[-1] - at[max(0, steps - 2)]
     for wanted in np.linspace(at[warmup - 1], last, max(0, missing) + 2)[1:-1]:
@@ -57,15 +64,16 @@ def even_keys(
     return tuple(sorted(keys))
 
 
-def _between(start: int, end: int, count: int) -> list[int]:
+def _between(start: int, end: int, count: int, corrected: bool) -> list[int]:
     """Return this many steps between two others: short gaps first, then the longer ones, and one short gap at the end.
 
     A line through two keys meets the step behind them worst where gaps alternate, so gaps of a length lie together. A single
-    longer gap comes before the last quarter.
+    longer gap comes before the last quarter, or the last third where forecasts are corrected: that repairs less after a long gap.
     """
     gap, longer = divmod(end - start, count + 1)
     short = count + 1 - longer
-    first = short - (max(1, short // 4) if longer == 1 else 1)
+    after = (short + 1) // 3 if corrected else short // 4
+    first = short - (max(1, after) if longer == 1 else 1)
     gaps = [gap + (first <= place < first + longer) for place in range(count)]
     return (start + np.cumsum(gaps, dtype=int)).tolist()
 
@@ -151,7 +159,9 @@ def wanted_calls(settings: CallSkip, steps: int) -> int:
     return settings.calls or max(1, round(steps / settings.speedup))
 
 
-def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = (), noisy: int | None = None) -> Keys:
+def keys_for(
+    settings: CallSkip, steps: int, times: Sequence[float] = (), noisy: int | None = None, corrected: bool = False
+) -> Keys:
     """Return the steps that run.
 
     Args:
@@ -159,6 +169,7 @@ def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = (), noisy:
         steps: number of steps of the run.
         times: timestep of each step, in which even keys are spread; in the steps themselves without them.
         noisy: a step before the last ones that runs, too.
+        corrected: whether forecasts are corrected.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -177,7 +188,7 @@ def keys_for(settings: CallSkip, steps: int, times: Sequence[float] = (), noisy:
     if settings.rule == "growing":
         keys = _grown(settings if noisy is None else replace(settings, tail=settings.tail + 1), steps, calls)
     else:
-        keys = even_keys(steps, calls, settings.warmup, settings.tail, times, noisy)
+        keys = even_keys(steps, calls, settings.warmup, settings.tail, times, noisy, corrected)
     return limited(keys, steps, settings.max_gap)
 
 
@@ -211,7 +222,8 @@ class CallPlan:
         self.keys: Keys | None = None
         if self.steps and not settings.gated:
             noisy = decisive_step(horizon, self.steps, settings.tail)
-            keys = keys_for(settings, self.steps, spread_times(horizon), noisy)
+            corrected = bool(horizon.levels) and self._predictor(wanted_calls(settings, self.steps)) == "corrected"
+            keys = keys_for(settings, self.steps, spread_times(horizon), noisy, corrected)
             self.keys = tuple(sorted({*keys, *horizon.steps_outside(settings)}))
 
     def _refuse_few(self) -> None:
@@ -234,10 +246,14 @@ class CallPlan:
     @property
     def predictor(self) -> CallPredictorName:
         """How outputs are forecast."""
+        return self._predictor(len(self.keys or ()))
+
+    def _predictor(self, calls: int) -> CallPredictorName:
+        """Return how outputs are forecast with this many steps that run."""
         s = self.settings
         if s.predictor != "auto":
             return s.predictor  # type: ignore[return-value]
-        return "corrected" if s.space in ("auto", "eps") and self._horizon.corrects(len(self.keys or ())) else "line"
+        return "corrected" if s.space in ("auto", "eps") and self._horizon.corrects(calls) else "line"
 
     def abandon(self) -> None:
         """Decide step by step from now on, because the run left its announced calls."""

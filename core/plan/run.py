@@ -83,7 +83,9 @@ class Horizon:
         distilled: whether the sampler is for distilled models, which need few steps (LCM, TCD).
         multistep: whether the sampler continues the outputs of earlier steps itself (DPM++ 2M, UniPC, LMS).
         levels: sigma / alpha at each step, and after the last one, of a sampler that goes from one to the next along the network's
-            output alone (Euler, DDIM); () of others, and where they are not known.
+            picture (Euler, DDIM), or along a line through the last two (DPM++ 2M); () of others, and where they are not known.
+        slopes: how far each of these steps continues the last change of the picture (:func:`.step_lengths.slopes`); () where none
+            does.
 
     Example:
         >>> run = Horizon((999.0, 749.0, 499.0, 249.0, 0.0))
@@ -101,11 +103,15 @@ class Horizon:
     distilled: bool = False
     multistep: bool = False
     levels: tuple[float, ...] = ()
+    slopes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Levels that are not one more than the calls are not known."""
-        if self.levels and (self.stages > 1 or self.stochastic or len(self.levels) != len(self.timesteps or ()) + 1):
+        """Levels that are not one more than the calls are not known, nor are slopes that are not as many."""
+        calls = len(self.timesteps or ())
+        fitting = len(self.levels) == calls + 1 and len(self.slopes) in (0, calls)
+        if self.stages > 1 or self.stochastic or not fitting:
             object.__setattr__(self, "levels", ())
+            object.__setattr__(self, "slopes", ())
 
     @cached_property
     def positions(self) -> Positions:

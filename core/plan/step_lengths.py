@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -59,6 +60,24 @@ def spread_times(horizon: Horizon) -> tuple[float, ...]:
     lengths = -np.diff(np.asarray(times, dtype=float))
     short = len(lengths) > 1 and bool(lengths[-1] < _SHORT * lengths.max())
     return times if short and horizon.multistep else ()
+
+
+def slopes(levels: Sequence[float]) -> tuple[float, ...]:
+    """Return how far each step of DPM++ 2M continues the last change of the picture: it goes along
+    `x0_k + slope_k (x0_k - x0_(k-1))` (DPM-Solver++, arXiv 2211.01095, with two steps and midpoints).
+
+    Args:
+        levels: those in whose logarithm the sampler steps, one per step and the one that is reached: sigma / alpha, or sigma of
+            flow models in samplers of k-diffusion.
+
+    Example:
+        >>> slopes((8.0, 4.0, 1.0, 0.0))  # the first step and one to the picture itself go along the newest picture
+        (0.0, 1.0, 0.0)
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = -np.diff(np.log(np.asarray(levels, dtype=float)))
+        found = [0.0, *(lengths[1:] / lengths[:-1] / 2).tolist()]
+    return tuple(slope if isfinite(slope) else 0.0 for slope in found)
 
 
 def _grow(times: Sequence[float]) -> bool:

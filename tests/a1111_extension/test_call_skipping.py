@@ -131,7 +131,7 @@ def test_half_the_calls_reach_the_network_and_the_picture_stays(
 
 
 @pytest.mark.parametrize("layout", [a1111.batched, a1111.split])
-@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", False)])
+@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", True), ("LMS", False)])
 def test_what_a_line_missed_is_put_right(
     host: a1111.Host,
     unet_job: a1111.Job,

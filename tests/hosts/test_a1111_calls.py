@@ -71,8 +71,8 @@ def test_half_the_calls_reach_the_unet(webui: WebUI, request_: dict[str, Any], d
     assert webui.generate(request).pngs == off.pngs
 
 
-@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", False)])
-def test_samplers_of_first_order_are_corrected(webui: WebUI, sampler: str, corrects: bool) -> None:
+@pytest.mark.parametrize(("sampler", "corrects"), [("Euler", True), ("DDIM", True), ("DPM++ 2M", True), ("LMS", False)])
+def test_samplers_whose_steps_are_known_are_corrected(webui: WebUI, sampler: str, corrects: bool) -> None:
     request = {**BASE, "sampler_name": sampler}
     off = webui.generate(request).pngs[0]
     line, own = (webui.generate(request, {**TWICE, "predictor": predictor}) for predictor in ("line", "auto"))

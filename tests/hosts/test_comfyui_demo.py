@@ -65,7 +65,7 @@ def test_every_method_works_on_it_as_on_a_real_model(host: ComfyUI, kind: str, m
     assert image(host.run(drawing(kind))) == dense
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
 @pytest.mark.parametrize("kind", TIMES)
 def test_what_a_line_missed_is_put_right(host: ComfyUI, kind: str, sampler: str) -> None:
     distances = {}

@@ -252,7 +252,7 @@ def test_sides_without_a_cond_are_zero_as_in_comfyui(counted: comfy.ModelPatcher
 @pytest.mark.parametrize(
     ("name", "options", "space"),
     [
-        ("sample_dpmpp_2m", {}, "eps"),
+        ("sample_lms", {}, "eps"),
         ("sample_euler_ancestral", {}, "x0"),
         ("sample_dpmpp_2m_sde_gpu", {}, "x0"),
         ("sample_dpmpp_2m_sde", {"eta": 0.0}, "eps"),
@@ -269,6 +269,14 @@ def test_samplers_that_add_noise_have_the_picture_forecast(
     assert f"(line on {space});" in said(server, "7") and ("this sampler adds noise" in said(server, "7")) == (
         space == "x0"
     )
+
+
+@pytest.mark.parametrize("name", ["sample_euler", "sample_dpmpp_2m"])
+def test_samplers_whose_steps_are_known_have_the_line_corrected(
+    counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
+) -> None:
+    ran(counted, sampler=comfy.Sampler(name))
+    assert "(corrected line on eps);" in said(server, "7")
 
 
 @pytest.mark.parametrize("name", ["sample_dpmpp_sde_gpu", "sample_seeds_2", "sample_seeds_3"])

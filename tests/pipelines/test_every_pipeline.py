@@ -32,7 +32,13 @@ from skipstone.pipelines.accelerate import accelerate
 from skipstone.pipelines.noise import is_flow
 
 SHORT = 3
-FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+CORRECTED = (
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+)
+"""Samplers whose steps are known."""
 EVERY_2 = BlockSkip(rule="interval", every=2)
 MERGES = [TokenMerge(threshold=-1.0, bucket=1, max_downsample=8), TokenPrune(ratio=0.5, max_downsample=8)]
 
@@ -84,7 +90,7 @@ def test_every_second_call_reaches_no_network(running: Running, dense: torch.Ten
     if running.always:
         assert torch.equal(picture, dense) and "reads what the model computes" in " ".join(report.declined)
     else:
-        corrected = type(running.pipe.scheduler).__name__ in FIRST_ORDER
+        corrected = type(running.pipe.scheduler).__name__ in CORRECTED
         assert report.forecast_as == f"{'corrected ' * corrected}line on eps" and not report.declined
         assert picture.isfinite().all() and 0 < (picture - dense).norm() < dense.norm()
     assert tiny.snapshot(running.network) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from skipstone.core.engine.engine import Engine
 from skipstone.core.engine.forecasts import Forecasts
 from skipstone.core.forecast.space import Noise
 from skipstone.core.plan.run import Horizon
+from skipstone.core.plan.step_lengths import slopes
 from skipstone.core.recipe.auto import Auto
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
@@ -24,15 +26,17 @@ from skipstone.core.recipe.recipe import Recipe
 TIMES = tuple(np.linspace(950.0, 50.0, 10).tolist())
 LEVELS = (20.0, 12.0, 7.0, 4.0, 2.5, 1.5, 0.9, 0.5, 0.25, 0.12, 0.05)
 RUN = Horizon(TIMES, levels=LEVELS)
+TWO = Horizon(TIMES, multistep=True, levels=LEVELS, slopes=slopes(LEVELS))
 KEYS = (0, 1, 3, 4, 6, 7, 9)
 CORRECTED = CallSkip(keys=KEYS, predictor="corrected")
 
 
 class Keeping(nn.Module):
-    """A network that sees the same picture wherever the latent drifted to; on the dense path its noise is a parabola."""
+    """A network whose picture moves by a share of the latent's drift; on the dense path its noise is a parabola."""
 
-    def __init__(self) -> None:
+    def __init__(self, moves: float = 0.0) -> None:
         super().__init__()
+        self.moves = moves
         self.weight = nn.Parameter(tiny.noise(3, 1, 4, 4, 4), requires_grad=False)
         self.dense: dict[int, Tensor] = {}
 
@@ -43,13 +47,13 @@ class Keeping(nn.Module):
 
     def forward(self, x: Tensor, step: int, conds: list[float]) -> Tensor:
         """The noise in x over alpha [rows, 4, 4, 4]."""
-        drift = (x - self.dense[step]) / LEVELS[step] if step in self.dense else 0.0
+        drift = (1 - self.moves) * (x - self.dense[step]) / LEVELS[step] if step in self.dense else 0.0
         return torch.cat([self.noise(step, cond) for cond in conds]) + drift
 
 
 @dataclass
 class Host:
-    """Euler with guidance.
+    """Euler with guidance, or DPM++ 2M where the horizon has slopes.
 
     seen: the conds of a step, where they are not all.
     """
@@ -61,18 +65,25 @@ class Host:
     changed: list[int] = field(default_factory=list)
 
     def draw(self) -> Tensor:
-        x = torch.zeros(1, 4, 4, 4)
-        for step in range(10):
-            self.net.dense[step] = x
-            x = x + self._guided(self.net(x, step, [0.0, 1.0])) * (LEVELS[step + 1] - LEVELS[step])
-        self.dense, x = x, torch.zeros(1, 4, 4, 4)
+        self.dense = self._drawn(self._dense)
         self.engine = Engine(self.net, Recipe.of([self.settings]))
         with torch.no_grad():
             self.engine.start(self.horizon)
-            for step in range(10):
-                x = x + self._guided(self._forward(x, step)) * (LEVELS[step + 1] - LEVELS[step])
+            x = self._drawn(self._forward)
             self.report = self.engine.end()
         return x
+
+    def _drawn(self, forward: Callable[[Tensor, int], Tensor]) -> Tensor:
+        x = before = torch.zeros(1, 4, 4, 4)
+        for step in range(10):
+            picture = x - LEVELS[step] * self._guided(forward(x, step))
+            kept, slope = LEVELS[step + 1] / LEVELS[step], self.horizon.slopes[step] if self.horizon.slopes else 0.0
+            x, before = kept * x + (1 - kept) * (picture + slope * (picture - before)), picture
+        return x
+
+    def _dense(self, x: Tensor, step: int) -> Tensor:
+        self.net.dense[step] = x
+        return self.net(x, step, [0.0, 1.0])
 
     def _forward(self, x: Tensor, step: int) -> Tensor:
         conds = list(self.seen.get(step, (0.0, 1.0)))
@@ -106,6 +117,25 @@ def test_a_guided_run_ends_where_the_dense_run_ends() -> None:
     assert host.report.chosen["predictor"] == "corrected"
 
 
+def test_a_sampler_that_continues_pictures_ends_there_too() -> None:
+    """It gets what it continues of a correction back at each of its next steps, of which some are forecast."""
+    keys = (0, 1, 3, 5, 6, 7, 9)
+    host, line = (
+        Host(CallSkip(keys=keys, predictor=name), TWO, net=Keeping(moves=0.3)) for name in ("corrected", "line")
+    )
+    assert error(host) < 1e-5 and error(line) > 3e-5
+    assert host.changed == [3, 5, 6, 7, 9] and line.changed == []
+
+
+def test_the_guard_compares_the_forecast_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what the sampler gets in its place."""
+    given: list[bool] = []
+    continued = Forecasts.continued
+    monkeypatch.setattr(Forecasts, "continued", lambda *args: [given.append(args[-1]), continued(*args)][1])
+    Host(CORRECTED, TWO).draw()
+    assert given.count(True) == 3 and given.count(False) == 3
+
+
 def test_only_what_all_streams_missed_is_corrected() -> None:
     assert Host(CORRECTED, seen={2: (1.0,)}).draw().isfinite().all()
     host = Host(CORRECTED, seen={2: (1.0,)})
@@ -119,6 +149,7 @@ def test_only_what_all_streams_missed_is_corrected() -> None:
         (CORRECTED, Horizon(TIMES)),
         (CORRECTED, Horizon(TIMES, levels=LEVELS[:-1])),
         (CORRECTED, Horizon(TIMES, levels=LEVELS, stochastic=True)),
+        (CORRECTED, Horizon(TIMES, levels=LEVELS, slopes=LEVELS)),
         (CallSkip(keys=KEYS, predictor="corrected", space="x0"), RUN),
     ],
 )
@@ -134,6 +165,7 @@ def test_without_the_levels_it_is_a_line_and_the_report_says_so(settings: CallSk
     [
         (Auto(speedup=1.5), RUN, "corrected line on eps"),
         (Auto(speedup=2.0), RUN, "corrected line on eps"),
+        (Auto(speedup=2.0), TWO, "corrected line on eps"),
         (Auto(speedup=2.5), RUN, "line on eps"),
         (Auto(speedup=1.5), Horizon(TIMES), "line on eps"),
         (Auto(speedup=1.5), Horizon(TIMES, stochastic=True), "line on x0"),

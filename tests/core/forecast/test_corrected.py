@@ -11,10 +11,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone.core.forecast.corrected import CorrectedHistory
+from skipstone.core.forecast.corrected import _MOVES, CorrectedHistory
 from skipstone.core.forecast.history import History
 from skipstone.core.forecast.predictors import PREDICTORS
 from skipstone.core.forecast.space import Noise
+from skipstone.core.plan.step_lengths import slopes
 
 LEVELS = (20.0, 12.0, 7.0, 4.0, 2.5, 1.5, 0.9, 0.5, 0.25)
 POSITIONS = tuple(np.linspace(0, 1, len(LEVELS)).tolist())
@@ -22,20 +23,25 @@ POSITIONS = tuple(np.linspace(0, 1, len(LEVELS)).tolist())
 
 @dataclass
 class Run:
-    """A sampler of first order whose network keeps its picture: wherever x / alpha drifts to, its noise follows.
+    """A sampler whose network sees a picture that moves by a share of the drift of x / alpha: its noise follows.
 
     On the dense path the noise is a parabola of the position.
 
     at: the noise level of a step, and what the network predicts there.
     end: sigma / alpha after the last step.
+    slopes: how far each step continues the last change of the picture (DPM++ 2M); none for Euler.
     """
 
     at: Sequence[Noise]
     end: float = 0.1
+    slopes: tuple[float, ...] = ()
 
     @property
     def levels(self) -> tuple[float, ...]:
         return *(noise.ratio for noise in self.at), self.end
+
+    def history(self) -> CorrectedHistory:
+        return CorrectedHistory(POSITIONS, self.levels, self.slopes)
 
     def dense_noise(self, step: int) -> Tensor:
         place, shape = POSITIONS[step], (2, 4, 3, 3)
@@ -43,25 +49,33 @@ class Run:
             tiny.noise(*shape, seed=1) + place * tiny.noise(*shape, seed=2) + place**2 * tiny.noise(*shape, seed=3)
         ).double()
 
-    def draw(self, keys: Sequence[int], history: History | None) -> tuple[Tensor, Tensor]:
+    def draw(self, keys: Sequence[int], history: History | None, repays: bool = True) -> tuple[Tensor, Tensor]:
         """Return what the sampler ends at with these keys, and with all of them."""
         x = dense = torch.zeros(2, 4, 3, 3, dtype=torch.float64)  # both over alpha
+        last = dense_last = x  # the pictures of the step before
+        share = 1 - (_MOVES if self.slopes else 0)
         for step, noise in enumerate(self.at):
-            space, move = noise.affine("eps"), self.levels[step + 1] - self.levels[step]
+            space, place, level = noise.affine("eps"), POSITIONS[step], self.levels[step]
             assert space is not None
             own, given = self.dense_noise(step), x * noise.alpha
-            seen = own + (x - dense) / self.levels[step]
-            if history is None or step in keys:
-                output = (seen - space.x * given) / space.o
-                found = None
-                if history is not None:
-                    found = history.add(POSITIONS[step], space, given, output, history.corrects(POSITIONS[step]))
+            output = (own + share * (x - dense) / level - space.x * given) / space.o
+            if history is not None and step in keys:
+                found = history.add(place, space, given, output, history.corrects(place))
                 output = output if found is None else found
-            else:
-                output = history.forecast(POSITIONS[step], space, given)
-                history.passed(POSITIONS[step])
-            x, dense = x + move * (space.x * given + space.o * output.double()), dense + move * own
+            elif history is not None:
+                output = history.forecast(place, space, given)
+                output = history.repaid(place, space, given, output) if repays else output
+                history.passed(place)
+            picture = x - level * (space.x * given + space.o * output.double())
+            x, last = self.moved(step, x, picture, last), picture
+            picture = dense - level * own
+            dense, dense_last = self.moved(step, dense, picture, dense_last), picture
         return x, dense
+
+    def moved(self, step: int, x: Tensor, picture: Tensor, before: Tensor) -> Tensor:
+        """The sampler's step."""
+        kept, slope = self.levels[step + 1] / self.levels[step], self.slopes[step] if self.slopes else 0.0
+        return kept * x + (1 - kept) * (picture + slope * (picture - before))
 
 
 KINDS = {
@@ -78,7 +92,7 @@ KINDS = {
 def test_a_parabola_ends_where_the_dense_run_ends(kind: str, end: float) -> None:
     run = Run(list(map(KINDS[kind], LEVELS)), end)
     for keys in ((0, 1, 3, 4, 6, 8), (0, 1, 3, 5, 7, 8), (0, 1, 4, 5, 8)):
-        corrected, dense = run.draw(keys, CorrectedHistory(POSITIONS, run.levels))
+        corrected, dense = run.draw(keys, run.history())
         line, _ = run.draw(keys, History(PREDICTORS["line"]))
         assert (corrected - dense).norm() < 1e-6 * dense.norm()
         assert (line - dense).norm() > 1e-5 * dense.norm() or end == 0
@@ -86,9 +100,41 @@ def test_a_parabola_ends_where_the_dense_run_ends(kind: str, end: float) -> None
 
 def test_without_gaps_nothing_is_changed() -> None:
     run = Run(list(map(KINDS["noise"], LEVELS)))
-    history = CorrectedHistory(POSITIONS, run.levels)
-    found, dense = run.draw(range(len(LEVELS)), history)
+    found, dense = run.draw(range(len(LEVELS)), run.history())
     assert torch.equal(found, dense)
+
+
+@pytest.mark.parametrize("end", [0.1, 0.0])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_sampler_that_continues_pictures_ends_there_too(kind: str, end: float) -> None:
+    """DPM++ 2M, also where gaps follow each other, and where steps between them run."""
+    run = Run(list(map(KINDS[kind], LEVELS)), end, slopes((*LEVELS, end)))
+    for keys in ((0, 1, 3, 4, 6, 8), (0, 1, 3, 5, 7, 8), (0, 1, 4, 5, 6, 8), (0, 1, 4, 7, 8)):
+        corrected, dense = run.draw(keys, run.history())
+        line, _ = run.draw(keys, History(PREDICTORS["line"]))
+        assert (corrected - dense).norm() < 2e-6 * dense.norm()
+        assert (line - dense).norm() > 1e-5 * dense.norm() or end == 0
+
+
+def test_what_a_sampler_continues_of_a_correction_is_taken_back_at_forecasts_too() -> None:
+    run = Run(list(map(KINDS["noise"], LEVELS)), slopes=slopes((*LEVELS, 0.1)))
+    owing, dense = run.draw((0, 1, 3, 5, 7, 8), run.history(), repays=False)
+    assert (owing - dense).norm() > 1e-4 * dense.norm()
+
+
+def test_what_was_added_counts_as_memory() -> None:
+    space, x = KINDS["noise"](9.0).affine("eps"), tiny.noise(1, 4, 2, 2)
+    one, two = (
+        CorrectedHistory(POSITIONS, (*LEVELS, 0.1)),
+        CorrectedHistory(POSITIONS, (*LEVELS, 0.1), slopes((*LEVELS, 0.1))),
+    )
+    for history in (one, two):
+        history.add(POSITIONS[0], space, x, x)
+        history.passed(POSITIONS[1])
+        history.add(POSITIONS[2], space, x, 2 * x, correct=True)
+    assert two.nbytes == one.nbytes + x.nbytes
+    two.add(POSITIONS[4], space, x, x)  # a step was not seen: what the sampler continues is not known any more
+    assert two.nbytes == one.nbytes
 
 
 @pytest.mark.parametrize(
