@@ -25,8 +25,8 @@ _NEAR = 1e-3
 """How far from its announced position a step may be: beyond it the run has left its levels."""
 
 _MOVES = 0.3
-"""Share of the drift by which the picture that the network sees is taken to move along, for samplers that continue pictures, and with
-them what is wrong in them. Measured (docs/benchmarks/calls.md)."""
+"""Share of the drift by which the picture that the network sees is taken to move along; for samplers that continue pictures, and
+with them what is wrong in them. Measured (docs/benchmarks/calls.md)."""
 
 
 class CorrectedHistory(History):

@@ -84,8 +84,8 @@ class CallSkip:
     predictor: str = setting(
         "auto",
         "How a value is continued: along a straight line, or as a published method does. hold repeats the last one; fitted "
-        "takes weights from the profile; corrected puts right, at the next step that runs, what a line missed (Euler, DDIM). "
-        "auto takes corrected where at least half of the steps run, else line.",
+        "takes weights from the profile; corrected puts right, at the next step that runs, what a line missed (Euler, DDIM, "
+        "DPM++ 2M). auto takes corrected where at least half of the steps run, else line.",
         choices=("auto", *CALL_PREDICTOR_NAMES), advanced=True,
     )  # fmt: skip
     warmup: int = setting(
