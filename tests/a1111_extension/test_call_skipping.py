@@ -154,6 +154,21 @@ def test_what_a_line_missed_is_put_right(
     assert torch.equal(kept_back, own) is not corrects  # it is the sampler that gets it
 
 
+@pytest.mark.parametrize(("sampler", "continues"), [("Euler", False), ("DDIM", False), ("DPM++ 2M", True)])
+def test_the_slopes_of_a_sampler_that_continues_pictures_are_known(
+    host: a1111.Host, unet_job: a1111.Job, sampler: str, continues: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sigmas in which k-diffusion steps, also those of flow models."""
+    horizons: list[Any] = []
+    engine = sys.modules["_skipstone_webui.core.engine.engine"].Engine
+    start = engine.start
+    monkeypatch.setattr(engine, "start", lambda self, horizon: [horizons.append(horizon), start(self, horizon)][1])
+    host.process_images(host.script(), fresh(unet_job, sampler_name=sampler), *TWICE)
+    (run,) = [horizon for horizon in horizons if horizon.levels]
+    assert len(run.levels) == STEPS + 1
+    assert len(run.slopes) == (STEPS if continues else 0) and (not continues or max(run.slopes) > 0.3)
+
+
 @pytest.mark.parametrize("predicts", ["eps", "v"])
 def test_the_samplers_of_timesteps_have_the_same_levels(host: a1111.Host, predicts: str) -> None:
     job = straight(predicts, sampler_name="DDIM")

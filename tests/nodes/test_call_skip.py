@@ -14,8 +14,11 @@ from comfy_models import HEUN, MERGE, SKIP, Cancelled, guider, network, patcher,
 from doubles import comfy
 from torch import Tensor, nn
 
+from skipstone.core.engine.engine import Engine
 from skipstone.core.forecast.space import Noise
 from skipstone.core.plan.call_plan import even_keys
+from skipstone.core.plan.run import Horizon
+from skipstone.core.plan.step_lengths import slopes
 from skipstone.core.recipe.call_skip import CallSkip
 from skipstone.core.recipe.recipe import Recipe
 
@@ -273,10 +276,14 @@ def test_samplers_that_add_noise_have_the_picture_forecast(
 
 @pytest.mark.parametrize("name", ["sample_euler", "sample_dpmpp_2m"])
 def test_samplers_whose_steps_are_known_have_the_line_corrected(
-    counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str
+    counted: comfy.ModelPatcher, server: comfy.PromptServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    horizons: list[Horizon] = []
+    start = Engine.start
+    monkeypatch.setattr(Engine, "start", lambda self, horizon: [horizons.append(horizon), start(self, horizon)][1])
     ran(counted, sampler=comfy.Sampler(name))
     assert "(corrected line on eps);" in said(server, "7")
+    assert horizons[0].slopes == (slopes(SIGMAS.tolist()) if name == "sample_dpmpp_2m" else ())
 
 
 @pytest.mark.parametrize("name", ["sample_dpmpp_sde_gpu", "sample_seeds_2", "sample_seeds_3"])

@@ -165,3 +165,21 @@ def test_where_a_multistep_samplers_steps_crowd_at_little_noise_its_keys_are_eve
     for other in (replace(known, multistep=False), replace(known, timesteps=early), Horizon(steps=20, multistep=True)):
         plain = CallPlan(CallSkip(calls=7), other).keys
         assert plain in (even_keys(20, 7), even_keys(20, 7, tail=2), even_keys(20, 7, noisy=17)), "even in the steps"
+
+
+@pytest.mark.parametrize(
+    ("steps", "calls", "line", "corrected"), [(20, 10, (12, 15), (10, 13)), (28, 14, (18, 21), (16, 19))]
+)
+def test_a_single_longer_gap_comes_earlier_where_forecasts_are_corrected(
+    steps: int, calls: int, line: tuple[int, int], corrected: tuple[int, int]
+) -> None:
+    known = replace(run_of(steps), levels=tuple(float(level) for level in range(steps, -1, -1)))
+    for horizon, predictor, gap in (
+        (known, "auto", corrected),
+        (known, "line", line),
+        (known, "foca", line),
+        (run_of(steps), "auto", line),
+        (run_of(steps), "corrected", line),  # its levels are not known, so it is a line
+    ):
+        keys = CallPlan(CallSkip(calls=calls, predictor=predictor), horizon).keys
+        assert keys is not None and [pair for pair in pairwise(keys) if pair[1] - pair[0] == 3] == [gap]
