@@ -10,6 +10,7 @@ from ..forecast.profile import HeldOut, Profile
 from ..forecast.shortest_path import best_keys, one_call_costs
 from ..measure.macs import count_macs
 from ..plan.call_plan import Keys, dense_keys, even_keys
+from ..plan.step_lengths import gap_comes_early
 from ..recipe.call_skip import CallSkip
 from ..recipe.recipe import Method
 from .profiling import ProfiledDenoiser, closed_loop, dense
@@ -85,7 +86,10 @@ def proposals(
     if corrects:
         own = found[0]
         found = [replace(one, predictor="corrected") if _is_corrected(one) else one for one in found]
-        found[:1] = [replace(found[0], keys=even_keys(known.steps, calls, corrected=True)), own]
+        found[:1] = [
+            replace(found[0], keys=even_keys(known.steps, calls, early=gap_comes_early(known.timesteps, "corrected"))),
+            own,
+        ]
     first: dict[tuple[Keys, Space, CallPredictorName], Proposal] = {}
     for proposal in found:
         first.setdefault((proposal.keys, proposal.space, proposal.predictor), proposal)
@@ -137,7 +141,7 @@ def joint_proposal(
     whole = count_macs(lambda: dense(denoiser, [0]))
     for calls in range(len(alone.keys) + 1, steps + 1):
         predictor = alone.predictor if alone.predictor == "corrected" else "line"
-        keys = even_keys(steps, calls, corrected=predictor == "corrected")
+        keys = even_keys(steps, calls, early=gap_comes_early(denoiser.timesteps, predictor))
         tried = Proposal(keys, alone.space, predictor, beside=tuple(beside))
         share = macs_of(denoiser, tried) / whole if calls < steps else 1.0
         if share > alone.cost(steps) * (1 + _DEARER):

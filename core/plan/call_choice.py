@@ -20,6 +20,7 @@ from ..recipe.windows import is_whole
 from .call_plan import FEWEST_STEPS, Keys, even_keys, wanted_calls
 from .rules.base import steps_of
 from .run import Horizon
+from .step_lengths import gap_comes_early
 
 _MARGIN = 1.5
 """One-call errors of a profile's own runs are multiplied by this to bound those of other pictures."""
@@ -211,6 +212,6 @@ def _unheld(profile: Profile, calls: int, steps: int, same: bool) -> tuple[Keys,
     space = nearest.space if nearest else "eps"
     predictor: CallPredictorName = nearest.predictor if nearest and same else "line"
     if nearest is None or nearest.name.startswith("even") or not same:
-        return even_keys(steps, calls, corrected=predictor == "corrected"), space, predictor
+        return even_keys(steps, calls, early=gap_comes_early(profile.timesteps, predictor)), space, predictor
     weights = next((w for name, w in profile.path_weights().items() if nearest.name.startswith(name)), None)
     return best_keys(one_call_costs(profile, space, predictor), calls, weights), space, predictor

@@ -13,7 +13,7 @@ from ..forecast.names import CallPredictorName
 from ..recipe.call_skip import CallSkip
 from .rules.base import steps_of
 from .run import Horizon
-from .step_lengths import decisive_step, spread_times
+from .step_lengths import decisive_step, gap_comes_early, spread_times
 
 FEWEST_STEPS = 8
 """With this many steps or fewer, each step changes so much that a forecast loses to fewer steps."""
@@ -29,7 +29,7 @@ def even_keys(
     tail: int = 1,
     times: Sequence[float] = (),
     noisy: int | None = None,
-    corrected: bool = False,
+    early: bool = False,
 ) -> Keys:
     """Return evenly spread steps, the first and the last ones among them.
 
@@ -40,7 +40,7 @@ def even_keys(
         tail: last steps that all run, as far as the calls suffice.
         times: timestep of each step; the steps are evenly spread in these.
         noisy: a step before the last ones that runs, too; none runs between.
-        corrected: whether forecasts are corrected, so that a single longer gap may come earlier.
+        early: whether a single longer gap comes early (:func:`.step_lengths.gap_comes_early`).
 
     Example:
         >>> even_keys(20, 7), even_keys(6, 1), even_keys(6, 4, times=(999, 640, 360, 160, 40, 0))
@@ -55,7 +55,7 @@ def even_keys(
         end = noisy
     missing = calls - len(keys)
     if not times and missing <= end - warmup:
-        return tuple(sorted(keys.union(_between(warmup - 1, end, missing, corrected))))
+        return tuple(sorted(keys.union(_between(warmup - 1, end, missing, early))))
     at = np.asarray(times or range(steps), dtype=float)
     last = at[end] if end < steps else 2 * at[-1] - at[max(0, steps - 2)]
     for wanted in np.linspace(at[warmup - 1], last, max(0, missing) + 2)[1:-1]:
@@ -64,15 +64,15 @@ def even_keys(
     return tuple(sorted(keys))
 
 
-def _between(start: int, end: int, count: int, corrected: bool) -> list[int]:
+def _between(start: int, end: int, count: int, early: bool) -> list[int]:
     """Return this many steps between two others: short gaps first, then the longer ones, and one short gap at the end.
 
     A line through two keys meets the step behind them worst where gaps alternate, so gaps of a length lie together. A single
-    longer gap comes before the last quarter, or the last third where forecasts are corrected: that repairs less after a long gap.
+    longer gap comes before the last quarter, or the last third if it is to come early.
     """
     gap, longer = divmod(end - start, count + 1)
     short = count + 1 - longer
-    after = (short + 1) // 3 if corrected else short // 4
+    after = (short + 1) // 3 if early else short // 4
     first = short - (max(1, after) if longer == 1 else 1)
     gaps = [gap + (first <= place < first + longer) for place in range(count)]
     return (start + np.cumsum(gaps, dtype=int)).tolist()
@@ -160,7 +160,7 @@ def wanted_calls(settings: CallSkip, steps: int) -> int:
 
 
 def keys_for(
-    settings: CallSkip, steps: int, times: Sequence[float] = (), noisy: int | None = None, corrected: bool = False
+    settings: CallSkip, steps: int, times: Sequence[float] = (), noisy: int | None = None, early: bool = False
 ) -> Keys:
     """Return the steps that run.
 
@@ -169,7 +169,7 @@ def keys_for(
         steps: number of steps of the run.
         times: timestep of each step, in which even keys are spread; in the steps themselves without them.
         noisy: a step before the last ones that runs, too.
-        corrected: whether forecasts are corrected.
+        early: whether a single longer gap comes early.
 
     Raises :class:`RecipeError` for settings that do not fit the run.
 
@@ -188,7 +188,7 @@ def keys_for(
     if settings.rule == "growing":
         keys = _grown(settings if noisy is None else replace(settings, tail=settings.tail + 1), steps, calls)
     else:
-        keys = even_keys(steps, calls, settings.warmup, settings.tail, times, noisy, corrected)
+        keys = even_keys(steps, calls, settings.warmup, settings.tail, times, noisy, early)
     return limited(keys, steps, settings.max_gap)
 
 
@@ -222,8 +222,9 @@ class CallPlan:
         self.keys: Keys | None = None
         if self.steps and not settings.gated:
             noisy = decisive_step(horizon, self.steps, settings.tail)
-            corrected = bool(horizon.levels) and self._predictor(wanted_calls(settings, self.steps)) == "corrected"
-            keys = keys_for(settings, self.steps, spread_times(horizon), noisy, corrected)
+            predictor = self._predictor(wanted_calls(settings, self.steps)) if horizon.levels else "line"
+            early = gap_comes_early((horizon.timesteps or ())[:: horizon.stages], predictor)
+            keys = keys_for(settings, self.steps, spread_times(horizon), noisy, early)
             self.keys = tuple(sorted({*keys, *horizon.steps_outside(settings)}))
 
     def _refuse_few(self) -> None:

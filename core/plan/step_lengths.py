@@ -7,6 +7,7 @@ from math import isfinite
 
 import numpy as np
 
+from ..forecast.names import CallPredictorName
 from .run import Horizon
 
 _CLEAN = 0.01
@@ -78,6 +79,21 @@ def slopes(levels: Sequence[float]) -> tuple[float, ...]:
         lengths = -np.diff(np.log(np.asarray(levels, dtype=float)))
         found = [0.0, *(lengths[1:] / lengths[:-1] / 2).tolist()]
     return tuple(slope if isfinite(slope) else 0.0 for slope in found)
+
+
+def gap_comes_early(times: Sequence[float], predictor: CallPredictorName) -> bool:
+    """Return whether a single longer gap between even keys comes earlier than elsewhere: where forecasts are corrected, which
+    repairs less after a long gap, and steps grow, so that a late one is a long way.
+
+    Args:
+        times: timestep of each step.
+        predictor: how outputs are forecast.
+
+    Example:
+        >>> gap_comes_early((999.0, 900.0, 700.0, 400.0), "corrected"), gap_comes_early((999.0, 666.0, 333.0), "corrected")
+        (True, False)
+    """
+    return predictor == "corrected" and _grow(times)
 
 
 def _grow(times: Sequence[float]) -> bool:

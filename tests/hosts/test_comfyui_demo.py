@@ -72,6 +72,7 @@ def test_what_a_line_missed_is_put_right(host: ComfyUI, kind: str, sampler: str)
     for predictor in ("line", "auto"):
         settings = {"speedup": 1.5, "calls": 0, "predictor": predictor}
         prompt = patched(drawing(kind, steps=20, sampler_name=sampler), "SkipstoneCallSkip", "calls", **settings)
+        prompt["demo"]["inputs"]["batch_size"] = 6
         prompt["plain"] = {**prompt["sampler"], "inputs": {**prompt["sampler"]["inputs"], "model": ["demo", 0]}}
         prompt["counts"] = node("ProbeCounts", samples=["sampler", 0], other=["plain", 0])
         result = host.run(prompt)

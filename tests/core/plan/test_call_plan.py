@@ -170,16 +170,18 @@ def test_where_a_multistep_samplers_steps_crowd_at_little_noise_its_keys_are_eve
 @pytest.mark.parametrize(
     ("steps", "calls", "line", "corrected"), [(20, 10, (12, 15), (10, 13)), (28, 14, (18, 21), (16, 19))]
 )
-def test_a_single_longer_gap_comes_earlier_where_forecasts_are_corrected(
+def test_a_single_longer_gap_comes_earlier_where_steps_grow_and_forecasts_are_corrected(
     steps: int, calls: int, line: tuple[int, int], corrected: tuple[int, int]
 ) -> None:
-    known = replace(run_of(steps), levels=tuple(float(level) for level in range(steps, -1, -1)))
+    even, levels = run_of(steps), tuple(float(level) for level in range(steps, -1, -1))
+    growing = Horizon(tuple(1000 * (1 - (step / steps) ** 2) for step in range(steps)))
     for horizon, predictor, gap in (
-        (known, "auto", corrected),
-        (known, "line", line),
-        (known, "foca", line),
-        (run_of(steps), "auto", line),
-        (run_of(steps), "corrected", line),  # its levels are not known, so it is a line
+        (replace(growing, levels=levels), "auto", corrected),
+        (replace(growing, levels=levels), "line", line),
+        (replace(growing, levels=levels), "foca", line),
+        (replace(even, levels=levels), "auto", line),
+        (growing, "auto", line),
+        (growing, "corrected", line),  # its levels are not known, so it is a line
     ):
         keys = CallPlan(CallSkip(calls=calls, predictor=predictor), horizon).keys
         assert keys is not None and [pair for pair in pairwise(keys) if pair[1] - pair[0] == 3] == [gap]
