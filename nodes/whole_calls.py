@@ -56,8 +56,8 @@ class WholeCalls:
             self._engine = engine
 
     def _run(self, timesteps: list[float] | None, model_sampling: Any) -> Horizon:
-        two, sigmas = is_dpmpp_2m(self._sampler), self._sigmas.tolist()
-        known = two or is_first_order(self._sampler)
+        continues, sigmas = is_dpmpp_2m(self._sampler), self._sigmas.tolist()
+        known = continues or is_first_order(self._sampler)
         levels = [noise_of(model_sampling, sigma) for sigma in sigmas] if known else []
         return Horizon(
             tuple(timesteps or ()),
@@ -66,7 +66,7 @@ class WholeCalls:
             stochastic=adds_noise(self._sampler),
             multistep=is_multistep(self._sampler),
             levels=tuple(level.ratio for level in levels if level is not None),
-            slopes=slopes(sigmas) if two else (),
+            slopes=slopes(sigmas) if continues else (),
         )
 
     def answer(self, executor: Any, batch: CondBatch, model: Any, *args: Any) -> list[Tensor]:

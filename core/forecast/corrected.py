@@ -126,16 +126,13 @@ class CorrectedHistory(History):
     def _errors(self, position: float) -> tuple[list[float], list[float]]:
         """Return how far the latent has drifted at a position, over alpha, and what is to be added to the picture there.
 
-        Both are weights of what was added to the last picture (if anything was), the known values and the new one. The last column
-        inside is the drift itself, by which the new value changes.
+        Both are weights of what was added to the last picture (if anything was), the known values and the new one. While they are
+        summed there is one more, of the drift itself, by which the new value changes. `held` is the error of the picture that the
+        sampler continues, `repaid` what was in it on purpose.
         """
         level, count = self._levels[self._step(position)], len(self._values)
         drift = np.zeros(count + 3)
-        held, repaid = (
-            drift.copy(),
-            drift.copy(),
-        )  # the error of the picture that the sampler continues, and what is known of it
-        held[0] = repaid[0] = 1.0
+        held = repaid = np.eye(count + 3)[0]
         for place in self._between:
             step, missed = self._step(place), np.zeros(count + 3)
             missed[1:-1] -= lagrange(np.asarray([*self._positions, position]), place)
