@@ -72,8 +72,8 @@ def slopes(levels: Sequence[float]) -> tuple[float, ...]:
             flow models in samplers of k-diffusion.
 
     Example:
-        >>> slopes((8.0, 4.0, 1.0, 0.0))  # the first step and one to the picture itself go along the newest picture
-        (0.0, 1.0, 0.0)
+        >>> [round(slope, 3) for slope in slopes((8.0, 4.0, 1.0, 0.0))]  # 0 at the first step, and at one to the picture itself
+        [0.0, 1.0, 0.0]
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = -np.diff(np.log(np.asarray(levels, dtype=float)))
