@@ -83,7 +83,7 @@ class CallSkip:
     )  # fmt: skip
     predictor: str = setting(
         "auto",
-        "How a value is continued: along a line, or as a published method does. hold repeats the last one; fitted "
+        "How a value is continued: along a line, or as published. hold repeats the last one; fitted "
         "takes weights from the profile; corrected puts right, at the next step that runs, what a line missed (Euler, DDIM, "
         "DPM++ 2M). auto takes corrected where at least half of the steps run, else line.",
         choices=("auto", *CALL_PREDICTOR_NAMES), advanced=True,
